@@ -1,0 +1,1 @@
+"""Grafana boards and alert rules, generated from signals, and their publishing."""

@@ -1,0 +1,1 @@
+"""A simulated plant behind real OPC UA servers, and the one-command demo on it."""

@@ -1,0 +1,1 @@
+"""The edge: reads machines, stores every value, runs signed models on the spot."""

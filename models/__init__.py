@@ -1,0 +1,1 @@
+"""What the gateway and the cloud must agree on: records, features, bundles, evaluation."""

@@ -1,0 +1,1 @@
+"""A bundle: a signed release of models for one asset class."""
