@@ -19,7 +19,7 @@ class Account:
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
         self._started = time.monotonic()
-        self._progress: Progress | None = None
+        self.lines: list[str] = []
 
     @property
     def seconds(self) -> float:
@@ -29,6 +29,7 @@ class Account:
     def say(self, message: str, *, kind: str = "") -> None:
         """Print one line with the seconds since the start."""
         style = _STYLES.get(kind)
+        self.lines.append(f"{self.seconds:6.1f} s  {message}")
         self._console.print(f"[dim]{self.seconds:6.1f} s[/dim]  ", end="")
         self._console.print(message, style=style, markup=False)
 
