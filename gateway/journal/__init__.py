@@ -1,0 +1,21 @@
+"""The durable log: what arrives is committed here first, and everything else reads it at its own position."""
+
+from gateway.errors import JournalError
+from gateway.journal.database import JournalCounters, SegmentEntry
+from gateway.journal.errors import CommitFailed, JournalLocked, JournalMismatch
+from gateway.journal.journal import Journal, JournalReader
+from gateway.journal.segments import SegmentStore, compact, compact_once
+
+__all__ = [
+    "CommitFailed",
+    "Journal",
+    "JournalCounters",
+    "JournalError",
+    "JournalLocked",
+    "JournalMismatch",
+    "JournalReader",
+    "SegmentEntry",
+    "SegmentStore",
+    "compact",
+    "compact_once",
+]

@@ -1,0 +1,452 @@
+"""The journal's tables in SQLite: each method that writes is one transaction, durable when it returns.
+
+Everything here blocks, so `gateway.journal.journal` runs it on one thread of its own; only `counters` and
+`newest.source_time` are read from elsewhere. The promise that a disk flush stands behind each commit is SQLite's:
+write-ahead log, ``synchronous=FULL``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from gateway.errors import JournalError
+from gateway.journal.errors import CommitFailed, JournalLocked, JournalMismatch
+from gateway.journal.newest import Change, Newest
+from models.page import decode_content, encode_content
+from models.records import Observations, Page, Results
+
+SCHEMA_VERSION = 1
+MAX_PAGE_ROWS = 500_000
+MAX_PAGE_SAMPLES = 4_000_000
+MAX_PAGE_BYTES = 32 * 2**20
+
+_TABLES = """
+CREATE TABLE journal (
+    one INTEGER PRIMARY KEY CHECK (one = 1), gateway_id TEXT NOT NULL, epoch TEXT NOT NULL, schema INTEGER NOT NULL,
+    appended INTEGER NOT NULL, repeats_dropped INTEGER NOT NULL) STRICT;
+CREATE TABLE page (
+    seq INTEGER PRIMARY KEY, committed_time INTEGER NOT NULL, observations INTEGER NOT NULL,
+    payload BLOB NOT NULL) STRICT;
+CREATE TABLE position (reader TEXT PRIMARY KEY, seq INTEGER NOT NULL, state BLOB) STRICT;
+CREATE TABLE segment (
+    first_seq INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL UNIQUE, path TEXT NOT NULL, digest TEXT NOT NULL,
+    size INTEGER NOT NULL, observations INTEGER NOT NULL, start_time INTEGER, end_time INTEGER,
+    delivered_time INTEGER, CHECK (first_seq <= last_seq)) STRICT;
+CREATE INDEX segment_pending ON segment (first_seq) WHERE delivered_time IS NULL;
+CREATE TABLE newest (one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL, snapshot BLOB NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JournalCounters:
+    """What the journal holds, as of the last commit. ``appended == delivered + pending`` at every moment.
+
+    Attributes:
+        appended: Observations ever stored.
+        delivered: Of these, the ones in segments the cloud has confirmed.
+        pending: The ones in pages and segments it has not.
+        repeats_dropped: Observations that came again and were not stored again.
+        pages: Pages ever committed, which is also the last seq.
+        compacted_pages: Of these, the ones that are in segments.
+        segments_pending: Segments the cloud has not confirmed.
+    """
+
+    appended: int = 0
+    delivered: int = 0
+    pending: int = 0
+    repeats_dropped: int = 0
+    pages: int = 0
+    compacted_pages: int = 0
+    segments_pending: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentEntry:
+    """A segment the journal has recorded; its range and bytes never change.
+
+    ``start_ns`` and ``end_ns`` are the oldest and newest source time in it, None when it holds only results.
+    """
+
+    first_seq: int
+    last_seq: int
+    path: Path
+    digest: str
+    size: int
+    observations: int
+    start_ns: int | None
+    end_ns: int | None
+    delivered: bool
+
+
+class JournalDatabase:
+    """One journal's tables, open for writing by this process alone."""
+
+    def __init__(self, state_dir: Path, gateway_id: str) -> None:
+        """Open the journal in *state_dir*, or create it.
+
+        Raises:
+            JournalLocked: If another process has it open.
+            JournalMismatch: If it is another gateway's, of another schema, or does not add up.
+            JournalError: If it cannot be opened.
+        """
+        self.path = state_dir / "journal.sqlite"
+        self.gateway_id = gateway_id
+        state_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(state_dir / "journal.lock", self.path)
+        try:
+            self._writer, self._reader = _connect(self.path), _connect(self.path)
+            self.epoch = self._identify()
+            self.newest = self._restore_newest()
+            self.counters = self._count()
+        except sqlite3.Error as error:
+            self._lock.close()
+            raise JournalError(f"{self.path}: cannot be opened ({error}); the gateway does not start") from error
+        except JournalError:
+            self._lock.close()
+            raise
+
+    def close(self) -> None:
+        """Fold the write-ahead log back in, and let others open the journal."""
+        try:
+            self._reader.close()
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._writer.close()
+        finally:
+            self._lock.close()
+
+    # Writing
+
+    def append(self, observations: Observations) -> int | None:
+        """Store the rows that are no repeats; return the seq of their (last) page, None when there was none."""
+        if not len(observations):
+            return None
+        new, change = self.newest.examine(observations)
+        count = int(np.count_nonzero(new))
+        repeats = len(observations) - count
+        if not count:
+            self.counters = replace(self.counters, repeats_dropped=self.counters.repeats_dropped + repeats)
+            return None
+        kept = observations if not repeats else observations.take(new)
+        return self._commit(list(_pages_of(kept)), repeats=repeats, change=change)
+
+    def append_results(self, results: Results) -> int:
+        """Store *results* as one page and return its seq."""
+        return self._commit([results])
+
+    def commit_reader(self, name: str, seq: int, *, results: Results | None, state: bytes | None) -> int:
+        """Store *results*, the position and the state of reader *name*, all or nothing; return the last seq."""
+        return self._commit([results] if results else [], position=(name, seq, state))
+
+    def register_reader(self, name: str) -> tuple[int, bytes | None]:
+        """Return the last seq that reader *name* has done, and its state; a new one starts before page 1."""
+        with self._transaction():
+            self._writer.execute("INSERT OR IGNORE INTO position VALUES (?, 0, NULL)", (name,))
+        row = self._writer.execute("SELECT seq, state FROM position WHERE reader = ?", (name,)).fetchone()
+        return int(row[0]), row[1]
+
+    def forget_reader(self, name: str) -> None:
+        """Remove the position of reader *name*, so that pages need not wait for it."""
+        with self._transaction():
+            self._writer.execute("DELETE FROM position WHERE reader = ?", (name,))
+
+    def record_segment(self, entry: SegmentEntry) -> None:
+        """Record a segment whose file is durable already."""
+        now = self.counters
+        if entry.first_seq != now.compacted_pages + 1 or entry.last_seq > now.pages:
+            raise JournalError(
+                f"{self.path}: segment {entry.first_seq}-{entry.last_seq} does not follow page {now.compacted_pages}; "
+                "it is not recorded"
+            )
+        row = (entry.first_seq, entry.last_seq, entry.path.name, entry.digest, entry.size, entry.observations)
+        with self._transaction():
+            self._writer.execute(
+                "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", (*row, entry.start_ns, entry.end_ns)
+            )
+        self.counters = replace(now, compacted_pages=entry.last_seq, segments_pending=now.segments_pending + 1)
+
+    def trimmable(self) -> int:
+        """Return how many pages `trim` would delete."""
+        oldest = self._writer.execute("SELECT min(seq) FROM page").fetchone()[0]
+        return 0 if oldest is None else max(self._passed_by_all() - int(oldest) + 1, 0)
+
+    def _passed_by_all(self) -> int:
+        passed = self._writer.execute("SELECT min(seq) FROM position").fetchone()[0]
+        return self.counters.compacted_pages if passed is None else min(self.counters.compacted_pages, int(passed))
+
+    def trim(self) -> int:
+        """Delete the pages that are in a segment and that every reader has passed; return how many.
+
+        The newest rows are saved in the same transaction, since the deleted pages can no longer tell them.
+        """
+        last = self._passed_by_all()
+        with self._transaction():
+            deleted = self._writer.execute("DELETE FROM page WHERE seq <= ?", (last,)).rowcount
+            if deleted:
+                snapshot = (self.counters.pages, self.newest.to_bytes())
+                self._writer.execute("INSERT OR REPLACE INTO newest VALUES (1, ?, ?)", snapshot)
+        return deleted
+
+    def set_delivered(self, held: Sequence[tuple[int, int]], *, withdraw: bool) -> int:
+        """Mark the segments inside *held* as delivered, and with *withdraw* all others as not; return the changes."""
+        ranges = merged(held)
+        gaps = _between(ranges) if withdraw else []
+        with self._transaction():
+            marked = self._set_delivered_time(
+                "delivered_time IS NULL AND first_seq >= ? AND last_seq <= ?", time.time_ns(), ranges
+            )
+            withdrawn = self._set_delivered_time(
+                "delivered_time IS NOT NULL AND last_seq >= ? AND first_seq <= ?", None, gaps
+            )
+        moved = sum(marked) - sum(withdrawn)
+        self.counters = replace(
+            self.counters,
+            delivered=self.counters.delivered + moved,
+            pending=self.counters.pending - moved,
+            segments_pending=self.counters.segments_pending - len(marked) + len(withdrawn),
+        )
+        return len(marked) + len(withdrawn)
+
+    def _set_delivered_time(self, where: str, moment: int | None, ranges: Sequence[tuple[int, int]]) -> list[int]:
+        statement = f"UPDATE segment SET delivered_time = ? WHERE {where} RETURNING observations"  # noqa: S608 - our own words
+        rows = [self._writer.execute(statement, (moment, *limits)).fetchall() for limits in ranges]
+        return [observations for part in rows for (observations,) in part]
+
+    def _commit(
+        self,
+        contents: Sequence[Observations | Results],
+        *,
+        repeats: int = 0,
+        change: Change | None = None,
+        position: tuple[str, int, bytes | None] | None = None,
+    ) -> int:
+        now = self.counters
+        payloads = [_payload(content) for content in contents]
+        counts = [len(content) if isinstance(content, Observations) else 0 for content in contents]
+        appended, dropped = now.appended + sum(counts), now.repeats_dropped + repeats
+        rows = [
+            (now.pages + place, time.time_ns(), count, payload)
+            for place, (count, payload) in enumerate(zip(counts, payloads, strict=True), 1)
+        ]
+        with self._transaction():
+            self._writer.executemany("INSERT INTO page VALUES (?, ?, ?, ?)", rows)
+            if any(counts):
+                self._writer.execute("UPDATE journal SET appended = ?, repeats_dropped = ?", (appended, dropped))
+            if position is not None:
+                self._writer.execute(
+                    "INSERT INTO position VALUES (?, ?, ?) ON CONFLICT (reader) DO UPDATE "
+                    "SET seq = excluded.seq, state = coalesce(excluded.state, state)",
+                    position,
+                )
+        if change is not None:
+            self.newest.apply(change)
+        self.counters = replace(
+            now,
+            appended=appended,
+            pending=now.pending + sum(counts),
+            repeats_dropped=dropped,
+            pages=now.pages + len(rows),
+        )
+        return self.counters.pages
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise CommitFailed(
+                    f"{self.path}: commit failed ({error}); nothing of it is stored, the source is not acknowledged"
+                ) from error
+            raise
+
+    # Reading
+
+    def pages(self, after: int, *, limit: int, max_bytes: int) -> list[tuple[int, int, bytes]]:
+        """Return (seq, committed_time, payload) of the pages that follow *after*, at least one when there is one.
+
+        Raises:
+            JournalError: If the page after *after* is not there any more.
+        """
+        rows: list[tuple[int, int, bytes]] = []
+        size = 0
+        for row in self._reader.execute(
+            "SELECT seq, committed_time, payload FROM page WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        ):
+            size += len(row[2])
+            if rows and size > max_bytes:
+                break
+            rows.append(row)
+        if (rows and rows[0][0] != after + 1) or (not rows and self.counters.pages > after):
+            raise JournalError(f"{self.path}: page {after + 1} is not there any more; the reader behind it stops")
+        return rows
+
+    def decoded_pages(self, after: int, *, limit: int, max_bytes: int) -> list[Page]:
+        """Return the pages that follow *after*, decoded."""
+        return [self._page(*row) for row in self.pages(after, limit=limit, max_bytes=max_bytes)]
+
+    def positions(self) -> dict[str, int]:
+        """Return the position of every known reader."""
+        return dict(self._reader.execute("SELECT reader, seq FROM position ORDER BY reader").fetchall())
+
+    def segments(self, where: str = "1", arguments: Sequence[int] = (), limit: int = -1) -> list[SegmentEntry]:
+        """Return the segments that *where* selects, oldest first."""
+        columns = "first_seq, last_seq, path, digest, size, observations, start_time, end_time, delivered_time"
+        rows = self._reader.execute(
+            f"SELECT {columns} FROM segment WHERE {where} ORDER BY first_seq LIMIT ?",  # noqa: S608 - our own words
+            (*arguments, limit),
+        )
+        return [
+            SegmentEntry(
+                first_seq=row[0],
+                last_seq=row[1],
+                path=self.path.parent / "segments" / row[2],
+                digest=row[3],
+                size=row[4],
+                observations=row[5],
+                start_ns=row[6],
+                end_ns=row[7],
+                delivered=row[8] is not None,
+            )
+            for row in rows
+        ]
+
+    def _page(self, seq: int, committed_time: int, payload: bytes) -> Page:
+        return Page(
+            gateway_id=self.gateway_id,
+            epoch=self.epoch,
+            seq=seq,
+            committed_time=committed_time,
+            content=decode_content(payload),
+        )
+
+    # Opening
+
+    def _identify(self) -> str:
+        with self._transaction():
+            if not self._writer.execute("SELECT 1 FROM sqlite_master").fetchone():
+                for statement in _TABLES.split(";"):
+                    self._writer.execute(statement)
+                values = (self.gateway_id, secrets.token_hex(8), SCHEMA_VERSION)
+                self._writer.execute("INSERT INTO journal VALUES (1, ?, ?, ?, 0, 0)", values)
+        gateway_id, epoch, schema = self._writer.execute("SELECT gateway_id, epoch, schema FROM journal").fetchone()
+        if schema != SCHEMA_VERSION:
+            raise JournalMismatch(
+                f"{self.path}: has schema {schema}, this program writes {SCHEMA_VERSION}; the gateway does not start"
+            )
+        if gateway_id != self.gateway_id:
+            raise JournalMismatch(
+                f"{self.path}: is the journal of gateway {gateway_id!r}, the configuration says {self.gateway_id!r}; "
+                "the gateway does not start"
+            )
+        return str(epoch)
+
+    def _restore_newest(self) -> Newest:
+        row = self._reader.execute("SELECT seq, snapshot FROM newest").fetchone()
+        after, newest = (0, Newest()) if row is None else (int(row[0]), Newest.from_bytes(row[1]))
+        for (payload,) in self._reader.execute("SELECT payload FROM page WHERE seq > ? ORDER BY seq", (after,)):
+            content = decode_content(payload)
+            if isinstance(content, Observations):
+                newest.apply(newest.examine(content)[1])
+        return newest
+
+    def _count(self) -> JournalCounters:
+        """Count everything anew, and check that the pages have no hole and that nothing is missing."""
+        one = self._writer.execute
+        appended, repeats = one("SELECT appended, repeats_dropped FROM journal").fetchone()
+        compacted, segments, pending, delivered, waiting = one(
+            "SELECT coalesce(max(last_seq), 0), coalesce(sum(last_seq - first_seq + 1), 0), "
+            "coalesce(sum(observations) FILTER (WHERE delivered_time IS NULL), 0), "
+            "coalesce(sum(observations) FILTER (WHERE delivered_time IS NOT NULL), 0), "
+            "count(*) FILTER (WHERE delivered_time IS NULL) FROM segment"
+        ).fetchone()
+        pages, last, behind = one(
+            "SELECT count(*), coalesce(max(seq), 0), coalesce(sum(observations), 0) FROM page WHERE seq > ?",
+            (compacted,),
+        ).fetchone()
+        if appended != pending + behind + delivered or segments != compacted or pages != max(last - compacted, 0):
+            raise JournalMismatch(
+                f"{self.path}: {appended} observations were stored, but {pending + behind} pending and {delivered} "
+                f"delivered are found, in {segments + pages} of {max(last, compacted)} pages; the gateway stops"
+            )
+        return JournalCounters(
+            appended=appended,
+            delivered=delivered,
+            pending=pending + behind,
+            repeats_dropped=repeats,
+            pages=max(last, compacted),
+            compacted_pages=compacted,
+            segments_pending=waiting,
+        )
+
+
+def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return closed *ranges* in order, those that touch or overlap made one."""
+    whole: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if whole and first <= whole[-1][1] + 1:
+            whole[-1] = (whole[-1][0], max(last, whole[-1][1]))
+        else:
+            whole.append((first, last))
+    return whole
+
+
+def _between(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the closed ranges that lie outside of merged *ranges*."""
+    starts = [1, *(last + 1 for _, last in ranges)]
+    ends = [*(first - 1 for first, _ in ranges), 2**63 - 1]
+    return [(start, end) for start, end in zip(starts, ends, strict=True) if start <= end]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _lock(path: Path, journal: Path) -> BinaryIO:
+    """Take the journal for this process; the system lets go of it when the process ends, however it ends."""
+    lock = path.open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise JournalLocked(f"{journal}: is open in another process; this one (pid {os.getpid()}) stops") from error
+    return lock
+
+
+def _payload(content: Observations | Results) -> bytes:
+    payload = encode_content(content)
+    if len(payload) > MAX_PAGE_BYTES:
+        raise CommitFailed(f"a page of {len(payload)} bytes is above {MAX_PAGE_BYTES}; nothing of it is stored")
+    return payload
+
+
+def _pages_of(observations: Observations) -> Iterator[Observations]:
+    """Cut a batch that is too large for one page, so that every page fits into a segment."""
+    if len(observations) <= MAX_PAGE_ROWS and observations.samples.size <= MAX_PAGE_SAMPLES:
+        yield observations
+        return
+    samples = np.cumsum(observations.sample_count, dtype=np.int64)
+    start = 0
+    while start < len(observations):
+        before = int(samples[start - 1]) if start else 0
+        fits = int(np.searchsorted(samples, before + MAX_PAGE_SAMPLES, "right"))
+        end = min(max(fits, start + 1), start + MAX_PAGE_ROWS)
+        yield observations.take(np.arange(start, end, dtype=np.intp))
+        start = end
