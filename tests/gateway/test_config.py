@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.config import (
+    SAMPLE,
+    GatewayConfig,
+    Security,
+    check_config,
+    load_config,
+    missing_files,
+    read_secret,
+    standing_warnings,
+)
+from gateway.errors import ConfigError
+
+
+@pytest.fixture
+def sample() -> str:
+    return SAMPLE.read_text()
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+    return path
+
+
+def uncommented(text: str) -> str:
+    return re.sub(r"(?m)^# ?(?!#)", "", text)
+
+
+def test_the_sample_loads(tmp_path: Path, sample: str) -> None:
+    """The sample as it stands is a configuration; its paths become absolute."""
+    config = load_config(written(tmp_path, sample))
+    assert config.state_dir == tmp_path / "state"
+    assert config.server[0].password_file == tmp_path / "secrets" / "cell-1.password"
+    assert config.server[0].security is Security.SIGN_AND_ENCRYPT
+    assert config.assets_of("cell-1") == config.asset
+    assert config.historian is None
+    assert config.uplink is None
+
+
+def test_commented_values_of_the_sample_are_the_defaults(tmp_path: Path, sample: str) -> None:
+    """What the sample comments out changes nothing when it is put in."""
+    config = load_config(written(tmp_path, sample))
+    full = load_config(written(tmp_path, uncommented(sample)))
+    assert msgspec.structs.replace(full, historian=None, uplink=None, bundles=None) == config
+    assert full.uplink is not None
+    defaults: dict[str, Any] = {
+        field.name: field.default for field in msgspec.structs.fields(type(full.uplink)) if not field.required
+    }
+    assert {name: getattr(full.uplink, name) for name in defaults} == defaults
+
+
+def test_the_sample_names_every_key(sample: str) -> None:
+    """A key that exists stands in the sample."""
+    tables = tomllib.loads(uncommented(sample))
+
+    def keys(struct: Any, table: dict[str, Any]) -> None:
+        assert set(table) == {field.name for field in msgspec.structs.fields(struct)}
+
+    keys(GatewayConfig, tables)
+    config = msgspec.convert(tables, GatewayConfig, dec_hook=lambda kind, value: kind(value))
+    for name in ("status", "acquisition", "historian", "uplink", "bundles"):
+        keys(getattr(config, name), tables[name])
+    keys(config.server[0], tables["server"][0])
+    keys(config.asset[0], tables["asset"][0])
+    keys(config.asset_class["centrifugal_pump"], tables["asset_class"]["centrifugal_pump"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('gateway_id = "gw-1"', 'gateway_id = "gw-1"\ngatway = 1', "unknown key `gatway`"),
+        ("[acquisition]", "[acquisition]\nqueue = 3", "unknown key `acquisition.queue`"),
+        ('user = "gateway"', 'usr = "gateway"', "server[0].usr"),
+        ("# queue_size = 1000", 'queue_size = "many"', "acquisition.queue_size"),
+        ("# queue_size = 1000", "queue_size = 0", "acquisition.queue_size"),
+        ("# publishing_interval_ms = 250.0", "publishing_interval_ms = nan", "acquisition.publishing_interval_ms"),
+        ('server = "cell-1"', 'server = "cell-2"', "asset[0].server 'cell-2' (pump-01)"),
+        ('asset_class = "centrifugal_pump"', 'asset_class = "pomp"', "asset[0].asset_class 'pomp' (pump-01)"),
+        ("opc.tcp://", "http://", "server[0].endpoint"),
+        ('user = "gateway"', "", "server[0]: user and password_file"),
+        ('gateway_id = "gw-1"', 'gateway_id = "../gw"', "gateway_id '../gw'"),
+        ("# channels = []", 'channels = ["a", "a"]', "asset_class.centrifugal_pump.channels 'a'"),
+        ('# address = "127.0.0.1:9101"', 'address = "9101"', "status.address '9101'"),
+        ('# security = "Basic256Sha256-SignAndEncrypt"', 'security = "none"', "server[0].security"),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_file(tmp_path: Path, sample: str, old: str, new: str, named: str) -> None:
+    """A key that is unknown or cannot be used is named, with the file and what happens now."""
+    assert old in sample
+    path = written(tmp_path, sample.replace(old, new))
+    with pytest.raises(ConfigError, match="does not start") as refused:
+        load_config(path)
+    assert str(path) in str(refused.value)
+    assert named in str(refused.value)
+
+
+def test_missing_files_are_named_by_check(tmp_path: Path, sample: str) -> None:
+    """Checking names each missing file by its key; with the files there it passes."""
+    path = written(tmp_path, uncommented(sample))
+    config = load_config(path)
+    missing = missing_files(config)
+    assert len(missing) == 6
+    with pytest.raises(ConfigError, match=r"server\[0\]\.password_file.*bundles\.trusted_key_file"):
+        check_config(path)
+    for line in missing:
+        file = Path(line.split(": ", 1)[1].removesuffix(" is not a file"))
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("secret\n")
+    assert check_config(path) == config
+    assert read_secret(tmp_path / "secrets" / "cell-1.password", "server[0].password_file") == "secret"
+
+
+def test_weaker_security_raises_a_standing_warning(tmp_path: Path, sample: str) -> None:
+    """Only what is weaker than the default is warned of."""
+    assert standing_warnings(load_config(written(tmp_path, sample))) == ()
+    weak = sample.replace('# security = "Basic256Sha256-SignAndEncrypt"', 'security = "None"')
+    assert "neither signed nor encrypted" in standing_warnings(load_config(written(tmp_path, weak)))[0]
+
+
+def test_a_configuration_cannot_be_changed(tmp_path: Path, sample: str) -> None:
+    """A value that was read stays."""
+    config = load_config(written(tmp_path, sample))
+    with pytest.raises(AttributeError):
+        config.gateway_id = "gw-2"  # type: ignore[misc]  # this is what must fail
