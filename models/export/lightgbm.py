@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import lightgbm as lgb
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, load_model_from_string
+from onnx import NodeProto, TensorProto, helper, load_model_from_string, numpy_helper
 from onnxmltools.convert import convert_lightgbm
 from onnxmltools.convert.common.data_types import FloatTensorType
 
@@ -34,10 +34,10 @@ def export_classifier(booster: lgb.Booster) -> bytes:
     )
 
 
-def export_quantiles(boosters: Sequence[lgb.Booster]) -> bytes:
+def export_quantiles(boosters: Sequence[lgb.Booster], *, reach: Sequence[float], margin: float = 0.0) -> bytes:
     """Return regression *boosters*, one a quantile, as one model ``features (n, f)`` to ``life (n, quantiles)``.
 
-    NaN counts as 0. The quantiles come as the boosters give them and may cross.
+    NaN counts as 0. Quantile ``i`` comes as ``booster_i + reach[i] * (middle booster + margin)``; they may cross.
 
     Raises:
         ExportError: If a booster is of a kind that has no faithful ONNX form.
@@ -49,7 +49,14 @@ def export_quantiles(boosters: Sequence[lgb.Booster]) -> bytes:
         more_nodes, more_constants = _converted(booster, output, output)
         nodes += more_nodes
         constants += more_constants
-    nodes.append(helper.make_node("Concat", outputs, [LIFE], axis=1))
+    spread = np.eye(len(boosters))
+    spread[len(boosters) // 2] += reach
+    constants += [
+        numpy_helper.from_array(spread.astype(np.float32), "spread"),
+        numpy_helper.from_array((margin * np.asarray(reach)).astype(np.float32), "shift"),
+    ]
+    nodes.append(helper.make_node("Concat", outputs, ["quantiles"], axis=1))
+    nodes.append(helper.make_node("Gemm", ["quantiles", "spread", "shift"], [LIFE]))
     return _finished("life", boosters[0], nodes, constants, output=LIFE, columns=len(boosters))
 
 

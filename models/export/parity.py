@@ -67,7 +67,7 @@ def check_parity(
         reference: The trainer's own answer ``(n,)`` or ``(n, k)``; it is given the rows with NaN as 0.
         rows: Shape ``(n, f)``, float32, may hold NaN.
         labels: Whether the outputs are class probabilities, whose largest must be of the same class on both sides.
-        tolerance: Largest difference allowed, relative to the trainer's answer and never finer than *tolerance* itself.
+        tolerance: Largest difference allowed, relative to the row's largest answer, or to 1 if less.
 
     Raises:
         ParityError: With model, row, output and both answers.
@@ -79,7 +79,7 @@ def check_parity(
     wanted = np.asarray(reference(without_missing(rows)), np.float64).reshape(len(rows), -1)
     if answer.shape != wanted.shape:
         raise ParityError(f"{model}: the graph answers with shape {answer.shape}, the trainer with {wanted.shape}")
-    difference = np.abs(answer - wanted) / np.maximum(np.abs(wanted), 1.0)
+    difference = np.abs(answer - wanted) / np.maximum(np.abs(wanted).max(axis=1, keepdims=True), 1.0)
     difference[~np.isfinite(difference)] = np.inf
     worst = np.unravel_index(int(np.argmax(difference)), difference.shape)
     if difference[worst] > tolerance:

@@ -76,15 +76,19 @@ def test_a_classifier_answers_in_onnx_as_in_the_trainer(rows: Float32Array, targ
     assert parity.rows > 3 * 1000
 
 
-def test_quantiles_share_one_graph(rows: Float32Array) -> None:
+def test_quantiles_share_one_graph_with_their_widening(rows: Float32Array) -> None:
     hours = np.asarray(np.abs(rows[:, 2] - 1e5), np.float64)
     boosters = [train(rows, hours, objective="quantile", alpha=alpha) for alpha in (0.1, 0.5, 0.9)]
     splits = [split for booster in boosters for split in thresholds_of(booster)]
 
+    def widened(asked: Float32Array) -> FloatArray:
+        low, middle, high = (np.asarray(booster.predict(asked), np.float64) for booster in boosters)
+        return np.column_stack([low - 0.2 * (middle + 3.0), middle, high + 0.2 * (middle + 3.0)])
+
     check_parity(
         "life",
-        export_quantiles(boosters),
-        lambda asked: np.column_stack([booster.predict(asked) for booster in boosters]),
+        export_quantiles(boosters, reach=(-0.2, 0.0, 0.2), margin=3.0),
+        widened,
         gate_rows(rows, splits, seed=1),
     )
 
