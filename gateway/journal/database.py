@@ -104,17 +104,20 @@ class JournalDatabase:
         self.gateway_id = gateway_id
         state_dir.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(state_dir / "journal.lock", self.path)
+        self._writer = self._reader = _connect(self.path)
         try:
-            self._writer, self._reader = _connect(self.path), _connect(self.path)
+            self._writer.execute("PRAGMA journal_mode = WAL")
+            self._reader = _connect(self.path)
             self.epoch = self._identify()
             self.newest = self._restore_newest()
             self.counters = self._count()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, JournalError) as error:
+            self._reader.close()
+            self._writer.close()
             self._lock.close()
+            if isinstance(error, JournalMismatch):
+                raise
             raise JournalError(f"{self.path}: cannot be opened ({error}); the gateway does not start") from error
-        except JournalError:
-            self._lock.close()
-            raise
 
     def close(self) -> None:
         """Fold the write-ahead log back in, and let others open the journal."""
@@ -414,7 +417,6 @@ def _between(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
 
