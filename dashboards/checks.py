@@ -72,7 +72,7 @@ def _query(panel: dict[str, Any], board: dict[str, Any]) -> list[str]:
     found = []
     for target in panel["targets"]:
         query, name = target["query"], panel["title"]
-        if SOURCE != target.get("datasource") or SOURCE != panel.get("datasource"):
+        if target.get("datasource") != SOURCE or panel.get("datasource") != SOURCE:
             found.append(f"{name}: its datasource is not the board's variable")
         measurements = _MEASUREMENT.findall(query)
         fields = set().union(*(MEASUREMENTS.get(m, frozenset()) for m in measurements))
