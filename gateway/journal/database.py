@@ -104,10 +104,12 @@ class JournalDatabase:
         self.gateway_id = gateway_id
         state_dir.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(state_dir / "journal.lock", self.path)
-        self._writer = self._reader = _connect(self.path)
+        self._writer, self._reader = (
+            sqlite3.connect(self.path, isolation_level=None, check_same_thread=False) for _ in range(2)
+        )
         try:
             self._writer.execute("PRAGMA journal_mode = WAL")
-            self._reader = _connect(self.path)
+            self._writer.execute("PRAGMA synchronous = FULL")
             self.epoch = self._identify()
             self.newest = self._restore_newest()
             self.counters = self._count()
@@ -413,12 +415,6 @@ def _between(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     starts = [1, *(last + 1 for _, last in ranges)]
     ends = [*(first - 1 for first, _ in ranges), 2**63 - 1]
     return [(start, end) for start, end in zip(starts, ends, strict=True) if start <= end]
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection
 
 
 def _lock(path: Path, journal: Path) -> BinaryIO:
