@@ -1,0 +1,1 @@
+"""Block six: from states, health and prognoses to one advisory for each maintenance problem."""

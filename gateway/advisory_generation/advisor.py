@@ -1,0 +1,320 @@
+"""From states, health and prognoses to advisories: one for each asset and failure mode.
+
+All times are source times of windows, so the same observations give the same advisories whenever they
+are read. The advisor keeps what it knows in :class:`AssetContext`, which is saved with the journal position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from gateway.advisory_generation.life_cycle import Action, next_state
+from gateway.advisory_generation.reason import UNCLASSIFIED, action_text, reason_text
+from models.bundle.manifest import Thresholds
+from models.records import Advisory, AdvisoryState, ChannelShare, Health, Prognosis, State, Zone
+
+EVIDENCE_WINDOWS = 12  # what the failure mode, the confidence and the data trust are averaged over
+LIFE_WINDOWS = 5  # life estimates jump from window to window; the median of a few does not
+CLOSE_FACTOR = 6  # a returned advisory closes after this many off-delays in normal
+BESIDE_SHARE = 0.2  # a mode that keeps this much probability stands beside the new one, it was not mistaken for it
+DEFAULT_ACTION = "Inspect the machine at the named channels."
+
+
+@dataclass(kw_only=True)
+class Evidence:
+    """One window out of normal."""
+
+    end: datetime
+    good_share: float
+    probabilities: dict[str, float]
+    top_channels: tuple[ChannelShare, ...]
+
+
+@dataclass(kw_only=True)
+class Life:
+    """One prognosis, as moments of failure instead of life left."""
+
+    p10: datetime
+    p50: datetime
+    p90: datetime
+
+
+@dataclass(kw_only=True)
+class Open:
+    """An advisory that is not closed, and how many windows of evidence its last revision had."""
+
+    advisory: Advisory
+    told_windows: int
+
+
+@dataclass(kw_only=True)
+class AssetContext:
+    """What the advisor remembers of one asset."""
+
+    out_windows: int = 0
+    normal_windows: int = 0
+    evidence_windows: int = 0
+    evidence_start: datetime | None = None
+    evidence: list[Evidence] = field(default_factory=list)
+    lives: list[Life] = field(default_factory=list)
+    challenger: str = ""
+    challenger_windows: int = 0
+    opened: list[Open] = field(default_factory=list)
+
+
+class Advisor:
+    """Raises, revises and returns the advisories of one asset class.
+
+    Args:
+        gateway_id: Part of each advisory's identity.
+        asset_class: The class all given assets belong to.
+        thresholds: On- and off-delay and the least confidence for a named mode, from the bundle's manifest.
+        actions: Recommended action by failure mode, from the same place.
+        model_version: The bundle's version, put on what is revised from now on.
+        contexts: What an earlier advisor of the class remembered, by asset.
+    """
+
+    def __init__(
+        self,
+        *,
+        gateway_id: str,
+        asset_class: str,
+        thresholds: Thresholds,
+        actions: dict[str, str],
+        model_version: int,
+        contexts: dict[str, AssetContext] | None = None,
+    ) -> None:
+        self._gateway_id = gateway_id
+        self._asset_class = asset_class
+        self._thresholds = thresholds
+        self._actions = actions
+        self._model_version = model_version
+        self.contexts: dict[str, AssetContext] = {} if contexts is None else contexts
+
+    def advise(
+        self, states: Iterable[State], health: Iterable[Health], prognoses: Iterable[Prognosis]
+    ) -> tuple[Advisory, ...]:
+        """Return the advisories that are new or changed by these windows, in the order of the windows."""
+        life = {(p.asset_id, p.window_end): p for p in prognoses}
+        changed: list[Advisory] = []
+        for state, assessed in zip(states, health, strict=True):
+            context = self.contexts.setdefault(state.asset_id, AssetContext())
+            changed += self._window(context, state, assessed, life.get((state.asset_id, state.window_end)))
+        return tuple(changed)
+
+    def _window(
+        self, context: AssetContext, state: State, health: Health, prognosis: Prognosis | None
+    ) -> list[Advisory]:
+        if state.zone is Zone.UNKNOWN:  # says nothing either way: no delay counts up and none starts anew
+            return []
+        if state.zone is Zone.NORMAL:
+            return self._normal(context, state)
+        _remember(context, state, health, prognosis)
+        if context.out_windows < self._thresholds.on_delay_windows:
+            return []
+        mode = self._leading(context)
+        changed = self._raise(context, state, mode) if not _active(context) else self._rename(context, state, mode)
+        return changed + self._revise(context, state, {a.advisory_id for a in changed})
+
+    def _normal(self, context: AssetContext, state: State) -> list[Advisory]:
+        context.out_windows = 0
+        context.normal_windows += 1
+        off_delay = self._thresholds.off_delay_windows
+        changed: list[Advisory] = []
+        if context.normal_windows >= off_delay:
+            changed += [self._move(o, Action.RETURN, state) for o in _active(context)]
+        if context.normal_windows >= off_delay * CLOSE_FACTOR:
+            changed += [self._move(o, Action.CLOSE, state) for o in context.opened]
+            context.opened = []
+        if not _active(context):
+            _forget(context)
+        return changed
+
+    def _leading(self, context: AssetContext) -> str:
+        """Return the likeliest mode over the evidence, ``unclassified`` below the least confidence."""
+        modes = {mode for e in context.evidence for mode in e.probabilities} - {"normal"}
+        best = max(sorted(modes), key=lambda mode: _confidence(context, mode), default=UNCLASSIFIED)
+        return best if _confidence(context, best) >= self._thresholds.minimum_confidence else UNCLASSIFIED
+
+    def _raise(self, context: AssetContext, state: State, mode: str) -> list[Advisory]:
+        """Raise a returned advisory of the same problem again, or a new one."""
+        for known in reversed(context.opened):
+            if known.advisory.failure_mode in {mode, UNCLASSIFIED} or mode == UNCLASSIFIED:
+                named = known.advisory.failure_mode if mode == UNCLASSIFIED else mode
+                again = next_state(known.advisory.state, Action.RAISE_AGAIN)
+                return [self._tell(context, known, state, mode=named, state_now=again)]
+        return [self._new(context, state, mode)]
+
+    def _new(self, context: AssetContext, state: State, mode: str) -> Advisory:
+        identity = f"{self._gateway_id}/{state.asset_id}/{mode}/{state.window_end.isoformat()}"
+        blank = Advisory(
+            advisory_id=hashlib.sha256(identity.encode()).hexdigest()[:20],
+            revision=0,
+            asset_id=state.asset_id,
+            asset_class=self._asset_class,
+            failure_mode=mode,
+            state=AdvisoryState.ACTIVE,
+            raised_at=state.window_end,
+            updated_at=state.window_end,
+            evidence_start=context.evidence_start or state.window_start,
+            evidence_end=state.window_end,
+            top_channels=(),
+            confidence=0.0,
+            life_p10_s=None,
+            life_p50_s=None,
+            life_p90_s=None,
+            act_by=None,
+            model_version=self._model_version,
+            data_trust=0.0,
+            reason="",
+            recommended_action="",
+        )
+        context.opened.append(Open(advisory=blank, told_windows=0))
+        return self._tell(context, context.opened[-1], state, mode=mode, state_now=AdvisoryState.ACTIVE)
+
+    def _rename(self, context: AssetContext, state: State, mode: str) -> list[Advisory]:
+        """Let a mode that became clear take over, correct a mistaken one, or stand beside one that stays."""
+        active = _active(context)
+        if mode == UNCLASSIFIED or mode in {o.advisory.failure_mode for o in active}:
+            context.challenger, context.challenger_windows = "", 0
+            return []
+        context.challenger_windows = context.challenger_windows + 1 if mode == context.challenger else 1
+        context.challenger = mode
+        unclear = [o for o in active if o.advisory.failure_mode == UNCLASSIFIED]
+        if unclear and context.challenger_windows >= self._thresholds.on_delay_windows:
+            return [self._tell(context, unclear[0], state, mode=mode, state_now=unclear[0].advisory.state)]
+        if unclear or context.challenger_windows < 2 * self._thresholds.on_delay_windows:
+            return []
+        mistaken = [o for o in active if _confidence(context, o.advisory.failure_mode) < BESIDE_SHARE]
+        if mistaken:
+            return [self._tell(context, mistaken[-1], state, mode=mode, state_now=mistaken[-1].advisory.state)]
+        return [self._new(context, state, mode)]
+
+    def _revise(self, context: AssetContext, state: State, done: set[str]) -> list[Advisory]:
+        """Tell again what changed enough to matter to a reader."""
+        revised: list[Advisory] = []
+        for known in _active(context):
+            before = known.advisory
+            if before.advisory_id in done:
+                continue
+            now = self._describe(context, before, state, before.failure_mode)
+            if context.evidence_windows >= 1.5 * known.told_windows or _differs(before, now):
+                revised.append(self._tell(context, known, state, mode=before.failure_mode, state_now=before.state))
+        return revised
+
+    def _tell(
+        self, context: AssetContext, known: Open, state: State, *, mode: str, state_now: AdvisoryState
+    ) -> Advisory:
+        described = self._describe(context, known.advisory, state, mode)
+        known.advisory = replace(described, state=state_now, revision=known.advisory.revision + 1)
+        known.told_windows = context.evidence_windows
+        return known.advisory
+
+    def _move(self, known: Open, action: Action, state: State) -> Advisory:
+        before = known.advisory
+        known.advisory = replace(
+            before,
+            state=next_state(before.state, action),
+            revision=before.revision + 1,
+            updated_at=state.window_end,
+            model_version=self._model_version,
+        )
+        return known.advisory
+
+    def _describe(self, context: AssetContext, advisory: Advisory, state: State, mode: str) -> Advisory:
+        """Return *advisory* as the evidence of now tells it, with state and revision untouched."""
+        now = state.window_end
+        p10, p50, p90 = _life(context, now)
+        act_by = None if p10 is None else now + timedelta(seconds=p10)
+        confidence = _confidence(context, mode)
+        trust = float(np.mean([e.good_share for e in context.evidence]))
+        channels = context.evidence[-1].top_channels
+        return replace(
+            advisory,
+            failure_mode=mode,
+            updated_at=now,
+            evidence_end=now,
+            top_channels=channels,
+            confidence=confidence,
+            life_p10_s=p10,
+            life_p50_s=p50,
+            life_p90_s=p90,
+            act_by=act_by,
+            model_version=self._model_version,
+            data_trust=trust,
+            reason=reason_text(
+                asset_id=advisory.asset_id,
+                failure_mode=mode,
+                confidence=confidence,
+                evidence_start=advisory.evidence_start,
+                windows=context.evidence_windows,
+                top_channels=channels,
+                data_trust=trust,
+            ),
+            recommended_action=action_text(
+                action=self._actions.get(mode, DEFAULT_ACTION), act_by=act_by, life_p10_s=p10, life_p50_s=p50
+            ),
+        )
+
+
+def _active(context: AssetContext) -> list[Open]:
+    return [o for o in context.opened if o.advisory.state is not AdvisoryState.RETURNED]
+
+
+def _remember(context: AssetContext, state: State, health: Health, prognosis: Prognosis | None) -> None:
+    context.out_windows += 1
+    context.normal_windows = 0
+    context.evidence_windows += 1
+    context.evidence_start = context.evidence_start or state.window_start
+    evidence = Evidence(
+        end=state.window_end,
+        good_share=state.good_share,
+        probabilities=health.probabilities,
+        top_channels=state.top_channels,
+    )
+    context.evidence = [*context.evidence, evidence][-EVIDENCE_WINDOWS:]
+    if prognosis is not None:
+        end = prognosis.window_end
+        p10, p50, p90 = (end + timedelta(seconds=s) for s in (prognosis.p10_s, prognosis.p50_s, prognosis.p90_s))
+        context.lives = [*context.lives, Life(p10=p10, p50=p50, p90=p90)][-LIFE_WINDOWS:]
+
+
+def _forget(context: AssetContext) -> None:
+    context.evidence, context.lives = [], []
+    context.evidence_windows, context.evidence_start = 0, None
+    context.challenger, context.challenger_windows = "", 0
+
+
+def _confidence(context: AssetContext, mode: str) -> float:
+    """Return the mean probability of *mode* over the evidence; of ``unclassified``, what no mode explains."""
+    if not context.evidence:
+        return 0.0
+    if mode == UNCLASSIFIED:
+        return float(np.mean([e.probabilities.get("normal", 1.0) for e in context.evidence]))
+    return float(np.mean([e.probabilities.get(mode, 0.0) for e in context.evidence]))
+
+
+def _life(context: AssetContext, now: datetime) -> tuple[float, float, float] | tuple[None, None, None]:
+    """Return the life left at *now* in seconds, as medians over the last prognoses, never below 0 and in order."""
+    if not context.lives:
+        return None, None, None
+    left = np.array([[(m - now).total_seconds() for m in (v.p10, v.p50, v.p90)] for v in context.lives])
+    p10, p50, p90 = np.maximum.accumulate(np.maximum(np.median(left, axis=0), 0.0)).tolist()
+    return p10, p50, p90
+
+
+def _differs(before: Advisory, now: Advisory) -> bool:
+    """Return whether confidence, life or the order of channels changed enough to say so."""
+    if abs(before.confidence - now.confidence) >= 0.15 or before.model_version != now.model_version:
+        return True
+    if (before.life_p50_s is None) != (now.life_p50_s is None):
+        return True
+    if before.act_by is None or now.act_by is None or now.life_p50_s is None:
+        return False
+    moved = abs((now.act_by - before.act_by).total_seconds())
+    return moved > max(0.25 * now.life_p50_s, 4 * 3600.0)

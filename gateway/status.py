@@ -1,0 +1,187 @@
+"""What the gateway says of itself over HTTP: ``/health`` for programs and people, ``/metrics`` for Prometheus.
+
+Both are read from one `HealthReport`, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalHealth:
+    """The journal's counters since it was opened, and its last page ever."""
+
+    last_seq: int
+    appended: int
+    repeats_dropped: int
+    pages: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UplinkHealth:
+    """Delivery to the cloud; ``stored = delivered + pending`` holds at every moment."""
+
+    connected: bool
+    segments_pending: int
+    observations_stored: int
+    observations_delivered: int
+    observations_pending: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceHealth:
+    """One OPC UA server."""
+
+    connected: bool
+    streams: int
+    observations: int
+    reconnects: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleHealth:
+    """The live bundle of an asset class and how many windows lay in which zone since it became live here."""
+
+    version: int
+    activated_at: datetime
+    states: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthReport:
+    """All of it. ``status`` is ``degraded`` while there is a warning."""
+
+    gateway_id: str
+    epoch: str
+    status: str
+    software_version: str
+    journal: JournalHealth
+    readers: dict[str, int]
+    uplink: UplinkHealth | None
+    acquisition: dict[str, SourceHealth]
+    bundles: dict[str, BundleHealth]
+    open_advisories: int
+    warnings: tuple[str, ...] = field(default=())
+
+
+Snapshot = Callable[[], HealthReport]
+
+
+@asynccontextmanager
+async def serving_status(address: str, snapshot: Snapshot) -> AsyncIterator[int]:
+    """Serve ``/health`` and ``/metrics`` on *address* (``host:port``) while entered; gives the port."""
+    host, _, port = address.rpartition(":")
+    application = web.Application(client_max_size=1024)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(snapshot))
+
+    async def health(_request: web.Request) -> web.Response:
+        return web.Response(body=msgspec.json.encode(snapshot()), content_type="application/json")
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    application.router.add_get("/health", health)
+    application.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+class _Collector(Collector):
+    """Makes metrics of a fresh report at each scrape."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        report = self._snapshot()
+        yield from _journal_metrics(report)
+        if report.uplink is not None:
+            yield from _uplink_metrics(report.uplink)
+        yield from _source_metrics(report)
+        yield from _bundle_metrics(report)
+
+
+def _journal_metrics(report: HealthReport) -> Iterator[Metric]:
+    journal = report.journal
+    yield _gauge("wearsight_journal_last_seq", "Last page of the journal.", journal.last_seq)
+    yield _counter("wearsight_journal_observations", "Observations stored since the start.", journal.appended)
+    yield _counter(
+        "wearsight_journal_repeats_dropped",
+        "Observations that were already stored and came again.",
+        journal.repeats_dropped,
+    )
+    positions = GaugeMetricFamily(
+        "wearsight_reader_position", "Last page that a reader of the journal is done with.", labels=["reader"]
+    )
+    for reader, position in report.readers.items():
+        positions.add_metric([reader], position)
+    yield positions
+    yield _gauge("wearsight_warnings", "Standing warnings; their text is at /health.", len(report.warnings))
+    yield _gauge("wearsight_open_advisories", "Advisories that are not returned or closed.", report.open_advisories)
+
+
+def _uplink_metrics(uplink: UplinkHealth) -> Iterator[Metric]:
+    yield _gauge("wearsight_uplink_connected", "1 while the cloud answers.", int(uplink.connected))
+    yield _gauge("wearsight_uplink_segments_pending", "Segments the cloud has not confirmed.", uplink.segments_pending)
+    rows = GaugeMetricFamily(
+        "wearsight_observations", "Observations kept here: stored = delivered + pending.", labels=["state"]
+    )
+    rows.add_metric(["stored"], uplink.observations_stored)
+    rows.add_metric(["delivered"], uplink.observations_delivered)
+    rows.add_metric(["pending"], uplink.observations_pending)
+    yield rows
+
+
+def _source_metrics(report: HealthReport) -> Iterator[Metric]:
+    connected = GaugeMetricFamily("wearsight_server_connected", "1 while the server answers.", labels=["server"])
+    streams = GaugeMetricFamily("wearsight_server_streams", "Streams read from the server.", labels=["server"])
+    observations = CounterMetricFamily(
+        "wearsight_server_observations", "Observations received from the server.", labels=["server"]
+    )
+    reconnects = CounterMetricFamily(
+        "wearsight_server_reconnects", "Times the connection was made anew.", labels=["server"]
+    )
+    for server, health in report.acquisition.items():
+        connected.add_metric([server], int(health.connected))
+        streams.add_metric([server], health.streams)
+        observations.add_metric([server], health.observations)
+        reconnects.add_metric([server], health.reconnects)
+    yield from (connected, streams, observations, reconnects)
+
+
+def _bundle_metrics(report: HealthReport) -> Iterator[Metric]:
+    versions = GaugeMetricFamily("wearsight_bundle_version", "Live bundle.", labels=["asset_class"])
+    windows = GaugeMetricFamily(
+        "wearsight_bundle_windows", "Windows by zone since the bundle became live.", labels=["asset_class", "zone"]
+    )
+    for asset_class, bundle in report.bundles.items():
+        versions.add_metric([asset_class], bundle.version)
+        for zone, count in bundle.states.items():
+            windows.add_metric([asset_class, zone], count)
+    yield from (versions, windows)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
