@@ -1,0 +1,3 @@
+from cloud_service.cli import main
+
+main()

@@ -1,0 +1,289 @@
+"""``wearsight-cloud``: set the cloud service up, run it, and look after fleet and models."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+import click
+import msgspec
+import structlog
+
+from cloud_service.config import SAMPLE, Address, CloudConfig, load_config, read_access_token
+from cloud_service.errors import CloudError, ConfigError, RecordRejected
+from cloud_service.fleet import gateways, maintenance
+from cloud_service.lake.lake import Lake
+from cloud_service.pki import Pki, write_public
+from cloud_service.registry.registry import BundleStatus, Registry
+from cloud_service.store import Store
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cloud:
+    """What every command but ``init`` works with."""
+
+    config: CloudConfig
+    store: Store
+
+    @property
+    def lake(self) -> Lake:
+        """What the gateways sent."""
+        return Lake(self.config.storage.lake, self.store)
+
+    @property
+    def registry(self) -> Registry:
+        """All versions of all bundles."""
+        return Registry(self.config.storage.registry, self.store)
+
+    @property
+    def pki(self) -> Pki:
+        """The fleet's keys."""
+        return Pki(self.config.storage.pki)
+
+
+@click.group()
+@click.version_option(package_name="wearsight")
+def main() -> None:
+    """Gather what gateways send, train models for the whole fleet, and put better ones back."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+
+
+def with_cloud(command: Callable[Concatenate[Cloud, P], None]) -> Callable[..., None]:
+    """Give *command* the option ``--config`` and, as its first argument, the `Cloud` that it names."""
+
+    @click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        default=Path("cloud.toml"),
+        show_default=True,
+        help="The cloud service's configuration.",
+    )
+    @wraps(command)
+    def run(config_path: Path, *args: P.args, **kwargs: P.kwargs) -> None:
+        with _told_plainly(), _opened(config_path) as cloud:
+            command(cloud, *args, **kwargs)
+
+    return run
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--server-name",
+    "server_names",
+    multiple=True,
+    default=("localhost", "127.0.0.1"),
+    show_default=True,
+    help="DNS name or address under which gateways reach the service; may be given several times.",
+)
+def init(folder: Path, server_names: tuple[str, ...]) -> None:
+    """Make FOLDER a cloud service: configuration, certificate authority, signing key, database."""
+    with _told_plainly():
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "cloud.toml"
+        if not path.exists():
+            write_public(path, SAMPLE.encode())
+        config = load_config(path)
+        Pki(config.storage.pki).create(server_names)
+        Store(config.storage.database).close()
+        click.echo(f"{path} is ready; gateways reach it as {', '.join(server_names)}")
+
+
+@main.command("check-config")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), default=Path("cloud.toml"), show_default=True)
+def check_config(config_path: Path) -> None:
+    """Check the configuration; touch neither the network nor the database."""
+    with _told_plainly():
+        config = load_config(config_path)
+        if config.web.access_token_file is not None:
+            read_access_token(config.web.access_token_file)
+        click.echo(f"{config_path} can be used")
+
+
+@main.command()
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    help="Written, as JSON with both addresses, once both listeners answer.",
+)
+@with_cloud
+def serve(cloud: Cloud, ready_file: Path | None) -> None:
+    """Take segments in, and serve the inbox, until a signal ends it; one JSON line says when it is ready."""
+    from cloud_service.server import serve as serve_until_signal  # noqa: PLC0415 - the other commands start faster
+
+    def ready(ingest: Address, web: Address) -> None:
+        line = msgspec.json.encode({"ready": True, "ingest": "{}:{}".format(*ingest), "web": "{}:{}".format(*web)})
+        click.echo(line.decode())
+        sys.stdout.flush()
+        if ready_file is not None:
+            write_public(ready_file, line + b"\n")
+
+    asyncio.run(serve_until_signal(cloud.config, cloud.store, ready))
+
+
+@main.command()
+@click.argument("gateway_id")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Where its files go; [default: pki folder]"
+)
+@with_cloud
+def enroll(cloud: Cloud, gateway_id: str, out: Path | None) -> None:
+    """Give GATEWAY_ID an identity: gateway.pem, gateway.key, ca.pem and bundle-signing.pub. An older one is out."""
+    folder = out or cloud.pki.folder / "gateways" / gateway_id
+    identity = cloud.pki.issue_gateway_certificate(gateway_id, folder)
+    with cloud.store.writing() as session:
+        gateways.enroll(session, identity)
+    click.echo(f"{gateway_id} is enrolled; bring {folder} to it")
+
+
+@main.command()
+@click.argument("gateway_id")
+@with_cloud
+def revoke(cloud: Cloud, gateway_id: str) -> None:
+    """Keep GATEWAY_ID out from now on; what it sent stays."""
+    with cloud.store.writing() as session:
+        gateways.revoke(session, gateway_id)
+    click.echo(f"{gateway_id} is revoked")
+
+
+@main.command()
+@click.option("--asset-class", required=True)
+@click.option("--version", type=int, required=True)
+@click.option("--reason", default="released by hand", show_default=True)
+@with_cloud
+def release(cloud: Cloud, asset_class: str, version: int, reason: str) -> None:
+    """Let a candidate be rolled out."""
+    moved = cloud.registry.move(asset_class, version, BundleStatus.RELEASED, reason)
+    click.echo(f"{asset_class} version {moved.version} is {moved.status}")
+
+
+@main.command()
+@as_json
+@with_cloud
+def bundles(cloud: Cloud, *, as_json: bool) -> None:
+    """List every version of every asset class's models."""
+    found = cloud.registry.versions()
+    if as_json:
+        _print_json(found)
+        return
+    for bundle in found:
+        metrics = ", ".join(f"{name} {value:.3g}" for name, value in sorted(bundle.metrics.items()))
+        click.echo(f"{bundle.asset_class} v{bundle.version:06d} {bundle.status:9} {metrics} {bundle.reason}".rstrip())
+
+
+@main.command()
+@as_json
+@with_cloud
+def ledger(cloud: Cloud, *, as_json: bool) -> None:
+    """List what is held of each gateway and epoch."""
+    journals: dict[tuple[str, str], dict[str, Any]] = {}
+    for stored in cloud.lake.ranges():
+        key = (stored.gateway_id, stored.epoch)
+        entry = journals.setdefault(
+            key, {"gateway_id": key[0], "epoch": key[1], "segments": 0, "pages": 0, "observations": 0, "results": 0}
+        )
+        entry["segments"] += 1
+        entry["pages"] += stored.last_seq - stored.first_seq + 1
+        entry["observations"] += stored.observations
+        entry["results"] += stored.results
+    if as_json:
+        _print_json(list(journals.values()))
+        return
+    for entry in journals.values():
+        click.echo(
+            f"{entry['gateway_id']} {entry['epoch']}: {entry['pages']} pages in {entry['segments']} segments, "
+            f"{entry['observations']} observations, {entry['results']} results"
+        )
+
+
+@main.group("maintenance")
+def maintenance_group() -> None:
+    """Write down what maintenance found; training learns from it."""
+
+
+@maintenance_group.command("add")
+@click.argument("asset_id")
+@click.option("--failed-at", required=True, help="Time with zone, e.g. 2026-03-02T14:30:00Z.")
+@click.option("--failure-mode", "--mode", "failure_mode", required=True)
+@click.option("--in-service-again", help="When it ran again, repaired.")
+@click.option("--note", default="")
+@with_cloud
+def maintenance_add(
+    cloud: Cloud, asset_id: str, failed_at: str, failure_mode: str, in_service_again: str | None, note: str
+) -> None:
+    """Store one failure of ASSET_ID."""
+    record = maintenance.MaintenanceRecord(
+        asset_id=asset_id,
+        failed_at=_time(failed_at, "--failed-at"),
+        failure_mode=failure_mode,
+        in_service_again=_time(in_service_again, "--in-service-again") if in_service_again else None,
+        note=note,
+    )
+    _add_records(cloud, [record])
+
+
+@maintenance_group.command("import")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@with_cloud
+def maintenance_import(cloud: Cloud, file: Path) -> None:
+    """Store the failures in FILE: CSV with asset_id, failed_at, failure_mode and, if known, in_service_again, note."""
+    _add_records(cloud, maintenance.read_records(file))
+
+
+def _add_records(cloud: Cloud, records: list[maintenance.MaintenanceRecord]) -> None:
+    with cloud.store.writing() as session:
+        for record in records:
+            maintenance.add_record(session, record)
+    click.echo(f"{len(records)} maintenance records stored")
+
+
+def _time(text: str, option: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise RecordRejected(f"{option} {text!r} is not a time ({error}); nothing is stored") from error
+
+
+def _print_json(content: Any) -> None:
+    click.echo(msgspec.json.encode(content, enc_hook=str).decode())
+
+
+@contextmanager
+def _opened(config_path: Path) -> Iterator[Cloud]:
+    config = load_config(config_path)
+    if not config.storage.database.parent.is_dir():
+        raise ConfigError(f"{config_path}: storage.folder {config.storage.folder} is not a folder; nothing is done")
+    store = Store(config.storage.database)
+    try:
+        yield Cloud(config=config, store=store)
+    finally:
+        store.close()
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """Turn what was raised on purpose into one line and exit code 1."""
+    try:
+        yield
+    except CloudError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,80 @@
+"""What can go wrong in the cloud service, and what happens next.
+
+```
+CloudError
+├── ConfigError           the service does not start; the message names file and key
+├── EnrollmentError       no certificate is made; the message says why
+├── IngestError           the upload is answered with ``status`` and the reason, and counted as rejected
+│   ├── NotEntitled       403: the certificate is unknown, revoked, or names another gateway
+│   ├── BodyRefused       408, 411, 413: too slow, of unknown length, too large; the body is not kept
+│   ├── SegmentRejected   422: the body is not the segment it says it is
+│   └── RangeConflict     409: pages are held with other content; the gateway was cloned or restored
+├── RegistryError         the version keeps its status; the message says which one that is
+└── RecordRejected        a maintenance record is not stored; the message names its field
+```
+"""
+
+from __future__ import annotations
+
+
+class CloudError(Exception):
+    """Everything the cloud service raises on purpose."""
+
+
+class ConfigError(CloudError):
+    """The configuration cannot be used; the service does not start."""
+
+
+class EnrollmentError(CloudError):
+    """A gateway cannot be given, or be denied, an identity."""
+
+
+class IngestError(CloudError):
+    """An upload is not taken.
+
+    Attributes:
+        status: The HTTP status it is answered with.
+        reason: One word for metrics.
+    """
+
+    status = 400
+    reason = "refused"
+
+
+class NotEntitled(IngestError):
+    """The client certificate does not entitle to this upload."""
+
+    status = 403
+    reason = "not_entitled"
+
+
+class BodyRefused(IngestError):
+    """The body is not read, or not to its end."""
+
+    reason = "body"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class SegmentRejected(IngestError):
+    """The body is not the segment that the address and the header say it is."""
+
+    status = 422
+    reason = "undecodable"
+
+
+class RangeConflict(IngestError):
+    """Pages of the segment are held already, with other content."""
+
+    status = 409
+    reason = "conflict"
+
+
+class RegistryError(CloudError):
+    """A bundle version cannot be stored or moved to the status asked for."""
+
+
+class RecordRejected(CloudError):
+    """A maintenance record does not hold what it must."""

@@ -1,0 +1,1 @@
+"""The fleet: gateways, assets, advisories and what maintenance found."""

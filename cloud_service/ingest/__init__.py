@@ -1,0 +1,1 @@
+"""Ingest: segments come in, once each, and are answered by ledger."""

@@ -1,0 +1,1 @@
+"""The lake: write-once Parquet files of everything the gateways sent."""
