@@ -1,0 +1,44 @@
+"""Rows of observations as OPC UA data values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from asyncua import ua
+
+from models.records import Observations, from_ns
+
+_NOTHING = ua.Variant(None, ua.VariantType.Null)
+
+
+class Sample(ua.DataValue):  # type: ignore[misc]  # asyncua's own annotations are loose here
+    """A data value that nobody changes once it is made, so that a copy of it is itself.
+
+    The server copies every value deeply for every subscriber; for a waveform that is 512 floats each time.
+    """
+
+    __slots__ = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sample:
+        return self
+
+
+def data_values(rows: Observations) -> Iterator[ua.DataValue]:
+    """Yield a data value for each of *rows*, with its source time and status; Bad status carries no value."""
+    now = datetime.now(UTC)
+    codes: dict[int, ua.StatusCode] = {}
+    waves = rows.waveforms()
+    columns = zip(
+        rows.source_time.tolist(), rows.value.tolist(), rows.status.tolist(), rows.sample_count.tolist(), strict=True
+    )
+    for number, (time_ns, value, status, count) in enumerate(columns):
+        code = codes.setdefault(status, ua.StatusCode(status))
+        if status >> 30 == 2:
+            variant = _NOTHING
+        elif count:
+            variant = ua.Variant(waves[number].tolist(), ua.VariantType.Float, is_array=True)
+        else:
+            variant = ua.Variant(value, ua.VariantType.Double)
+        yield Sample(Value=variant, StatusCode=code, SourceTimestamp=from_ns(time_ns), ServerTimestamp=now)

@@ -1,0 +1,33 @@
+"""Text of a data set's file, plain or gzip, bounded before it is read."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Final
+
+TEXT_LIMIT: Final = 64 * 1024 * 1024  # the largest file read here has 10 MiB
+
+
+class DatasetError(ValueError):
+    """A data set's file is missing or is not what it should be; nothing of it is used. The message names the file."""
+
+
+def read_text(file: Path) -> str:
+    """Return the text of *file*; ``.gz`` is unpacked, at most 64 MiB of it.
+
+    Raises:
+        DatasetError: If the file is missing, cannot be unpacked, is too large, or is not UTF-8 text.
+    """
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+            content = stream.read(TEXT_LIMIT + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DatasetError(f"{file}: cannot be read ({error}); is --data the folder of the data sets?") from error
+    if len(content) > TEXT_LIMIT:
+        raise DatasetError(f"{file}: holds more than {TEXT_LIMIT // 2**20} MiB of text; it is not read")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{file}: is not text ({error.reason} at byte {error.start}); it is not used") from error
