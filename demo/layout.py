@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from demo.processes import free_ports, installed
 from gateway.data_acquisition.certificate import ensure_application_certificate
-
-SITE = "demo"
-OPCUA_USER = "gateway"
 
 _CLOUD = """\
 [ingest]
@@ -90,7 +88,6 @@ class GatewaySite:
     cell: str
     folder: Path
     status_port: int
-    assets: Mapping[str, str]
 
     @property
     def config(self) -> Path:
@@ -110,63 +107,67 @@ class Layout:
     folder: Path
     cloud: CloudSite
     gateways: tuple[GatewaySite, ...]
-    cell_ports: Mapping[str, int]
 
     def cell_folder(self, cell: str) -> Path:
         """Return where the plant's cell keeps its certificates, truth and count."""
         return self.folder / cell
+
+    def truth(self, cell: str) -> dict[str, Any]:
+        """Return what a cell of the plant wrote down of what is true of its machines."""
+        truth: dict[str, Any] = json.loads((self.cell_folder(cell) / f"truth-{cell}.json").read_text())
+        return truth
 
     def log(self, name: str) -> Path:
         """Return where the program *name* writes what it has to say."""
         return self.folder / "logs" / f"{name}.log"
 
 
-def lay_out(folder: Path, cells: Mapping[str, Mapping[str, str]]) -> Layout:
+def lay_out(folder: Path, cells: Sequence[str]) -> Layout:
     """Make an empty demo folder and decide on ports.
 
     Args:
         folder: Where; what an earlier demo left there is removed.
-        cells: By cell, its assets and their classes. Cell ``cell-N`` is read by gateway ``gw-N``.
+        cells: The plant's cells; ``cell-N`` is read by gateway ``gw-N``.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "logs").mkdir(parents=True)
-    ingest, web, *ports = free_ports(2 + 2 * len(cells))
+    ingest, web, *ports = free_ports(2 + len(cells))
     gateways = tuple(
         GatewaySite(
             gateway_id=f"gw-{cell.rpartition('-')[2]}",
             cell=cell,
             folder=folder / f"gw-{cell.rpartition('-')[2]}",
             status_port=port,
-            assets=assets,
         )
-        for (cell, assets), port in zip(cells.items(), ports, strict=False)
+        for cell, port in zip(cells, ports, strict=True)
     )
     return Layout(
         folder=folder,
         cloud=CloudSite(folder=folder / "cloud", ingest_port=ingest, web_port=web),
         gateways=gateways,
-        cell_ports=dict(zip(cells, ports[len(cells) :], strict=True)),
     )
 
 
-def prepare_cell(layout: Layout, gateway: GatewaySite) -> None:
-    """Make the user's password for a cell, and the gateway's certificate known to the cell's server."""
-    password = secrets.token_urlsafe(16)
-    cell_folder = layout.cell_folder(gateway.cell)
-    for path in (cell_folder / "password", gateway.folder / "secrets" / f"{gateway.cell}.password"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(password)
-        path.chmod(0o600)
-    certificate, _ = ensure_application_certificate(
+def introduce(gateway: GatewaySite, *, certificate: Path, trusted: Path, password_file: Path) -> None:
+    """Make a gateway and its cell's server known to each other.
+
+    Args:
+        gateway: Its own OPC UA certificate is made here, as its first start would.
+        certificate: The server's, which the gateway is to trust.
+        trusted: The server's list of clients it lets in.
+        password_file: Of the user that the gateway signs in as.
+    """
+    own, _ = ensure_application_certificate(
         gateway.folder / "state" / "pki", f"urn:wearsight:gateway:{gateway.gateway_id}", gateway.gateway_id
     )
-    trust(certificate, cell_folder / "pki" / "trusted", gateway.gateway_id)
+    _copy(own, trusted / f"{gateway.gateway_id}.der")
+    _copy(certificate, gateway.folder / "state" / "pki" / "trusted" / f"{gateway.cell}.der")
+    _copy(password_file, gateway.folder / "secrets" / f"{gateway.cell}.password").chmod(0o600)
 
 
-def trust(certificate: Path, trusted: Path, name: str) -> None:
-    """Put a *certificate* into a list of trusted ones."""
-    trusted.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(certificate, trusted / f"{name}.der")
+def _copy(source: Path, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(source, target))
 
 
 def write_cloud_config(cloud: CloudSite) -> None:
@@ -175,20 +176,22 @@ def write_cloud_config(cloud: CloudSite) -> None:
     cloud.config.write_text(_CLOUD.format(ingest=cloud.ingest_port, web=cloud.web_port))
 
 
-def write_gateway_config(gateway: GatewaySite, *, endpoint: str, uplink_port: int) -> None:
-    """Write a gateway's configuration: its cell's server, its assets, its way to the cloud."""
+def write_gateway_config(
+    gateway: GatewaySite, *, endpoint: str, user: str, assets: Mapping[str, str], uplink_port: int
+) -> None:
+    """Write a gateway's configuration: its cell's server, its *assets* and their classes, its way to the cloud."""
     text = _GATEWAY.format(
         gateway_id=gateway.gateway_id,
         status=gateway.status_port,
         cell=gateway.cell,
         endpoint=endpoint,
-        user=OPCUA_USER,
+        user=user,
         uplink=uplink_port,
     )
-    text += "".join(_ASSET_CLASS.format(asset_class=name) for name in sorted(set(gateway.assets.values())))
+    text += "".join(_ASSET_CLASS.format(asset_class=name) for name in sorted(set(assets.values())))
     text += "".join(
         _ASSET.format(asset_id=asset_id, asset_class=asset_class, cell=gateway.cell)
-        for asset_id, asset_class in gateway.assets.items()
+        for asset_id, asset_class in assets.items()
     )
     gateway.config.write_text(text)
 

@@ -12,18 +12,9 @@ from typing import Any
 
 import aiohttp
 
-from demo.layout import (
-    OPCUA_USER,
-    GatewaySite,
-    Layout,
-    inventory,
-    prepare_cell,
-    trust,
-    write_cloud_config,
-    write_gateway_config,
-)
+from demo.layout import GatewaySite, Layout, introduce, inventory, write_cloud_config, write_gateway_config
 from demo.link import Link
-from demo.processes import Program, ProgramFailed, installed, run_json
+from demo.processes import Program, ProgramFailed, installed, run_json, run_to_end
 
 READY_DEADLINE_S = 60.0
 _POLL_S = 0.25
@@ -34,10 +25,10 @@ class Cell:
 
     def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
         self.name = name
-        self.endpoint = ""
+        self.ready: dict[str, Any] = {}
         self.clock: datetime | None = None
         self.made = 0
-        self.finished = False
+        self.paused = False
         self._ready = asyncio.Event()
         self.program = Program(name, command, log, self._hear)
 
@@ -56,13 +47,16 @@ class Cell:
     def _hear(self, line: dict[str, Any]) -> None:
         match line.get("event"):
             case "ready":
-                self.endpoint = line["endpoint"]
-                self.made = line.get("made", 0)
+                self.ready = line
+                self._heard(line)
                 self._ready.set()
-            case "clock" | "paused":
-                self.clock = datetime.fromisoformat(line["source_time"])
-                self.made = line["made"]
-                self.finished = line["event"] == "paused"
+            case "clock" | "paused" | "ended":
+                self._heard(line)
+                self.paused = line["event"] != "clock"
+
+    def _heard(self, line: dict[str, Any]) -> None:
+        self.clock = datetime.fromisoformat(line["source_time"])
+        self.made = line["made"]
 
 
 class Stage:
@@ -75,11 +69,8 @@ class Stage:
         self.cells: dict[str, Cell] = {}
         self.gateways: dict[str, Program] = {}
         self.links: dict[str, Link] = {}
-        self.cloud = Program(
-            "cloud",
-            [installed("wearsight-cloud"), "serve", "--config", str(layout.cloud.config)],
-            layout.log("cloud"),
-        )
+        self._cloud_config = ("--config", str(layout.cloud.config))
+        self.cloud = Program("cloud", [installed("wearsight-cloud"), "serve", *self._cloud_config], layout.log("cloud"))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Stage]:
@@ -95,23 +86,17 @@ class Stage:
 
     async def start_cloud(self) -> None:
         """Make the cloud's keys, enroll every gateway, and start the service."""
-        cloud = self.layout.cloud
-        write_cloud_config(cloud)
-        await self.cloud_command("init", str(cloud.folder))
-        for gateway_id in ("archive", *(gateway.gateway_id for gateway in self.layout.gateways)):
-            await self.cloud_command("enroll", gateway_id, "--out", str(self.layout.folder / gateway_id / "tls"))
+        await self._set_up_cloud()
         await self.cloud.start()
-        await self._until(lambda: self.get(f"{cloud.web_url}/healthz"), "the cloud service", self.cloud)
+        await self._until(lambda: self.get(f"{self.layout.cloud.web_url}/healthz"), "the cloud service", self.cloud)
 
     async def start_cells(self) -> None:
         """Start the plant's servers; each makes its own certificate on this first start."""
         for gateway in self.layout.gateways:
-            prepare_cell(self.layout, gateway)
             folder = self.layout.cell_folder(gateway.cell)
+            folder.mkdir(parents=True)
             command = [
                 *(sys.executable, "-m", "demo.plant", "--cell", gateway.cell, "--folder", str(folder)),
-                *("--port", str(self.layout.cell_ports[gateway.cell])),
-                *("--user", OPCUA_USER, "--password-file", str(folder / "password")),
                 *self._plant_options,
             ]
             self.cells[gateway.cell] = Cell(gateway.cell, command, self.layout.log(gateway.cell))
@@ -122,10 +107,16 @@ class Stage:
         for gateway in self.layout.gateways:
             link = self.links[gateway.gateway_id] = Link(self.layout.cloud.ingest_port)
             await link.start()
-            cell = self.cells[gateway.cell]
-            certificate = self.layout.cell_folder(gateway.cell) / "pki" / "own.der"
-            trust(certificate, gateway.folder / "state" / "pki" / "trusted", gateway.cell)
-            write_gateway_config(gateway, endpoint=cell.endpoint, uplink_port=link.port)
+            ready = self.cells[gateway.cell].ready
+            introduce(
+                gateway,
+                certificate=Path(ready["certificate"]),
+                trusted=Path(ready["trusted"]),
+                password_file=Path(ready["password_file"]),
+            )
+            write_gateway_config(
+                gateway, endpoint=ready["endpoint"], user=ready["user"], assets=ready["assets"], uplink_port=link.port
+            )
             await self.start_gateway(gateway)
 
     async def start_gateway(self, gateway: GatewaySite) -> None:
@@ -160,10 +151,19 @@ class Stage:
 
     async def cloud_command(self, *arguments: str, allowed: Sequence[int] = (0,)) -> Any:
         """Run one ``wearsight-cloud`` command and return its JSON."""
-        name = arguments[0]
-        config = () if name == "init" else ("--config", str(self.layout.cloud.config))
-        command = [installed("wearsight-cloud"), *arguments, *config, "--json"]
-        return await run_json(f"wearsight-cloud {name}", command, self.layout.log(f"cloud-{name}"), allowed=allowed)
+        command = [installed("wearsight-cloud"), *arguments, *self._cloud_config, "--json"]
+        log = self.layout.log(f"cloud-{'-'.join(arguments[:3:2])}")
+        return await run_json(f"wearsight-cloud {arguments[0]}", command, log, allowed=allowed)
+
+    async def _set_up_cloud(self) -> None:
+        cloud, program = self.layout.cloud, installed("wearsight-cloud")
+        log = self.layout.log("cloud-init")
+        write_cloud_config(cloud)
+        await run_to_end("wearsight-cloud init", [program, "init", str(cloud.folder)], log)
+        for gateway_id in ("archive", *(gateway.gateway_id for gateway in self.layout.gateways)):
+            out = str(self.layout.folder / gateway_id / "tls")
+            command = [program, "enroll", gateway_id, "--out", out, *self._cloud_config]
+            await run_to_end("wearsight-cloud enroll", command, log)
 
     def inventory(self) -> dict[str, object]:
         """Return the Ansible inventory of this stage's gateways."""
@@ -184,7 +184,7 @@ class Stage:
         for cell in self.cells.values():
             if cell.program.running:
                 await cell.program.tell("stop")
-        await asyncio.gather(*(_stop_cell(cell) for cell in self.cells.values()))
+        await asyncio.gather(*(_stop_cell(cell) for cell in self.cells.values() if cell.program.running))
 
     async def _until(self, ask: Any, what: str, program: Program) -> None:
         """Wait until *ask* answers."""
