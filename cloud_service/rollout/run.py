@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -121,11 +124,11 @@ def _inventory_file(inventory: Path | Mapping[str, Any], folder: Path) -> Path:
 
 def _hosts(inventory: Path, environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the hosts of the group ``gateways``, the canary first."""
-    listed, complaint = ansible_runner.get_inventory(
-        action="list", inventories=[str(inventory)], response_format="json", quiet=True, envvars=dict(environment)
-    )
-    if not isinstance(listed, dict):
-        raise RolloutError(f"{inventory} is no inventory: {complaint}")
+    command = [str(Path(sys.executable).with_name("ansible-inventory")), "--inventory", str(inventory), "--list"]
+    done = subprocess.run(command, env=dict(os.environ, **environment), check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RolloutError(f"{inventory} is no inventory ({done.stderr.strip()}); nothing was rolled out")
+    listed = json.loads(done.stdout)
     canary, everyone = _members(listed, "canary"), _members(listed, "gateways")
     return tuple(sorted(everyone, key=lambda host: host not in canary))
 
