@@ -113,7 +113,7 @@ class JournalDatabase:
             self.epoch = self._identify()
             self.newest = self._restore_newest()
             self.counters = self._count()
-        except (sqlite3.Error, JournalError) as error:
+        except (sqlite3.Error, JournalError, ValueError) as error:
             self._reader.close()
             self._writer.close()
             self._lock.close()
@@ -288,7 +288,7 @@ class JournalDatabase:
             JournalError: If the page after *after* is not there any more.
         """
         rows: list[tuple[int, int, bytes]] = []
-        size = 0
+        size, committed = 0, self.counters.pages
         for row in self._reader.execute(
             "SELECT seq, committed_time, payload FROM page WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
         ):
@@ -296,13 +296,29 @@ class JournalDatabase:
             if rows and size > max_bytes:
                 break
             rows.append(row)
-        if (rows and rows[0][0] != after + 1) or (not rows and self.counters.pages > after):
+        if (rows and rows[0][0] != after + 1) or (not rows and committed > after):
             raise JournalError(f"{self.path}: page {after + 1} is not there any more; the reader behind it stops")
         return rows
 
     def decoded_pages(self, after: int, *, limit: int, max_bytes: int) -> list[Page]:
         """Return the pages that follow *after*, decoded."""
         return [self._page(*row) for row in self.pages(after, limit=limit, max_bytes=max_bytes)]
+
+    def history(self, start_ns: int, end_ns: int) -> tuple[list[SegmentEntry], list[Page]]:
+        """Return what may hold source times in ``start_ns <= t < end_ns``: segments, and the pages that are in none.
+
+        Both are of one moment: a page that moves into a segment meanwhile is in exactly one of them.
+        """
+        self._reader.execute("BEGIN")
+        try:
+            segments = self.segments("start_time < ? AND end_time >= ?", (end_ns, start_ns))
+            pages = self._reader.execute(
+                "SELECT seq, committed_time, payload FROM page "
+                "WHERE seq > (SELECT coalesce(max(last_seq), 0) FROM segment) ORDER BY seq"
+            )
+            return segments, [self._page(*row) for row in pages]
+        finally:
+            self._reader.execute("COMMIT")
 
     def positions(self) -> dict[str, int]:
         """Return the position of every known reader."""

@@ -42,10 +42,9 @@ class SegmentStore:
         """Return up to *limit* segments that are not delivered, oldest first."""
         return await self._journal.read(lambda database: database.segments("delivered_time IS NULL", limit=limit))
 
-    async def within(self, start_ns: int, end_ns: int) -> list[SegmentEntry]:
-        """Return the segments with source times in ``start_ns <= t < end_ns``, oldest first."""
-        where = "start_time < ? AND end_time >= ?"
-        return await self._journal.read(lambda database: database.segments(where, (end_ns, start_ns)))
+    async def history(self, start_ns: int, end_ns: int) -> tuple[list[SegmentEntry], list[Page]]:
+        """Return what may hold source times in ``start_ns <= t < end_ns``: segments, and the pages that are in none."""
+        return await self._journal.read(lambda database: database.history(start_ns, end_ns))
 
     async def read(self, entry: SegmentEntry) -> bytes:
         """Return the bytes of *entry*, checked against the digest that was recorded.

@@ -1,0 +1,7 @@
+"""The gateway's memory of its streams: long windows, replay and local dashboards read from it."""
+
+from gateway.historian.embedded import EmbeddedHistorian
+from gateway.historian.historian import Historian, keep_history
+from gateway.historian.influx import InfluxHistorian
+
+__all__ = ["EmbeddedHistorian", "Historian", "InfluxHistorian", "keep_history"]

@@ -1,0 +1,137 @@
+"""A real InfluxDB 2 for tests: what ``make influxdb`` builds, on a loopback port, with a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import HistorianConfig
+
+VERSION = "2.7.12"
+ORG = "wearsight"
+TOKEN = "token-of-a-throw-away-server"
+
+
+def program() -> Path:
+    """Return where ``make influxdb`` puts the server."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "wearsight" / f"influxdb-{VERSION}" / "influxd"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class InfluxServer:
+    """One influxd with its data in *folder*; it can be killed and started again on the same port and data."""
+
+    folder: Path
+    port: int = field(default_factory=_free_port)
+    org_id: str = ""
+    buckets: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, wait until it answers, and on the first start make organisation and token."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    program(),
+                    *("--bolt-path", self.folder / "influxd.bolt"),
+                    *("--engine-path", self.folder / "engine"),
+                    *("--sqlite-path", self.folder / "influxd.sqlite"),
+                    *("--http-bind-address", f"127.0.0.1:{self.port}"),
+                    *("--reporting-disabled", "--log-level", "warn"),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 90
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"influxd does not answer: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.1)
+        if not self.org_id:
+            body = {"username": "admin", "password": "a password", "org": ORG, "bucket": "first", "token": TOKEN}
+            self.org_id = self.call("/api/v2/setup", body)["org"]["id"]
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def call(self, path: str, body: dict[str, Any]) -> Any:
+        """Post *body* and return the answer."""
+        request = urllib.request.Request(  # noqa: S310 - our own loopback server
+            self.url + path, json.dumps(body).encode(), {"Authorization": f"Token {TOKEN}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
+            return json.load(answer)
+
+    def bucket(self) -> HistorianConfig:
+        """Return the configuration for a new, empty bucket."""
+        self.buckets += 1
+        name = f"bucket-{self.buckets}"
+        self.call("/api/v2/buckets", {"orgID": self.org_id, "name": name, "retentionRules": []})
+        token_file = self.folder / "token"
+        token_file.write_text(TOKEN + "\n")
+        return HistorianConfig(
+            influxdb_url=self.url, influxdb_org=ORG, influxdb_bucket=name, influxdb_token_file=token_file
+        )
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + "/health", timeout=5) as answer:  # noqa: S310 - the same
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def require_influxd() -> None:
+    """Skip the test, by name, where the server was not built; fail instead where nothing may be skipped."""
+    if program().exists():
+        return
+    message = f"InfluxDB {VERSION} is not built; `make influxdb` builds it into {program()}"
+    if os.environ.get("WEARSIGHT_NO_SKIP") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def influx_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InfluxServer]:
+    """One server for all tests of a run; each test takes a bucket of its own."""
+    require_influxd()
+    server = InfluxServer(tmp_path_factory.mktemp("influxdb"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def influxdb(influx_server: InfluxServer) -> HistorianConfig:
+    """A new bucket: its url, organisation, name and token, as a gateway's configuration has them."""
+    return influx_server.bucket()
