@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +41,7 @@ WRITE_EVERY_S: Final = 5
 @click.option("--until-days", type=click.FloatRange(min=0), default=None, help="Live days after which time stops.")
 @click.option("--source", "kind", type=click.Choice(["simulator", "cmapss-fd001", "skab"]), default="simulator")
 @click.option("--data", type=click.Path(path_type=Path), default=None, help="Folder of the public data sets.")
-def main(
+def main(  # noqa: PLR0917 - click passes them by name
     cell: str, port: int, host: str, folder: Path, seed: int, speed: float, until_days: float | None, kind: str,
     data: Path | None,
 ) -> None:  # fmt: skip
@@ -83,14 +85,17 @@ async def _run(server: CellServer, speed: float) -> None:
         )
         clock = Clock(server, speed)
         commands: asyncio.Queue[str] = asyncio.Queue()
-        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _reader(commands))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, commands.put_nowait, "stop")
+        loop.add_reader(sys.stdin.fileno(), _reader(commands))
         live = asyncio.create_task(_live(server, clock))
         report = asyncio.create_task(_report(server, clock))
         try:
             await _obey(server, clock, commands)
         finally:
             await clock.pause()
-            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            loop.remove_reader(sys.stdin.fileno())
             for task in (live, report):
                 task.cancel()
             await asyncio.gather(live, report, return_exceptions=True)
@@ -101,7 +106,7 @@ def _reader(commands: asyncio.Queue[str]) -> Callable[[], None]:
     pending = bytearray()
 
     def read() -> None:
-        piece = sys.stdin.buffer.raw.read(65536)  # type: ignore[attr-defined]  # raw is there for a real stdin
+        piece = os.read(sys.stdin.fileno(), 65536)
         if not piece:  # whoever started the plant is gone
             commands.put_nowait("stop")
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())

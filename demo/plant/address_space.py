@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from asyncua import Server, ua
+from asyncua import ua
+from asyncua.server.server import Server
+from asyncua.ua.attribute_ids import AttributeIds
+from asyncua.ua.object_ids import ObjectIds
 
 from demo.plant.channels import unit_id
 from demo.plant.source import Machine
@@ -18,7 +21,6 @@ from demo.plant.timeline import Timeline
 from demo.plant.values import data_values
 from models.records import Channel, Stream
 
-type_ids: Final = ua.ObjectIds
 UNECE_URI: Final = "http://www.opcfoundation.org/UA/units/un/cefact"
 READABLE: Final = ua.AccessLevel.CurrentRead.mask | ua.AccessLevel.HistoryRead.mask
 
@@ -28,19 +30,19 @@ Nodes = Sequence[ua.NodeId]
 def build(server: Server, namespace: int, machines: Sequence[Machine], timeline: Timeline) -> Nodes:
     """Add *machines* below ``Objects`` and return the node of each stream, in the timeline's order."""
     builder = _Builder(server, namespace)
-    folder = builder.folder(ua.NodeId(type_ids.ObjectsFolder), "Machines", type_ids.FolderType)
+    folder = builder.folder(_standard(ObjectIds.ObjectsFolder), "Machines", ObjectIds.FolderType)
     nodes: dict[Stream, ua.NodeId] = {}
     for machine in machines:
-        root = builder.folder(folder, machine.asset_id, type_ids.BaseObjectType)
-        identification = builder.folder(root, "Identification", type_ids.FolderType)
+        root = builder.folder(folder, machine.asset_id, ObjectIds.BaseObjectType)
+        identification = builder.folder(root, "Identification", ObjectIds.FolderType)
         for name, text in (
             ("Manufacturer", machine.manufacturer),
             ("Model", machine.model),
             ("SerialNumber", machine.serial_number),
             ("ProductInstanceUri", f"urn:wearsight:demo:{machine.asset_class}:{machine.serial_number}"),
         ):
-            builder.prop(identification, name, ua.Variant(text, ua.VariantType.String), type_ids.String)
-        monitoring = builder.folder(root, "Monitoring", type_ids.FolderType)
+            builder.prop(identification, name, ua.Variant(text, ua.VariantType.String), ObjectIds.String)
+        monitoring = builder.folder(root, "Monitoring", ObjectIds.FolderType)
         for channel in machine.channels:
             stream = Stream(machine.asset_id, channel.name)
             nodes[stream] = builder.channel(monitoring, channel)
@@ -59,14 +61,14 @@ class _Builder:
     def folder(self, parent: ua.NodeId, name: str, kind: int) -> ua.NodeId:
         """Add an object below *parent*."""
         attributes = ua.ObjectAttributes(DisplayName=ua.LocalizedText(name))
-        return self._add(parent, name, ua.NodeClass.Object, attributes, kind, type_ids.Organizes)
+        return self._add(parent, name, ua.NodeClass.Object, attributes, kind, ObjectIds.Organizes)
 
     def prop(self, parent: ua.NodeId, name: str, value: ua.Variant, data_type: int) -> ua.NodeId:
         """Add a property to *parent*."""
         attributes = _variable(name, value, data_type, ua.AccessLevel.CurrentRead.mask)
         # Properties carry names of OPC UA's own namespace.
         return self._add(
-            parent, name, ua.NodeClass.Variable, attributes, type_ids.PropertyType, type_ids.HasProperty, namespace=0
+            parent, name, ua.NodeClass.Variable, attributes, ObjectIds.PropertyType, ObjectIds.HasProperty, namespace=0
         )
 
     def channel(self, parent: ua.NodeId, channel: Channel) -> ua.NodeId:
@@ -75,10 +77,15 @@ class _Builder:
         empty = (
             ua.Variant([], ua.VariantType.Float, is_array=True) if waveform else ua.Variant(0.0, ua.VariantType.Double)
         )
-        attributes = _variable(channel.name, empty, type_ids.Float if waveform else type_ids.Double, READABLE)
+        attributes = _variable(channel.name, empty, ObjectIds.Float if waveform else ObjectIds.Double, READABLE)
         attributes.Historizing = True
         node = self._add(
-            parent, channel.name, ua.NodeClass.Variable, attributes, type_ids.AnalogUnitRangeType, type_ids.HasComponent
+            parent,
+            channel.name,
+            ua.NodeClass.Variable,
+            attributes,
+            ObjectIds.AnalogUnitRangeType,
+            ObjectIds.HasComponent,
         )
         unit = ua.EUInformation(
             NamespaceUri=UNECE_URI,
@@ -87,15 +94,15 @@ class _Builder:
             Description=ua.LocalizedText(channel.unit),
         )
         span = ua.Range(Low=channel.low, High=channel.high)
-        self.prop(node, "EURange", ua.Variant(span, ua.VariantType.ExtensionObject), type_ids.Range)
-        self.prop(node, "EngineeringUnits", ua.Variant(unit, ua.VariantType.ExtensionObject), type_ids.EUInformation)
+        self.prop(node, "EURange", ua.Variant(span, ua.VariantType.ExtensionObject), ObjectIds.Range)
+        self.prop(node, "EngineeringUnits", ua.Variant(unit, ua.VariantType.ExtensionObject), ObjectIds.EUInformation)
         if waveform:
-            self.prop(node, "SampleRate", ua.Variant(channel.sample_rate_hz, ua.VariantType.Double), type_ids.Double)
+            self.prop(node, "SampleRate", ua.Variant(channel.sample_rate_hz, ua.VariantType.Double), ObjectIds.Double)
         return node
 
     def start_with(self, node: ua.NodeId, value: ua.DataValue) -> None:
         """Let *node* show *value* from the first moment."""
-        self._space[node].attributes[ua.AttributeIds.Value].value = value
+        self._space[node].attributes[AttributeIds.Value].value = value
 
     def _add(
         self, parent: ua.NodeId, name: str, node_class: ua.NodeClass, attributes: Any, kind: int, reference: int,
@@ -103,16 +110,22 @@ class _Builder:
     ) -> ua.NodeId:  # fmt: skip
         item = ua.AddNodesItem(
             ParentNodeId=parent,
-            ReferenceTypeId=ua.NodeId(reference),
-            RequestedNewNodeId=ua.NodeId(0, self._namespace),
+            ReferenceTypeId=_standard(reference),
+            RequestedNewNodeId=ua.NodeId(ua.Int32(0), ua.Int16(self._namespace)),
             BrowseName=ua.QualifiedName(name, self._namespace if namespace is None else namespace),
             NodeClass=node_class,
             NodeAttributes=attributes,
-            TypeDefinition=ua.NodeId(kind),
+            TypeDefinition=_standard(kind),
         )
         answer = self._service.add_nodes([item])[0]
         answer.StatusCode.check()
-        return answer.AddedNodeId
+        node: ua.NodeId = answer.AddedNodeId
+        return node
+
+
+def _standard(number: int) -> ua.NodeId:
+    """Return a node of OPC UA's own namespace."""
+    return ua.NodeId(ua.Int32(number))
 
 
 def _variable(name: str, value: ua.Variant, data_type: int, access: int) -> ua.VariableAttributes:
@@ -121,7 +134,7 @@ def _variable(name: str, value: ua.Variant, data_type: int, access: int) -> ua.V
         DisplayName=ua.LocalizedText(name),
         Description=ua.LocalizedText(name),
         Value=value,
-        DataType=ua.NodeId(data_type),
+        DataType=_standard(data_type),
         ValueRank=ua.ValueRank.OneDimension if array else ua.ValueRank.Scalar,
         ArrayDimensions=[0] if array else [],
         AccessLevel=access,

@@ -40,7 +40,7 @@ def generator(seed: int, *parts: str | int) -> np.random.Generator:
 def batch_phase(time_s: FloatArray, draw: np.random.Generator) -> FloatArray:
     """Return the batch cycle, -1 (light part) to 1 (heavy part), with the asset's own period of 70 to 100 min."""
     period_s, phase = draw.uniform(4200.0, 6000.0), draw.uniform(0.0, 2 * np.pi)
-    return np.tanh(3.0 * np.sin(2 * np.pi * time_s / period_s + phase))
+    return np.asarray(np.tanh(3.0 * np.sin(2 * np.pi * time_s / period_s + phase)), np.float64)
 
 
 def shift_load(time_s: FloatArray, batch: FloatArray, draw: np.random.Generator) -> FloatArray:
@@ -53,7 +53,8 @@ def shift_load(time_s: FloatArray, batch: FloatArray, draw: np.random.Generator)
     late = 0.5 * (np.tanh((hour - 14.0) / 0.4) - np.tanh((hour - 22.0) / 0.4))
     wander_h = draw.uniform(17.0, 41.0, 2)
     wander = np.sin(2 * np.pi * time_s / (3600.0 * wander_h[0])) + np.sin(2 * np.pi * time_s / (3600.0 * wander_h[1]))
-    return 0.68 + 0.14 * early - 0.05 * late + 0.05 * batch + 0.012 * wander
+    load: FloatArray = 0.68 + 0.14 * early - 0.05 * late + 0.05 * batch + 0.012 * wander
+    return load
 
 
 def hall_temperature(time_s: FloatArray) -> FloatArray:

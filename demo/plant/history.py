@@ -17,7 +17,7 @@ RESPONSE_LIMIT: Final = 10_000
 FOR_EVER_NS: Final = 2**63 - 1
 
 
-class TimelineHistory(HistoryStorageInterface):  # type: ignore[misc]  # asyncua's own annotations are loose here
+class TimelineHistory(HistoryStorageInterface):
     """asyncua's history interface over a ``Timeline``; nothing is saved, for all of it is there already."""
 
     def __init__(self, timeline: Timeline) -> None:
@@ -40,7 +40,7 @@ class TimelineHistory(HistoryStorageInterface):  # type: ignore[misc]  # asyncua
             return [], None
         first, last = _moment(start), _moment(end)
         backward = first is None or (last is not None and first > last)
-        low, high = (last, first) if backward else (first, last)
+        low, high = (last, first) if backward and first is not None else (first, last)
         rows = self._timeline.history(
             self._streams[node_id], 0 if low is None else to_ns(low), FOR_EVER_NS if high is None else to_ns(high)
         )

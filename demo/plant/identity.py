@@ -14,6 +14,8 @@ from asyncua import ua
 from asyncua.common.utils import ServiceError
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
+from asyncua.server.user_managers import UserManager
+from asyncua.ua.status_codes import StatusCodes
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -99,14 +101,14 @@ class TrustList:
         """Raise the OPC UA error that refuses *certificate*, or return."""
         await self._basic(certificate, description)
         if not self.trusts(certificate.public_bytes(serialization.Encoding.DER)):
-            raise ServiceError(ua.StatusCodes.BadCertificateUntrusted)
+            raise ServiceError(StatusCodes.BadCertificateUntrusted)
 
     def trusts(self, certificate: bytes | None) -> bool:
         """Return whether *certificate*, DER, is one of the folder's files, byte by byte."""
         return certificate is not None and any(file.read_bytes() == certificate for file in self._folder.glob("*.der"))
 
 
-class PasswordFile:
+class PasswordFile(UserManager):
     """Sign-in of the one user by the password in a file; asyncua asks for it as a user manager.
 
     The certificate that secured the channel is looked up once more: a client could leave it out of the request that
@@ -117,9 +119,10 @@ class PasswordFile:
         self._user, self._file, self._trust = user, file, trust
 
     def get_user(
-        self, _server: Any, username: str | None = None, password: str | None = None, certificate: Any = None
+        self, iserver: Any, username: str | None = None, password: str | None = None, certificate: Any = None
     ) -> User | None:
         """Return the user, or None when name, password or certificate are not right."""
+        del iserver
         expected = self._file.read_text("utf-8").strip()
         matches = hmac.compare_digest((password or "").encode(), expected.encode())
         if username != self._user or not matches or not self._trust.trusts(_der(certificate)):

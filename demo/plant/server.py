@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from asyncua import Server, ua
+from asyncua import ua
+from asyncua.server.server import Server
+from asyncua.ua.attribute_ids import AttributeIds
 
 from demo.plant.address_space import Nodes, build
 from demo.plant.history import TimelineHistory
@@ -113,7 +115,7 @@ class CellServer:
             raise RuntimeError(f"{self.cell}: the server is not running; enter it with `async with` first")
         write = self._server.iserver.aspace.write_attribute_value
         for stream, value in zip(rows.stream.tolist(), data_values(rows), strict=True):
-            answer = await write(self._nodes[stream], ua.AttributeIds.Value, value)
+            answer = await write(self._nodes[stream], AttributeIds.Value, value)
             if not answer.is_good():
                 asset_id, channel = self.timeline.streams[stream]
                 raise RuntimeError(f"{asset_id}/{channel}: the address space refused a value ({answer.name})")
@@ -129,5 +131,5 @@ class CellServer:
 
 
 def _bound_port(server: Server) -> int | None:
-    listener = server.bserver._server if server.bserver else None  # noqa: SLF001 - asyncua tells the port nowhere else
+    listener: Any = server.bserver._server if server.bserver else None  # noqa: SLF001 - asyncua tells the port nowhere else
     return int(listener.sockets[0].getsockname()[1]) if listener else None

@@ -13,7 +13,7 @@ from models.records import Observations, from_ns
 _NOTHING = ua.Variant(None, ua.VariantType.Null)
 
 
-class Sample(ua.DataValue):  # type: ignore[misc]  # asyncua's own annotations are loose here
+class Sample(ua.DataValue):
     """A data value that nobody changes once it is made, so that a copy of it is itself.
 
     The server copies every value deeply for every subscriber; for a waveform that is 512 floats each time.
@@ -27,7 +27,7 @@ class Sample(ua.DataValue):  # type: ignore[misc]  # asyncua's own annotations a
 
 def data_values(rows: Observations) -> Iterator[ua.DataValue]:
     """Yield a data value for each of *rows*, with its source time and status; Bad status carries no value."""
-    now = datetime.now(UTC)
+    now: Any = datetime.now(UTC)
     codes: dict[int, ua.StatusCode] = {}
     waves = rows.waveforms()
     columns = zip(
@@ -41,4 +41,6 @@ def data_values(rows: Observations) -> Iterator[ua.DataValue]:
             variant = ua.Variant(waves[number].tolist(), ua.VariantType.Float, is_array=True)
         else:
             variant = ua.Variant(value, ua.VariantType.Double)
-        yield Sample(Value=variant, StatusCode=code, SourceTimestamp=from_ns(time_ns), ServerTimestamp=now)
+        # asyncua types its times as a subclass of datetime and takes any.
+        source_time: Any = from_ns(time_ns)
+        yield Sample(Value=variant, StatusCode=code, SourceTimestamp=source_time, ServerTimestamp=now)
