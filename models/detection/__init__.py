@@ -1,0 +1,1 @@
+"""State detection: how far a window is from ordinary, and what makes it so."""

@@ -1,0 +1,53 @@
+"""Which channels a deviation is made of."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.bundle.loaded import LoadedBundle
+from models.features.names import feature_channels, feature_names, feature_units
+from models.features.windows import Window
+from models.records import ChannelShare, Float32Array, FloatArray
+
+BAND_SCALES = 3.0
+
+
+def top_channels(
+    bundle: LoadedBundle, window: Window, features_row: FloatArray, deviations_row: Float32Array, k: int = 3
+) -> tuple[ChannelShare, ...]:
+    """Return up to *k* channels that deviate most, the largest first.
+
+    A channel counts with the square of its most deviating feature, so that a waveform with a dozen features does not
+    outweigh a thermometer with five; the shares of all channels add up to 1. The normal band is that feature's centre
+    ± 3 scales. Channels without a good value have no share.
+
+    Args:
+        bundle: Whose baseline the deviations are from.
+        window: Says which asset.
+        features_row: Shape ``(f,)``.
+        deviations_row: Shape ``(f,)``.
+        k: How many.
+    """
+    spec = bundle.specification
+    names, units = feature_names(spec), feature_units(spec)
+    channels = np.array(feature_channels(spec))
+    centre = np.array(bundle.baseline.centre_of(window.asset_id), np.float64)
+    scale = np.array(bundle.baseline.class_scale, np.float64)
+    squares = np.where(np.isfinite(deviations_row), np.asarray(deviations_row, np.float64) ** 2, -1.0)
+    leading = [
+        int(np.flatnonzero(channels == number)[squares[channels == number].argmax()]) for number in set(channels)
+    ]
+    leading = sorted((feature for feature in leading if squares[feature] > 0.0), key=lambda feature: -squares[feature])
+    total = sum(squares[feature] for feature in leading)
+    return tuple(
+        ChannelShare(
+            channel=spec.channels[channels[feature]].name,
+            share=float(squares[feature] / total),
+            feature=names[feature].removeprefix(f"{spec.channels[channels[feature]].name}."),
+            now=float(features_row[feature]),
+            normal_low=float(centre[feature] - BAND_SCALES * scale[feature]),
+            normal_high=float(centre[feature] + BAND_SCALES * scale[feature]),
+            unit=units[feature],
+        )
+        for feature in leading[:k]
+    )

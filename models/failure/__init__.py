@@ -1,0 +1,1 @@
+"""Health assessment: which failure mode a window shows."""

@@ -1,0 +1,99 @@
+"""Features of plain channels: one number a window from the good values of one channel.
+
+All windows are computed at once: their values stand one after the other, and ``counts`` says how many each window has.
+Every window has at least one value here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.records import FloatArray, Int64Array
+
+NS_PER_HOUR = 3.6e12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segments:
+    """Values of one channel in many windows.
+
+    Attributes:
+        hours: Time of each value since its window's start, shape ``(n,)``.
+        values: In the channel's unit, shape ``(n,)``.
+        counts: Values of each window, 1 or more, shape ``(windows,)``.
+    """
+
+    hours: FloatArray
+    values: FloatArray
+    counts: Int64Array
+
+    @property
+    def starts(self) -> Int64Array:
+        """Index of each window's first value."""
+        return np.cumsum(self.counts) - self.counts
+
+    def sums(self, numbers: FloatArray) -> FloatArray:
+        """Return the sum of *numbers*, shape ``(n,)``, in each window."""
+        return np.asarray(np.add.reduceat(numbers, self.starts), np.float64)
+
+    def centred(self, numbers: FloatArray) -> FloatArray:
+        """Return *numbers*, shape ``(n,)``, less their mean in each window."""
+        return numbers - np.repeat(self.sums(numbers) / self.counts, self.counts)
+
+
+PlainFunction = Callable[[Segments], FloatArray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainFeature:
+    """A feature of a plain channel; ``revision`` is raised whenever ``compute`` answers differently.
+
+    ``unit`` is what follows the channel's unit in the feature's.
+    """
+
+    name: str
+    revision: int
+    compute: PlainFunction
+    unit: str = ""
+
+
+def mean(segments: Segments) -> FloatArray:
+    """Return the mean of each window."""
+    return segments.sums(segments.values) / segments.counts
+
+
+def std(segments: Segments) -> FloatArray:
+    """Return the population standard deviation of each window, NaN for a single value."""
+    deviation = np.sqrt(segments.sums(segments.centred(segments.values) ** 2) / segments.counts)
+    return np.where(segments.counts > 1, deviation, np.nan)
+
+
+def minimum(segments: Segments) -> FloatArray:
+    """Return the smallest value of each window."""
+    return np.asarray(np.minimum.reduceat(segments.values, segments.starts), np.float64)
+
+
+def maximum(segments: Segments) -> FloatArray:
+    """Return the largest value of each window."""
+    return np.asarray(np.maximum.reduceat(segments.values, segments.starts), np.float64)
+
+
+def slope_per_h(segments: Segments) -> FloatArray:
+    """Return the least-squares slope of each window per hour, NaN where all values are of one moment."""
+    hours = segments.centred(segments.hours)
+    spread = segments.sums(hours**2)
+    rise = segments.sums(hours * segments.centred(segments.values))
+    slope: FloatArray = np.divide(rise, spread, out=np.full(len(spread), np.nan), where=spread > 0.0)
+    return slope
+
+
+PLAIN_FEATURES = (
+    PlainFeature(name="mean", revision=1, compute=mean),
+    PlainFeature(name="std", revision=1, compute=std),
+    PlainFeature(name="min", revision=1, compute=minimum),
+    PlainFeature(name="max", revision=1, compute=maximum),
+    PlainFeature(name="slope_per_h", revision=1, compute=slope_per_h, unit="/h"),
+)

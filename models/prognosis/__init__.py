@@ -1,0 +1,1 @@
+"""Prognostic assessment: how long the asset will go on."""
