@@ -96,7 +96,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for p
     show_default=True,
     help="DNS name or address under which gateways reach the service; may be given several times.",
 )
-def init(folder: Path, server_names: tuple[str, ...]) -> None:
+@as_json
+def init(folder: Path, server_names: tuple[str, ...], *, as_json: bool) -> None:
     """Make FOLDER a cloud service: configuration, certificate authority, signing key, database."""
     with _told_plainly():
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +107,11 @@ def init(folder: Path, server_names: tuple[str, ...]) -> None:
         config = load_config(path)
         Pki(config.storage.pki).create(server_names)
         Store(config.storage.database).close()
-        click.echo(f"{path} is ready; gateways reach it as {', '.join(server_names)}")
+        _tell(
+            {"config": path, "server_names": server_names},
+            f"{path} is ready; gateways reach it as {', '.join(server_names)}",
+            as_json=as_json,
+        )
 
 
 @main.command("check-config")
@@ -146,35 +151,39 @@ def serve(cloud: Cloud, ready_file: Path | None) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Where its files go; [default: pki folder]"
 )
+@as_json
 @with_cloud
-def enroll(cloud: Cloud, gateway_id: str, out: Path | None) -> None:
+def enroll(cloud: Cloud, gateway_id: str, out: Path | None, *, as_json: bool) -> None:
     """Give GATEWAY_ID an identity: gateway.pem, gateway.key, ca.pem and bundle-signing.pub. An older one is out."""
     folder = out or cloud.pki.folder / "gateways" / gateway_id
     identity = cloud.pki.issue_gateway_certificate(gateway_id, folder)
     with cloud.store.writing() as session:
         gateways.enroll(session, identity)
-    click.echo(f"{gateway_id} is enrolled; bring {folder} to it")
+    told = {"gateway_id": gateway_id, "folder": folder, "certificate_sha256": identity.certificate_sha256}
+    _tell(told, f"{gateway_id} is enrolled; bring {folder} to it", as_json=as_json)
 
 
 @main.command()
 @click.argument("gateway_id")
+@as_json
 @with_cloud
-def revoke(cloud: Cloud, gateway_id: str) -> None:
+def revoke(cloud: Cloud, gateway_id: str, *, as_json: bool) -> None:
     """Keep GATEWAY_ID out from now on; what it sent stays."""
     with cloud.store.writing() as session:
         gateways.revoke(session, gateway_id)
-    click.echo(f"{gateway_id} is revoked")
+    _tell({"gateway_id": gateway_id, "revoked": True}, f"{gateway_id} is revoked", as_json=as_json)
 
 
 @main.command()
 @click.option("--asset-class", required=True)
 @click.option("--version", type=int, required=True)
 @click.option("--reason", default="released by hand", show_default=True)
+@as_json
 @with_cloud
-def release(cloud: Cloud, asset_class: str, version: int, reason: str) -> None:
+def release(cloud: Cloud, asset_class: str, version: int, reason: str, *, as_json: bool) -> None:
     """Let a candidate be rolled out."""
     moved = cloud.registry.move(asset_class, version, BundleStatus.RELEASED, reason)
-    click.echo(f"{asset_class} version {moved.version} is {moved.status}")
+    _tell(moved, f"{asset_class} version {moved.version} is {moved.status}", as_json=as_json)
 
 
 @main.command()
@@ -227,9 +236,17 @@ def maintenance_group() -> None:
 @click.option("--failure-mode", "--mode", "failure_mode", required=True)
 @click.option("--in-service-again", help="When it ran again, repaired.")
 @click.option("--note", default="")
+@as_json
 @with_cloud
 def maintenance_add(
-    cloud: Cloud, asset_id: str, failed_at: str, failure_mode: str, in_service_again: str | None, note: str
+    cloud: Cloud,
+    asset_id: str,
+    *,
+    failed_at: str,
+    failure_mode: str,
+    in_service_again: str | None,
+    note: str,
+    as_json: bool,
 ) -> None:
     """Store one failure of ASSET_ID."""
     record = maintenance.MaintenanceRecord(
@@ -239,22 +256,23 @@ def maintenance_add(
         in_service_again=_time(in_service_again, "--in-service-again") if in_service_again else None,
         note=note,
     )
-    _add_records(cloud, [record])
+    _add_records(cloud, [record], as_json=as_json)
 
 
 @maintenance_group.command("import")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@as_json
 @with_cloud
-def maintenance_import(cloud: Cloud, file: Path) -> None:
+def maintenance_import(cloud: Cloud, file: Path, *, as_json: bool) -> None:
     """Store the failures in FILE: CSV with asset_id, failed_at, failure_mode and, if known, in_service_again, note."""
-    _add_records(cloud, maintenance.read_records(file))
+    _add_records(cloud, maintenance.read_records(file), as_json=as_json)
 
 
-def _add_records(cloud: Cloud, records: list[maintenance.MaintenanceRecord]) -> None:
+def _add_records(cloud: Cloud, records: list[maintenance.MaintenanceRecord], *, as_json: bool) -> None:
     with cloud.store.writing() as session:
         for record in records:
             maintenance.add_record(session, record)
-    click.echo(f"{len(records)} maintenance records stored")
+    _tell({"stored": len(records)}, f"{len(records)} maintenance records stored", as_json=as_json)
 
 
 def _time(text: str, option: str) -> datetime:
@@ -262,6 +280,14 @@ def _time(text: str, option: str) -> datetime:
         return datetime.fromisoformat(text)
     except ValueError as error:
         raise RecordRejected(f"{option} {text!r} is not a time ({error}); nothing is stored") from error
+
+
+def _tell(content: Any, sentence: str, *, as_json: bool) -> None:
+    """Print *content* for programs or the *sentence* for people."""
+    if as_json:
+        _print_json(content)
+    else:
+        click.echo(sentence)
 
 
 def _print_json(content: Any) -> None:

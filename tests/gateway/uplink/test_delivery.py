@@ -1,0 +1,300 @@
+"""Delivery to a real cloud over mutual TLS, through a link that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cloud_service.fleet import gateways
+from cloud_service.testing import CloudProcess
+from gateway.config import UplinkConfig
+from gateway.errors import ConfigError, UploadDeferred
+from gateway.journal import Journal, SegmentStore, compact_once
+from gateway.uplink import CloudClient, UplinkCondition, deliver
+from models.records import Observations, Stream
+
+ROWS = 20
+DEADLINE_S = 30.0
+
+
+class Link:
+    """A TCP link to the cloud that can be cut, now or after so many bytes, and mended."""
+
+    def __init__(self, port: int) -> None:
+        self.cloud_port = port
+        self.port = 0
+        self.up = True
+        self.budget: int | None = None
+        self.connections = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Link]:
+        """Listen while entered."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            self.cut()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Drop every connection and let no new one through."""
+        self.up = False
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        self.up, self.budget = True, None
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if not self.up:
+            writer.transport.abort()
+            return
+        try:
+            cloud_reader, cloud_writer = await asyncio.open_connection("127.0.0.1", self.cloud_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, cloud_writer}
+        for source, sink in ((reader, cloud_writer), (cloud_reader, writer)):
+            task = asyncio.create_task(self._carry(source, sink))
+            self._tasks.add(task)
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(4096):
+                if self.budget is not None:
+                    self.budget -= len(data)
+                    if self.budget < 0:
+                        self.cut()
+                        return
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
+    """A cloud that the tests of this module share; each speaks for a gateway of its own."""
+    with CloudProcess(tmp_path_factory.mktemp("cloud")) as running:
+        yield running
+
+
+@pytest.fixture
+def gateway_id(request: pytest.FixtureRequest) -> str:
+    """A gateway that only this test speaks for."""
+    return f"gw-{abs(hash(request.node.nodeid)) % 10**12}"
+
+
+@pytest.fixture
+async def journal(tmp_path: Path, gateway_id: str) -> AsyncIterator[Journal]:
+    """An empty journal."""
+    (tmp_path / "state").mkdir()
+    opened = await Journal.open(tmp_path / "state", gateway_id)
+    yield opened
+    await opened.close()
+
+
+async def fill(journal: Journal, segments: int, *, start: int = 0) -> None:
+    """Append *segments* segments of one page each."""
+    for number in range(start, start + segments):
+        await journal.append(
+            Observations.of_values(
+                (Stream("pump-01", "speed_rpm"),),
+                np.zeros(ROWS, np.uint32),
+                number * ROWS + np.arange(ROWS, dtype=np.int64),
+                np.arange(ROWS, dtype=np.float64) + number,
+                np.zeros(ROWS, np.uint32),
+            )
+        )
+        await compact_once(journal, max_pages=1)
+
+
+def uplink(cloud: CloudProcess, gateway_id: str, port: int | None = None) -> UplinkConfig:
+    """Return the configuration of *gateway_id*'s way to *cloud*, enrolled there."""
+    folder = cloud.enroll(gateway_id)
+    return UplinkConfig(
+        cloud_url=f"https://127.0.0.1:{port or urlsplit(cloud.ingest_url).port}",
+        ca_file=folder / "ca.pem",
+        certificate_file=folder / "gateway.pem",
+        key_file=folder / "gateway.key",
+        retry_min_s=0.05,
+        retry_max_s=0.2,
+    )
+
+
+@contextlib.asynccontextmanager
+async def delivering(journal: Journal, config: UplinkConfig) -> AsyncIterator[UplinkCondition]:
+    """Deliver while entered."""
+    condition = UplinkCondition()
+    task = asyncio.create_task(deliver(journal, config, condition))
+    try:
+        yield condition
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Wait until *reached* says so."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not reached():  # noqa: ASYNC110 - what is waited for happens in another process
+            await asyncio.sleep(0.01)
+
+
+def times_in_lake(cloud: CloudProcess, gateway_id: str) -> list[int]:
+    folder = cloud.lake / "observations" / f"gateway={gateway_id}"
+    return sorted(t for f in folder.glob("*.parquet") for t in pq.ParquetFile(f).read(["source_time"])[0].to_pylist())
+
+
+async def test_every_segment_arrives_once(cloud: CloudProcess, journal: Journal, gateway_id: str) -> None:
+    """What is there when the link comes up, and what comes later."""
+    await fill(journal, 3)
+    async with delivering(journal, uplink(cloud, gateway_id)) as condition:
+        await until(lambda: journal.counters.segments_pending == 0)
+        await fill(journal, 2, start=3)
+        await until(lambda: journal.counters.pending == 0)
+        assert condition.connected
+    assert times_in_lake(cloud, gateway_id) == list(range(5 * ROWS))
+    assert journal.counters.appended == journal.counters.delivered == 5 * ROWS
+
+
+@pytest.mark.parametrize("budget", [2_000, 6_000, 12_000, 20_000])
+async def test_a_link_that_is_cut_loses_and_repeats_nothing(
+    cloud: CloudProcess, journal: Journal, gateway_id: str, budget: int
+) -> None:
+    """Cut after so many bytes (in a handshake, a segment, an answer), and mended: each observation is there once."""
+    await fill(journal, 12)
+    port = urlsplit(cloud.ingest_url).port
+    assert port is not None
+    async with Link(port).open() as link:
+        link.budget = budget
+        async with delivering(journal, uplink(cloud, gateway_id, link.port)) as condition:
+            await until(lambda: not link.up and link.connections > 2)
+            assert not condition.connected
+            assert journal.counters.appended == journal.counters.delivered + journal.counters.pending
+            link.mend()
+            await until(lambda: journal.counters.pending == 0)
+    assert times_in_lake(cloud, gateway_id) == list(range(12 * ROWS))
+
+
+async def test_a_cloud_that_is_killed_gets_what_it_lacks(tmp_path: Path) -> None:
+    """SIGKILL in the middle, a new start on the same port: delivery goes on by itself."""
+    journal = await Journal.open(tmp_path, "gw-1")
+    await fill(journal, 30)
+    with CloudProcess(tmp_path / "cloud") as cloud:
+        async with delivering(journal, uplink(cloud, "gw-1")) as condition:
+            await until(lambda: journal.counters.segments_pending < 25)
+            await asyncio.to_thread(cloud.stop, signal.SIGKILL)
+            await until(lambda: not condition.connected)
+            await asyncio.to_thread(cloud.start)
+            await until(lambda: journal.counters.pending == 0)
+        assert times_in_lake(cloud, "gw-1") == list(range(30 * ROWS))
+    await journal.close()
+
+
+async def test_what_the_cloud_lost_is_sent_again(tmp_path: Path) -> None:
+    """A cloud without the segments it once confirmed says so by its ledger, and gets them again."""
+    journal = await Journal.open(tmp_path, "gw-1")
+    await fill(journal, 3)
+    for name in ("before", "after"):
+        with CloudProcess(tmp_path / name) as cloud:
+            async with delivering(journal, uplink(cloud, "gw-1")) as condition:
+                await until(lambda: condition.connected and journal.counters.pending == 0)
+            assert times_in_lake(cloud, "gw-1") == list(range(3 * ROWS))
+    await journal.close()
+
+
+async def test_a_refused_segment_is_kept_and_the_others_go_on(
+    cloud: CloudProcess, journal: Journal, gateway_id: str
+) -> None:
+    """A journal that was cloned: its first segment conflicts, stays on the shelf with the reason, and is not lost."""
+    config = uplink(cloud, gateway_id)
+    await fill(journal, 1)
+    first = (await SegmentStore(journal).segments())[0]
+    data = await SegmentStore(journal).read(first)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gateway.uplink.delivery.SegmentStore.read", tampered)
+        async with delivering(journal, config) as condition:
+            await until(lambda: bool(condition.refused))
+            patch.undo()
+            await fill(journal, 2, start=1)
+            await until(lambda: journal.counters.segments_pending == 1)
+            assert "422" in condition.warnings[0]
+    assert await SegmentStore(journal).read(first) == data
+    assert times_in_lake(cloud, gateway_id) == list(range(ROWS, 3 * ROWS))
+
+    async with delivering(journal, config):
+        await until(lambda: journal.counters.pending == 0)
+    assert times_in_lake(cloud, gateway_id) == list(range(3 * ROWS))
+
+
+async def tampered(*_: object) -> bytes:
+    return b"changed on the way"
+
+
+async def test_a_revoked_gateway_keeps_its_segments(cloud: CloudProcess, journal: Journal, gateway_id: str) -> None:
+    """It is told why, tries on, and delivers everything once it is enrolled again."""
+    config = uplink(cloud, gateway_id)
+    store = cloud.store()
+    with store.writing() as session:
+        gateways.revoke(session, gateway_id)
+    await fill(journal, 2)
+    async with delivering(journal, config) as condition:
+        await until(lambda: "403" in condition.trouble)
+    assert journal.counters.pending == 2 * ROWS
+    assert not condition.refused
+    store.close()
+    async with delivering(journal, uplink(cloud, gateway_id)):
+        await until(lambda: journal.counters.pending == 0)
+
+
+async def test_a_cloud_of_another_fleet_gets_nothing(
+    cloud: CloudProcess, journal: Journal, gateway_id: str, tmp_path: Path
+) -> None:
+    """The gateway trusts its own fleet's authority alone."""
+    CloudProcess(tmp_path / "other").enroll(gateway_id)
+    config = uplink(cloud, gateway_id)
+    foreign = tmp_path / "other" / "enrolled" / gateway_id / "ca.pem"
+    config.ca_file.write_bytes(foreign.read_bytes())
+    async with CloudClient(config, gateway_id) as client:
+        with pytest.raises(UploadDeferred, match="certificate verify failed"):
+            await client.ledger(journal.epoch)
+
+
+async def test_delivery_ends_with_the_journal(cloud: CloudProcess, journal: Journal, gateway_id: str) -> None:
+    """A journal that is closed ends delivery kindly."""
+    config = uplink(cloud, gateway_id)
+    condition = UplinkCondition()
+    task = asyncio.create_task(deliver(journal, config, condition))
+    await until(lambda: condition.connected)
+    await journal.close()
+    async with asyncio.timeout(DEADLINE_S):
+        await task
+
+
+def test_a_certificate_that_is_not_there_stops_the_service(tmp_path: Path) -> None:
+    """The message says which keys to look at."""
+    config = UplinkConfig(
+        cloud_url="https://127.0.0.1:1",
+        ca_file=tmp_path / "ca.pem",
+        certificate_file=tmp_path / "gateway.pem",
+        key_file=tmp_path / "gateway.key",
+    )
+    with pytest.raises(ConfigError, match="ca_file"):
+        CloudClient(config, "gw-1")
