@@ -29,12 +29,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 import msgspec
 import numpy as np
 
-from models.records import Observations, Page, Results, to_ns
+from models.records import Observations, Page, Results, Stream, to_ns
 
 Field = float | int | str | None
 
@@ -63,10 +64,7 @@ def lines(page: Page) -> Iterator[bytes]:
 
 
 def _observation_lines(rows: Observations, gateway_id: str) -> Iterator[bytes]:
-    heads = [
-        _head("observation", {"asset_id": stream.asset_id, "channel": stream.channel, "gateway_id": gateway_id})
-        for stream in rows.streams
-    ]
+    heads = [_observation_head(stream, gateway_id) for stream in rows.streams]
     bad = (rows.status >> np.uint32(31)) == 1
     finite = np.isfinite(rows.value)
     form = np.where(rows.sample_count > 0, 3, np.where(finite, np.where(bad, 2, 1), 0))
@@ -83,6 +81,11 @@ def _observation_lines(rows: Observations, gateway_id: str) -> Iterator[bytes]:
             yield b"%b status=%di,sample_count=%di %d" % (heads[stream], status, count, time)
         else:
             yield b"%b status=%di %d" % (heads[stream], status, time)
+
+
+@lru_cache(maxsize=100_000)
+def _observation_head(stream: Stream, gateway_id: str) -> bytes:
+    return _head("observation", {"asset_id": stream.asset_id, "channel": stream.channel, "gateway_id": gateway_id})
 
 
 def _rms(rows: Observations) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

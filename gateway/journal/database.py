@@ -281,28 +281,18 @@ class JournalDatabase:
 
     # Reading
 
-    def pages(self, after: int, *, limit: int, max_bytes: int) -> list[tuple[int, int, bytes]]:
-        """Return (seq, committed_time, payload) of the pages that follow *after*, at least one when there is one.
-
-        Raises:
-            JournalError: If the page after *after* is not there any more.
-        """
-        rows: list[tuple[int, int, bytes]] = []
-        size, committed = 0, self.counters.pages
+    def decoded_pages(self, after: int, *, limit: int, max_bytes: int) -> list[Page]:
+        """Return the oldest pages in the table after *after*, at least one when there is one."""
+        pages: list[Page] = []
+        size = 0
         for row in self._reader.execute(
             "SELECT seq, committed_time, payload FROM page WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
         ):
             size += len(row[2])
-            if rows and size > max_bytes:
+            if pages and size > max_bytes:
                 break
-            rows.append(row)
-        if (rows and rows[0][0] != after + 1) or (not rows and committed > after):
-            raise JournalError(f"{self.path}: page {after + 1} is not there any more; the reader behind it stops")
-        return rows
-
-    def decoded_pages(self, after: int, *, limit: int, max_bytes: int) -> list[Page]:
-        """Return the pages that follow *after*, decoded."""
-        return [self._page(*row) for row in self.pages(after, limit=limit, max_bytes=max_bytes)]
+            pages.append(self._page(*row))
+        return pages
 
     def history(self, start_ns: int, end_ns: int) -> tuple[list[SegmentEntry], list[Page]]:
         """Return what may hold source times in ``start_ns <= t < end_ns``: segments, and the pages that are in none.

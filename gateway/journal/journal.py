@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from gateway.errors import JournalError
 from gateway.journal.database import JournalCounters, JournalDatabase
+from gateway.journal.replay import pages_after
 from models.records import Observations, Page, Results, Stream
 
 _PREFETCH_PAGES = 64
@@ -185,7 +186,7 @@ class JournalReader:
         """Yield every page after the position, in order, then each new one as it is committed, until the close.
 
         Raises:
-            JournalError: If a page it has not done is gone.
+            JournalError: If a page it has not done is in a segment that is gone or changed.
         """
         after = self.position
         while await self.journal.wait_beyond(after):
@@ -211,4 +212,4 @@ class JournalReader:
 
 
 def _prefetch(database: JournalDatabase, *, after: int) -> list[Page]:
-    return database.decoded_pages(after, limit=_PREFETCH_PAGES, max_bytes=_PREFETCH_BYTES)
+    return pages_after(database, after, limit=_PREFETCH_PAGES, max_bytes=_PREFETCH_BYTES)

@@ -76,6 +76,7 @@ class Newest:
         self._index: dict[Stream, int] = {}
         self._rows = _Rows.blank(0)
         self._stored = np.zeros(0, np.bool_)
+        self._last_table: tuple[tuple[Stream, ...], Indices] = ((), np.zeros(0, np.intp))
 
     def source_time(self, stream: Stream) -> int | None:
         """Return the newest stored source time of *stream* in ns, or None when nothing of it is stored."""
@@ -131,12 +132,15 @@ class Newest:
         return newest
 
     def _places(self, streams: tuple[Stream, ...]) -> Indices:
+        if streams is self._last_table[0]:  # a source hands down the same table with every batch
+            return self._last_table[1]
         places = np.array([self._index.setdefault(stream, len(self._index)) for stream in streams], np.intp)
         missing = len(self._index) - len(self._stored)
         if missing > 0:
             room = missing + len(self._index) // 2
             self._rows = self._rows.followed_by(_Rows.blank(room))
             self._stored = np.concatenate([self._stored, np.zeros(room, np.bool_)])
+        self._last_table = streams, places
         return places
 
 

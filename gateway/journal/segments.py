@@ -14,10 +14,10 @@ from pathlib import Path
 
 import structlog
 
-from gateway.errors import JournalError
 from gateway.journal.database import JournalDatabase, SegmentEntry
 from gateway.journal.errors import CommitFailed
 from gateway.journal.journal import Journal
+from gateway.journal.replay import read_segment
 from models.records import Observations, Page
 from models.segment import encode_segment, segment_digest
 
@@ -52,7 +52,7 @@ class SegmentStore:
         Raises:
             JournalError: If the file is gone or changed.
         """
-        return await asyncio.to_thread(_read_checked, entry)
+        return await asyncio.to_thread(read_segment, entry)
 
     async def mark_delivered(self, ranges: Sequence[tuple[int, int]]) -> int:
         """Mark every segment that lies inside *ranges* of seq as delivered; return how many changed.
@@ -158,13 +158,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _read_checked(entry: SegmentEntry) -> bytes:
-    try:
-        data = entry.path.read_bytes()
-    except OSError as error:
-        raise JournalError(f"{entry.path}: segment cannot be read ({error}); it is left out") from error
-    if segment_digest(data) != entry.digest:
-        raise JournalError(f"{entry.path}: segment is not what was written (digest differs); it is left out")
-    return data

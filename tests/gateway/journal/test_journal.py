@@ -258,7 +258,7 @@ async def test_results_are_not_stored_when_the_position_cannot_move(journal: Jou
     with pytest.raises(CommitFailed, match="injected"):
         await reader.commit(1, results=make_event("from page 1"), state=b"new")
     assert (journal.last_seq, reader.position, reader.state) == (1, 0, None)
-    assert len(await journal.read(lambda database: database.pages(0, limit=9, max_bytes=10**9))) == 1
+    assert len(await journal.read(lambda database: database.decoded_pages(0, limit=9, max_bytes=10**9))) == 1
 
 
 async def test_in_two_commits_the_results_would_stay(journal: Journal) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import JournalError
-from gateway.journal import Journal, SegmentEntry, SegmentStore, compact, compact_once
+from gateway.journal import Journal, JournalReader, SegmentEntry, SegmentStore, compact, compact_once
 from gateway.journal.segments import remove_orphans
+from models.records import Observations, Page, Results
 from models.segment import decode_segment, segment_digest
-from tests.strategies import NOON_NS, SECOND_NS, make_event, make_observations
+from tests.strategies import NOON_NS, SECOND_NS, make_event, make_observations, same
 
 
 async def fill(journal: Journal, pages: int) -> None:
@@ -71,6 +73,50 @@ async def test_a_reader_that_is_forgotten_holds_no_page(journal: Journal) -> Non
     assert await trim(journal) == 0
     await journal.forget_reader("historian")
     assert await trim(journal) == 2
+
+
+async def test_a_reader_that_comes_late_gets_every_page(journal: Journal) -> None:
+    """Out of segments where the pages are deleted, from the table where not, as if it had always been there."""
+    contents: list[Observations | Results] = []
+    for number in range(8):
+        contents.append(make_event(str(number)))
+        contents.append(make_observations(streams=1, rows=3, start_ns=NOON_NS + number * 10**12))
+    for content in contents:
+        await (journal.append(content) if isinstance(content, Observations) else journal.append_results(content))
+    await compact_once(journal, max_pages=5)
+    await compact_once(journal, max_pages=6)
+    assert await trim(journal) == 11
+    reader = await journal.reader("late")
+    async with asyncio.timeout(30):
+        pages = [page async for page in until(reader, 16)]
+    assert [page.seq for page in pages] == list(range(1, 17))
+    for page, content in zip(pages, contents, strict=True):
+        if isinstance(page.content, Observations) and isinstance(content, Observations):
+            assert same(page.content, content)
+        else:
+            assert page.content == content
+
+
+async def test_a_late_reader_whose_segment_is_gone_is_told(journal: Journal) -> None:
+    """It never goes on behind a hole."""
+    await fill(journal, 4)
+    entry = await compact_once(journal, max_pages=2)
+    assert entry is not None
+    await trim(journal)
+    entry.path.unlink()
+    with pytest.raises(JournalError, match="cannot be read"):
+        await anext(aiter((await journal.reader("late")).pages()))
+    await journal.write(lambda database: database._writer.execute("DELETE FROM segment").close())
+    with pytest.raises(JournalError, match="page 1 is in no segment"):
+        await anext(aiter((await journal.reader("late")).pages()))
+
+
+async def until(reader: JournalReader, seq: int) -> AsyncIterator[Page]:
+    """Yield the pages of *reader* up to *seq*."""
+    async for page in reader.pages():
+        yield page
+        if page.seq == seq:
+            return
 
 
 async def test_seqs_and_repeats_go_on_after_all_pages_are_deleted(journal: Journal, tmp_path: Path) -> None:
