@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import AcquisitionConfig, AssetClassConfig, AssetConfig, ServerConfig
+from gateway.data_acquisition import OpcuaSource
+from tests.gateway.data_acquisition.small_plant import CHANNELS, SmallPlant, Store, free_port
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("asyncua")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    yield
+    logger.setLevel(before)
+
+
+@pytest.fixture
+async def plant(tmp_path: Path) -> AsyncIterator[SmallPlant]:
+    plant = SmallPlant(tmp_path / "plant", free_port())
+    await plant.start()
+    yield plant
+    await plant.stop()
+
+
+@pytest.fixture
+def source_of(tmp_path: Path, store: Store) -> Callable[..., OpcuaSource]:
+    """Make a source for a plant, which it trusts unless told otherwise."""
+
+    def make(plant: SmallPlant, *, trusted: bool = True, endpoint: str = "", **server: Any) -> OpcuaSource:
+        pki = tmp_path / "pki"
+        (pki / "trusted").mkdir(parents=True, exist_ok=True)
+        password = tmp_path / "password"
+        password.write_text("secret\n")
+        if trusted:
+            (pki / "trusted" / "plant.der").write_bytes(plant.certificate.read_bytes())
+        asset = AssetConfig(asset_id="pump-01", asset_class="pump", server="s", path="Machines/pump-01/Monitoring")
+        return OpcuaSource(
+            ServerConfig(
+                **{
+                    "name": "s",
+                    "endpoint": endpoint or plant.endpoint,
+                    "user": "gateway",
+                    "password_file": password,
+                    **server,
+                }
+            ),
+            [asset],
+            AcquisitionConfig(publishing_interval_ms=50.0),
+            gateway_id="gw-1",
+            asset_classes={"pump": AssetClassConfig(channels=CHANNELS)},
+            pki_dir=pki,
+            newest=store.newest,
+        )
+
+    return make

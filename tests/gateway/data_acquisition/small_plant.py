@@ -1,0 +1,195 @@
+"""A small OPC UA server in the test's process, and what the tests do with it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from asyncua import ua
+from asyncua.server.history import HistoryDict
+from asyncua.server.server import Server
+from asyncua.server.user_managers import User, UserRole
+from asyncua.ua.attribute_ids import AttributeIds
+
+from gateway.data_acquisition import Batch, OpcuaSource, ensure_application_certificate
+from models.records import Gap, Stream, to_ns
+
+NOON = datetime.fromisoformat("2026-03-02T12:00:00+00:00")
+NOON_NS = to_ns(NOON)
+SECOND_NS = 1_000_000_000
+CHANNELS = ("speed_rpm", "load_pct", "vibration_waveform_m_s2")
+BAD_SENSOR = 0x808C0000  # BadSensorFailure
+
+
+class OneUser:
+    """Lets in the user ``gateway`` with the password ``secret``."""
+
+    def get_user(self, _server: Any, username: str | None = None, password: str | None = None, **_: Any) -> User | None:
+        return User(role=UserRole.User) if (username, password) == ("gateway", "secret") else None
+
+
+@dataclass
+class SmallPlant:
+    """An OPC UA server in this process with one asset, written by the test."""
+
+    folder: Path
+    port: int
+    with_history: bool = True
+    channels: tuple[str, ...] = CHANNELS
+    server: Server | None = None
+    nodes: dict[str, Any] = field(default_factory=dict)
+    storage: HistoryDict = field(default_factory=lambda: HistoryDict(max_history_data_response_size=7))
+
+    @property
+    def endpoint(self) -> str:
+        return f"opc.tcp://127.0.0.1:{self.port}/wearsight/"
+
+    @property
+    def certificate(self) -> Path:
+        return self.folder / "pki" / "application.der"
+
+    async def start(self) -> None:
+        uri = "urn:test:plant"
+        certificate, key = ensure_application_certificate(self.folder / "pki", uri, "plant")
+        server = Server(user_manager=OneUser())
+        await server.init()
+        server.iserver.history_manager.set_storage(self.storage)
+        await server.set_application_uri(uri)
+        server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
+        server.set_identity_tokens([ua.UserNameIdentityToken])
+        await server.load_certificate(certificate)
+        await server.load_private_key(key, format="pem")
+        server.set_endpoint(self.endpoint)
+        namespace = await server.register_namespace("urn:test")
+        machines = await server.nodes.objects.add_folder(namespace, "Machines")
+        pump = await machines.add_object(namespace, "pump-01")
+        monitoring = await pump.add_object(namespace, "Monitoring")
+        self.nodes = {}
+        self.server = server
+        for channel in self.channels:
+            await self._add(monitoring, namespace, channel)
+        await server.start()
+
+    async def _add(self, parent: Any, namespace: int, channel: str) -> None:
+        waveform = "waveform" in channel
+        initial = ua.Variant([0.0] if waveform else 0.0, ua.VariantType.Float if waveform else ua.VariantType.Double)
+        node = await parent.add_variable(ua.NodeId(channel, namespace), f"{namespace}:{channel}", initial)
+        await node.add_property(0, "EURange", ua.Range(Low=0.0, High=100.0))
+        unit = ua.EUInformation(DisplayName=ua.LocalizedText("m/s²" if waveform else "1/min"))
+        await node.add_property(0, "EngineeringUnits", unit)
+        if waveform:
+            await node.add_property(0, "SampleRate", 6400.0)
+        self.nodes[channel] = node
+        remembered = self.storage._datachanges.setdefault(node.nodeid, [])
+        self.storage._datachanges_period.setdefault(node.nodeid, (None, 0))
+        if self.with_history:
+            await node.set_attr_bit(AttributeIds.AccessLevel, ua.AccessLevel.HistoryRead)
+            await node.set_attr_bit(AttributeIds.UserAccessLevel, ua.AccessLevel.HistoryRead)
+        if remembered:
+            assert self.server is not None
+            await self.server.write_attribute_value(node.nodeid, remembered[-1])
+        else:
+            await self.write(channel, 0, [0.0] if waveform else 0.0)
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            await self.server.stop()
+            self.server = None
+
+    async def write(self, channel: str, second: float, value: float | list[float], status: int = 0) -> None:
+        """Have *channel* measure *value* so many seconds after noon."""
+        kind = ua.VariantType.Float if isinstance(value, list) else ua.VariantType.Double
+        data_value = ua.DataValue(
+            ua.Variant(value, kind), ua.StatusCode(status), SourceTimestamp=NOON + timedelta(seconds=second)
+        )
+        self.remember(channel, data_value)
+        assert self.server is not None
+        await self.server.write_attribute_value(self.nodes[channel].nodeid, data_value)
+
+    def remember(self, channel: str, data_value: ua.DataValue) -> None:
+        """Put a value into the history alone, as if it had been measured while the server was there alone."""
+        self.storage._datachanges[self.nodes[channel].nodeid].append(data_value)
+
+    def subscriptions(self) -> list[Any]:
+        assert self.server is not None
+        return list(self.server.iserver.subscription_service.subscriptions.values())
+
+    def unacknowledged(self) -> int:
+        """How many messages the server still keeps for sending again."""
+        return sum(len(subscription._not_acknowledged_results) for subscription in self.subscriptions())
+
+
+@dataclass
+class Store:
+    """Where the test's batches end: what a journal would hold, with its rule for repeats."""
+
+    rows: dict[Stream, list[tuple[int, float, int]]] = field(default_factory=dict)
+    waveforms: list[list[float]] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    repeats: int = 0
+    batches: list[Batch] = field(default_factory=list)
+
+    def newest(self, stream: Stream) -> int | None:
+        rows = self.rows.get(stream)
+        return max(row[0] for row in rows) if rows else None
+
+    def append(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        self.gaps += batch.results.gaps
+        self.events += [event.kind for event in batch.results.events]
+        o = batch.observations
+        for i, samples in enumerate(o.waveforms()):
+            stream = o.streams[o.stream[i]]
+            row = (int(o.source_time[i]), float(o.value[i]), int(o.status[i]))
+            rows = self.rows.setdefault(stream, [])
+            if rows and np.array_equal(rows[-1], row, equal_nan=True):
+                self.repeats += 1
+                continue
+            rows.append(row)
+            if o.sample_count[i]:
+                self.waveforms.append(samples.tolist())
+
+    def seconds(self, channel: str) -> list[float]:
+        return [(row[0] - NOON_NS) / SECOND_NS for row in self.rows.get(Stream("pump-01", channel), [])]
+
+    def values(self, channel: str) -> list[float]:
+        return [row[1] for row in self.rows.get(Stream("pump-01", channel), [])]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@asynccontextmanager
+async def collecting(source: OpcuaSource, store: Store) -> AsyncIterator[None]:
+    """Carry batches of *source* into *store* meanwhile."""
+
+    async def collect() -> None:
+        async with aclosing(source.batches()) as batches:
+            async for batch in batches:
+                store.append(batch)
+                await batch.acknowledge()
+
+    task = asyncio.create_task(collect())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* holds; the test's own time limit ends what never does."""
+    while not condition():  # noqa: ASYNC110 - many things change it, none of them tells
+        await asyncio.sleep(0.01)
