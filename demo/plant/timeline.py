@@ -20,12 +20,32 @@ class _Block:
         self.observations = observations
         self._rows = np.argsort(observations.stream, kind="stable")
         self._bounds = np.searchsorted(observations.stream[self._rows], np.arange(stream_count + 1))
+        self._ends = np.cumsum(observations.sample_count, dtype=np.int64)
 
     def rows(self, stream: int, start_ns: int, end_ns: int) -> Int64Array:
         """Return the rows of *stream* with ``start_ns <= source_time <= end_ns``, by time."""
         rows = self._rows[self._bounds[stream] : self._bounds[stream + 1]]
         times = self.observations.source_time[rows]
         return np.asarray(rows[np.searchsorted(times, start_ns, "left") : np.searchsorted(times, end_ns, "right")])
+
+    def take(self, rows: Int64Array) -> Observations:
+        """Return *rows*, few out of many: ``Observations.take`` looks at the whole block each time."""
+        whole = self.observations
+        counts = whole.sample_count[rows]
+        pieces = [
+            whole.samples[end - count : end]
+            for end, count in zip(self._ends[rows].tolist(), counts.tolist(), strict=True)
+            if count
+        ]
+        return Observations(
+            streams=whole.streams,
+            stream=whole.stream[rows],
+            source_time=whole.source_time[rows],
+            value=whole.value[rows],
+            status=whole.status[rows],
+            sample_count=counts,
+            samples=np.concatenate(pieces) if pieces else np.empty(0, np.float32),
+        )
 
 
 class Timeline:
@@ -38,10 +58,8 @@ class Timeline:
         self._source = source
         self._known_until = source.live_start
         self._blocks: list[_Block] = []
-        self._ahead = Observations.empty()
-        self._position = 0
         self._add(source.observations(source.first, source.live_start))
-        self.made = len(self._blocks[0].observations)
+        self._position = self.made = len(self._blocks[0].observations)
 
     @property
     def ended(self) -> bool:
@@ -61,15 +79,15 @@ class Timeline:
         """
         end = self._source.end
         until_ns = until_ns if end is None else min(until_ns, end - 1)
-        if self._position == len(self._ahead) and self._known_until <= until_ns:
+        if self._position == len(self._blocks[-1].observations) and self._known_until <= until_ns:
             self._look_ahead()
-        times = self._ahead.source_time
+        times = self._blocks[-1].observations.source_time
         reach = min(until_ns, self._known_until - 1)
         stop = int(np.searchsorted(times, reach, "right"))
         if stop - self._position > limit:
             stop = int(np.searchsorted(times, times[self._position + limit - 1], "right"))
             reach = int(times[stop - 1])
-        rows = self._ahead.take(np.arange(self._position, stop))
+        rows = self._blocks[-1].take(np.arange(self._position, stop))
         self._position = stop
         self.now = max(self.now, reach)
         self.made += len(rows)
@@ -78,23 +96,23 @@ class Timeline:
     def history(self, stream: int, start_ns: int, end_ns: int) -> Observations:
         """Return what *stream* made in ``start_ns <= source_time <= end_ns``, up to now, by time."""
         end_ns = min(end_ns, self.now)
-        return Observations.concatenate(
-            [block.observations.take(block.rows(stream, start_ns, end_ns)) for block in self._blocks]
-        )
+        parts = [(block, block.rows(stream, start_ns, end_ns)) for block in self._blocks]
+        filled = [block.take(rows) for block, rows in parts if len(rows)]
+        return filled[0] if len(filled) == 1 else Observations.concatenate(filled)
 
     def newest(self, stream: int) -> Observations:
         """Return the newest row of *stream* up to now, or no row."""
         for block in reversed(self._blocks):
             rows = block.rows(stream, 0, self.now)
             if len(rows):
-                return block.observations.take(rows[-1:])
+                return block.take(rows[-1:])
         return Observations.empty()
 
     def _look_ahead(self) -> None:
         start = self._known_until
         end = start + AHEAD_NS if self._source.end is None else min(start + AHEAD_NS, self._source.end)
-        self._ahead, self._position, self._known_until = self._source.observations(start, end), 0, end
-        self._add(self._ahead)
+        self._add(self._source.observations(start, end))
+        self._position, self._known_until = 0, end
 
     def _add(self, observations: Observations) -> None:
         if len(observations) and observations.streams != self.streams:
