@@ -1,0 +1,1 @@
+"""The slots that hold signed model releases on a gateway."""

@@ -1,0 +1,186 @@
+"""The program ``wearsight-gateway``.
+
+Exit codes: 0 fine, 1 the service ended by a fault or ``doctor`` found one, 2 usage or configuration, 3 bundle refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import msgspec
+import structlog
+
+from gateway.bundles.slots import BundleSlots
+from gateway.config import GatewayConfig, check_config, load_config
+from gateway.doctor import Finding, examine
+from gateway.errors import BundleRefused, ConfigError, GatewayError
+from gateway.pipeline import bundle_slots, run
+from models.bundle.errors import BundleError
+
+EXIT_FAULT, EXIT_CONFIG, EXIT_REFUSED = 1, 2, 3
+
+_config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("gateway.toml"),
+    show_default=True,
+    help="The gateway's configuration.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
+
+
+@click.group()
+@click.version_option(installed_version("wearsight"), prog_name="wearsight-gateway")
+def main() -> None:
+    """Read machines, store every value, run signed models on the spot."""
+
+
+@main.command("run")
+@_config_option
+def run_command(config_file: Path) -> None:
+    """Run the gateway until SIGTERM or SIGINT."""
+    config = _checked(config_file)
+    _log_as_json()
+    try:
+        asyncio.run(run(config))
+    except* (GatewayError, OSError) as group:
+        for reason in _reasons(group):
+            click.echo(f"the gateway stops: {reason}", err=True)
+        sys.exit(EXIT_CONFIG if group.subgroup(ConfigError) else EXIT_FAULT)
+
+
+@main.command("check-config")
+@_config_option
+def check_config_command(config_file: Path) -> None:
+    """Check the configuration and the files it names, without touching the network."""
+    config = _checked(config_file)
+    click.echo(f"{config_file}: good; gateway {config.gateway_id}, {len(config.asset)} assets")
+
+
+@main.command("version")
+@_json_option
+def version_command(*, as_json: bool) -> None:
+    """Print the version."""
+    version = installed_version("wearsight")
+    _print({"version": version}, version, as_json=as_json)
+
+
+@main.command("doctor")
+@_config_option
+@_json_option
+def doctor_command(config_file: Path, *, as_json: bool) -> None:
+    """Look for what keeps this gateway from working, and say the next step."""
+    findings = asyncio.run(examine(config_file))
+    _print(findings, "\n".join(_line(finding) for finding in findings), as_json=as_json)
+    if any(f.level == "fault" for f in findings):
+        sys.exit(EXIT_FAULT)
+
+
+@main.group()
+def bundle() -> None:
+    """Install, roll back and list bundles. A running gateway follows within a second or two."""
+
+
+@bundle.command("install")
+@click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_config_option
+@_json_option
+def install_command(archive: Path, config_file: Path, *, as_json: bool) -> None:
+    """Check ARCHIVE and make it live, or refuse it and leave everything as it is."""
+    slots = _slots(config_file)
+    try:
+        report = slots.install(archive)
+    except (BundleError, BundleRefused) as error:
+        _refuse(error, as_json=as_json)
+    data = {"installed": True, **msgspec.to_builtins(report)}
+    _print(data, f"{report.asset_class} version {report.version} is live", as_json=as_json)
+
+
+@bundle.command("rollback")
+@click.argument("asset_class")
+@_config_option
+@_json_option
+def rollback_command(asset_class: str, config_file: Path, *, as_json: bool) -> None:
+    """Make the bundle of ASSET_CLASS live that was live before; needs no network."""
+    try:
+        manifest = _slots(config_file).rollback(asset_class)
+    except (BundleError, BundleRefused) as error:
+        _refuse(error, as_json=as_json)
+    data = {"asset_class": asset_class, "version": manifest.version}
+    _print(data, f"{asset_class} version {manifest.version} is live again", as_json=as_json)
+
+
+@bundle.command("list")
+@_config_option
+@_json_option
+def list_command(config_file: Path, *, as_json: bool) -> None:
+    """List the bundles on disk."""
+    slots = _slots(config_file).listing()
+    lines = [f"{s.asset_class} version {s.version}{' (live)' if s.live else ''}" for s in slots]
+    _print(slots, "\n".join(lines) or "no bundles", as_json=as_json)
+
+
+def _checked(config_file: Path) -> GatewayConfig:
+    """Return the checked configuration, or end the program with the reason."""
+    try:
+        return check_config(config_file)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_CONFIG)
+
+
+def _reasons(group: BaseExceptionGroup[Exception]) -> Iterator[str]:
+    """Yield the message of each exception inside *group*."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _reasons(error)
+        else:
+            yield str(error) or type(error).__name__
+
+
+def _slots(config_file: Path) -> BundleSlots:
+    try:
+        return bundle_slots(load_config(config_file))
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_CONFIG)
+
+
+def _refuse(error: BundleError | BundleRefused, *, as_json: bool) -> NoReturn:
+    if as_json:
+        body = {"installed": False, "cause": type(error).__name__, "reason": str(error)}
+        click.echo(msgspec.json.encode(body).decode())
+    click.echo(f"refused ({type(error).__name__}): {error}", err=True)
+    sys.exit(EXIT_REFUSED)
+
+
+def _line(finding: Finding) -> str:
+    step = f"\n        → {finding.next_step}" if finding.next_step else ""
+    return f"{finding.level:7} {finding.subject}: {finding.message}{step}"
+
+
+def _print(data: object, text: str, *, as_json: bool) -> None:
+    click.echo(msgspec.json.encode(data).decode() if as_json else text)
+
+
+def _log_as_json() -> None:
+    """Send logs to standard error, one JSON object a line; those of libraries from warnings on."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

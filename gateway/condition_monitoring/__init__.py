@@ -1,0 +1,1 @@
+"""Blocks two to five, and the monitor that reads the journal through all of them."""

@@ -1,0 +1,190 @@
+"""Blocks two to six of one gateway, built from the live bundle of each asset class, and rebuilt when it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+import structlog
+
+from gateway.advisory_generation.advisor import AssetContext
+from gateway.bundles.slots import BundleSlots
+from gateway.condition_monitoring.class_blocks import ClassBlocks, Unmonitored
+from models.bundle.errors import BundleError
+from models.records import OPEN_STATES, GatewayEvent, Observations, Results, State, Zone
+
+log = structlog.get_logger()
+
+Token = tuple[int, int]
+
+
+@dataclass(kw_only=True)
+class ClassMemory:
+    """What is remembered of one asset class beside its models; saved with the journal position.
+
+    Attributes:
+        token: Which slot was live (see `BundleSlots.token`), None for none.
+        feature_hash: Of the bundle that wrote ``manipulator``.
+        manipulator: The open windows, and the features of the last ones.
+        activated_at: When the live bundle became live here, by the gateway's clock.
+        states: Windows by zone since then.
+        contexts: The advisor's, by asset.
+        newest_step: While there is no bundle, the last step each asset was reported unknown for.
+    """
+
+    token: Token | None = None
+    feature_hash: str = ""
+    manipulator: bytes = b""
+    activated_at: datetime | None = None
+    states: dict[str, int] = field(default_factory=dict)
+    contexts: dict[str, AssetContext] = field(default_factory=dict)
+    newest_step: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActiveBundle:
+    """The bundle in use for one asset class, for /health."""
+
+    version: int
+    activated_at: datetime
+    states: dict[str, int]
+
+
+class Blocks:
+    """What the monitor drives: all asset classes of a gateway.
+
+    Args:
+        gateway_id: Goes into the identity of advisories.
+        assets: Asset class by asset_id; observations of other assets are passed over.
+        slots: Where the live bundles are.
+    """
+
+    def __init__(self, *, gateway_id: str, assets: Mapping[str, str], slots: BundleSlots) -> None:
+        self._gateway_id = gateway_id
+        self._assets = {c: [a for a, of in assets.items() if of == c] for c in sorted(set(assets.values()))}
+        self._slots = slots
+        self._memory = {asset_class: ClassMemory() for asset_class in self._assets}
+        self._running: dict[str, ClassBlocks | Unmonitored] = {c: self._unmonitored(c) for c in self._assets}
+        self._failed: dict[str, Token | None] = {}
+        self.warnings: dict[str, str] = {}
+
+    def restore(self, saved: bytes | None) -> None:
+        """Take up what `state` gave, for the classes that are still configured."""
+        if saved is None:
+            return
+        for asset_class, memory in msgspec.msgpack.decode(saved, type=dict[str, ClassMemory]).items():
+            if asset_class in self._memory:
+                self._memory[asset_class] = memory
+                self._running[asset_class] = self._unmonitored(asset_class)
+                if memory.token is not None and memory.token == self._slots.token(asset_class):
+                    self._load(asset_class)
+
+    def state(self) -> bytes:
+        """Return all that must be known to go on from here as if nothing had happened."""
+        for asset_class, running in self._running.items():
+            if isinstance(running, ClassBlocks):
+                self._memory[asset_class].manipulator = running.manipulator.state()
+        return msgspec.msgpack.encode(self._memory)
+
+    def follow_bundles(self) -> Results:
+        """Take up bundles that became live since the last call; cheap when none did.
+
+        Open windows live on where the features are the same; otherwise windows start anew.
+        """
+        events = []
+        for asset_class, memory in self._memory.items():
+            token = self._slots.token(asset_class)
+            if token in {memory.token, self._failed.get(asset_class)}:
+                continue
+            running = self._running[asset_class]
+            if isinstance(running, ClassBlocks):
+                memory.manipulator = running.manipulator.state()
+            before = memory.token
+            memory.token = token
+            if not self._load(asset_class):
+                memory.token = before
+                continue
+            memory.activated_at = datetime.now(UTC)
+            memory.states = {}
+            events.append(self._event(asset_class, before, token))
+        return Results(events=tuple(events))
+
+    def advance(self, observations: Observations) -> tuple[Results, bytes]:
+        """Return what *observations* add to the log, and what to save with the position."""
+        parts = []
+        for asset_class, running in self._running.items():
+            part = running.results(observations)
+            self._count(asset_class, part.states)
+            parts.append(part)
+        results = Results(
+            states=tuple(s for p in parts for s in p.states),
+            health=tuple(h for p in parts for h in p.health),
+            prognoses=tuple(f for p in parts for f in p.prognoses),
+            advisories=tuple(a for p in parts for a in p.advisories),
+        )
+        return results, self.state()
+
+    def active(self) -> dict[str, ActiveBundle]:
+        """Return the bundle in use by asset class."""
+        return {
+            asset_class: ActiveBundle(
+                version=memory.token[0],
+                activated_at=memory.activated_at,
+                states={str(zone): memory.states.get(zone, 0) for zone in Zone},
+            )
+            for asset_class, memory in self._memory.items()
+            if memory.token is not None and memory.activated_at is not None
+        }
+
+    def open_advisories(self) -> int:
+        """Return how many advisories are open."""
+        contexts = [c for memory in self._memory.values() for c in memory.contexts.copy().values()]
+        return sum(o.advisory.state in OPEN_STATES for c in contexts for o in c.opened)
+
+    def _load(self, asset_class: str) -> bool:
+        """Build the blocks of the live bundle; on failure the ones in use stay, and a warning stands."""
+        memory = self._memory[asset_class]
+        try:
+            bundle = self._slots.live(asset_class)
+            if bundle is None:
+                self._running[asset_class] = self._unmonitored(asset_class)
+                return True
+            running = ClassBlocks(
+                gateway_id=self._gateway_id,
+                bundle=bundle,
+                asset_ids=self._assets[asset_class],
+                contexts=memory.contexts,
+            )
+            if memory.manipulator and memory.feature_hash == bundle.manifest.feature_hash:
+                running.manipulator.restore(memory.manipulator)
+        except (OSError, ValueError, BundleError) as error:
+            self.warnings[asset_class] = f"bundle of {asset_class} cannot be loaded ({error}); what ran before goes on"
+            self._failed[asset_class] = self._slots.token(asset_class)
+            log.warning("bundle not loaded", asset_class=asset_class, error=str(error))
+            return False
+        memory.feature_hash = bundle.manifest.feature_hash
+        self._running[asset_class] = running
+        self.warnings.pop(asset_class, None)
+        self._failed.pop(asset_class, None)
+        return True
+
+    def _unmonitored(self, asset_class: str) -> Unmonitored:
+        return Unmonitored(asset_class, self._assets[asset_class], self._memory[asset_class].newest_step)
+
+    def _count(self, asset_class: str, states: tuple[State, ...]) -> None:
+        counted = self._memory[asset_class].states
+        for state in states:
+            counted[state.zone] = counted.get(state.zone, 0) + 1
+
+    def _event(self, asset_class: str, before: Token | None, token: Token | None) -> GatewayEvent:
+        version = "none" if token is None else str(token[0])
+        replaced = "none" if before is None else str(before[0])
+        log.info("bundle activated", asset_class=asset_class, version=version, replaced=replaced)
+        return GatewayEvent(
+            kind="bundle_activated",
+            gateway_time=datetime.now(UTC),
+            message=f"{asset_class}: bundle version {version} is live, in the place of {replaced}",
+            detail={"asset_class": asset_class, "version": version, "replaced": replaced},
+        )

@@ -1,0 +1,184 @@
+"""The blocks of one asset class: a bundle at work, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
+
+import numpy as np
+import structlog
+
+from gateway.advisory_generation.advisor import Advisor, AssetContext
+from gateway.condition_monitoring.data_manipulation import Manipulator
+from gateway.condition_monitoring.health_assessment import Assessor
+from gateway.condition_monitoring.prognostic_assessment import predict
+from gateway.condition_monitoring.state_detection import Detector, Span, unknown
+from gateway.errors import InferenceFailed
+from models.bundle.loaded import LoadedBundle
+from models.detection.contribution import top_channels
+from models.detection.detector import detect
+from models.failure.classifier import classify
+from models.features.windows import Window
+from models.prognosis.life import predict_life
+from models.records import Float32Array, FloatArray, Health, Observations, Prognosis, Results, State, Zone, from_ns
+from models.scoring import Prepared
+
+Answer = TypeVar("Answer", FloatArray, FloatArray | None)
+
+log = structlog.get_logger()
+
+STEP_WITHOUT_BUNDLE_NS = 3600 * 10**9
+NO_BUNDLE = "no bundle"
+
+
+class ClassBlocks:
+    """Blocks two to six of one asset class, driven by one bundle.
+
+    Args:
+        gateway_id: Goes into the identity of advisories.
+        bundle: The live one.
+        asset_ids: The assets of the class on this gateway.
+        contexts: What the class's advisor remembers, by asset.
+    """
+
+    def __init__(
+        self, *, gateway_id: str, bundle: LoadedBundle, asset_ids: Collection[str], contexts: dict[str, AssetContext]
+    ) -> None:
+        manifest = bundle.manifest
+        self._bundle = bundle
+        self.manipulator = Manipulator(bundle, asset_ids)
+        self._detector = Detector(
+            asset_class=manifest.asset_class, thresholds=manifest.thresholds, model_version=manifest.version
+        )
+        self._assessor = Assessor(
+            thresholds=manifest.thresholds, failure_modes=manifest.failure_modes, model_version=manifest.version
+        )
+        self._advisor = Advisor(
+            gateway_id=gateway_id,
+            asset_class=manifest.asset_class,
+            thresholds=manifest.thresholds,
+            actions=manifest.actions,
+            model_version=manifest.version,
+            contexts=contexts,
+        )
+
+    def results(self, observations: Observations) -> Results:
+        """Return what the windows that *observations* close tell."""
+        windows, prepared = self.manipulator.manipulate(observations)  # data manipulation
+        if not windows:
+            return Results()
+        states = self._states(windows, prepared)  # state detection
+        health = self._health(states, prepared)  # health assessment
+        prognoses = self._prognoses(states, prepared)  # prognostic assessment
+        advisories = self._advisor.advise(states, health, prognoses)  # advisory generation
+        return Results(states=states, health=health, prognoses=prognoses, advisories=advisories)
+
+    def _states(self, windows: Sequence[Window], prepared: Prepared) -> tuple[State, ...]:
+        """Return the state of each window; the model sees only those with enough good observations."""
+        spans = [_span(window) for window in windows]
+        trusted = self._detector.trusted(spans)
+        outputs: list[float | None] = [None] * len(spans)
+        failure = ""
+        try:
+            for row, output in zip(trusted, _infer(detect, self._bundle, prepared, trusted), strict=True):
+                outputs[row] = float(output)
+        except InferenceFailed as error:
+            failure = str(error)
+            log.warning("windows stored without a state", asset_class=self._bundle.manifest.asset_class, error=failure)
+        return tuple(
+            self._state(windows[row], span, outputs[row], prepared, row, failure) for row, span in enumerate(spans)
+        )
+
+    def _state(
+        self, window: Window, span: Span, output: float | None, prepared: Prepared, row: int, failure: str
+    ) -> State:
+        plain = self._detector.detect(span, output, failure=failure)
+        if plain.zone in {Zone.NORMAL, Zone.UNKNOWN}:
+            return plain
+        channels = top_channels(self._bundle, window, prepared.features[row], prepared.deviations[row])
+        return self._detector.detect(span, output, channels)
+
+    def _health(self, states: Sequence[State], prepared: Prepared) -> tuple[Health, ...]:
+        rows = self._answers(classify, states, prepared)
+        return tuple(self._assessor.assess(state, row) for state, row in zip(states, rows, strict=True))
+
+    def _prognoses(self, states: Sequence[State], prepared: Prepared) -> tuple[Prognosis, ...]:
+        rows = self._answers(predict_life, states, prepared)
+        version = self._bundle.manifest.version
+        told = [predict(state, row, version) for state, row in zip(states, rows, strict=True)]
+        return tuple(prognosis for prognosis in told if prognosis is not None)
+
+    def _answers(
+        self, model: Callable[[LoadedBundle, Float32Array], FloatArray | None], states: Sequence[State], of: Prepared
+    ) -> list[FloatArray | None]:
+        """Return the model's row for each window, None where the state is unknown or there is no answer."""
+        rows: list[FloatArray | None] = [None] * len(states)
+        known = [row for row, state in enumerate(states) if state.zone is not Zone.UNKNOWN]
+        try:
+            answers = _infer(model, self._bundle, of, known)
+        except InferenceFailed as error:
+            log.warning("windows stored without an answer", model=model.__name__, error=str(error))
+            return rows
+        if answers is not None:
+            for row, answer in zip(known, answers, strict=True):
+                rows[row] = answer
+        return rows
+
+
+def _infer(
+    model: Callable[[LoadedBundle, Float32Array], Answer], bundle: LoadedBundle, prepared: Prepared, rows: Sequence[int]
+) -> Answer:
+    """Return the answer of *model* for *rows*; whatever the runtime raises is `InferenceFailed`."""
+    try:
+        return model(bundle, prepared.inputs[list(rows)])
+    except Exception as error:
+        name = f"{bundle.manifest.asset_class} version {bundle.manifest.version}"
+        raise InferenceFailed(
+            f"{name}: {model.__name__} failed ({error}); {len(rows)} windows have no answer"
+        ) from error
+
+
+class Unmonitored:
+    """What stands in for the blocks while a class has no bundle: states that say so, once a step of source time.
+
+    Args:
+        asset_class: The class without a bundle.
+        assets: Its assets.
+        newest_step: The last step each asset was reported for; kept up to date here, and saved by the caller.
+    """
+
+    def __init__(self, asset_class: str, assets: Collection[str], newest_step: dict[str, int]) -> None:
+        self._asset_class = asset_class
+        self._assets = frozenset(assets)
+        self._newest_step = newest_step
+
+    def results(self, observations: Observations) -> Results:
+        """Return one unknown state for each step that an asset's newest source time enters."""
+        spans: list[Span] = []
+        steps = observations.source_time // STEP_WITHOUT_BUNDLE_NS
+        asset_of = np.array([s.asset_id if s.asset_id in self._assets else "" for s in observations.streams], np.str_)
+        row_assets = asset_of[observations.stream] if len(observations) else np.empty(0, np.str_)
+        for asset_id in (str(a) for a in np.unique(row_assets) if a):
+            mine = steps[row_assets == asset_id]
+            before = self._newest_step.get(asset_id)
+            entered = sorted({int(s) for s in np.unique(np.maximum.accumulate(mine)) if before is None or s > before})
+            spans += [_step_span(asset_id, step) for step in entered]
+            if entered:
+                self._newest_step[asset_id] = entered[-1]
+        spans.sort(key=lambda span: (span.end, span.asset_id))
+        return Results(states=tuple(unknown(span, self._asset_class, NO_BUNDLE, None) for span in spans))
+
+
+def _span(window: Window) -> Span:
+    return Span(
+        asset_id=window.asset_id,
+        start=from_ns(window.start_ns),
+        end=from_ns(window.end_ns),
+        good_share=window.good_share,
+    )
+
+
+def _step_span(asset_id: str, step: int) -> Span:
+    start_ns = step * STEP_WITHOUT_BUNDLE_NS
+    end = from_ns(start_ns + STEP_WITHOUT_BUNDLE_NS)
+    return Span(asset_id=asset_id, start=from_ns(start_ns), end=end, good_share=0.0)

@@ -1,0 +1,31 @@
+"""Block five: how long the asset will go on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.records import Float32Array, FloatArray, Prognosis, State, Zone
+
+LONGEST_S = 10 * 365.25 * 86400.0  # a life model says nothing beyond what it has seen; ten years is "no end in sight"
+
+
+def predict(state: State, quantiles_s: FloatArray | Float32Array | None, model_version: int) -> Prognosis | None:
+    """Return the prognosis of one window, or None where the bundle or the window gives none.
+
+    Args:
+        state: The window's state; a life is told only out of normal, where the model was trained to tell it.
+        quantiles_s: P10, P50, P90 in seconds, shape ``(3,)``; they are put in order and bounded here.
+        model_version: The bundle's version.
+    """
+    if quantiles_s is None or state.zone in {Zone.NORMAL, Zone.UNKNOWN} or not np.isfinite(quantiles_s).all():
+        return None
+    ordered = np.maximum.accumulate(np.clip(np.asarray(quantiles_s, np.float64), 0.0, LONGEST_S))
+    p10_s, p50_s, p90_s = ordered.tolist()
+    return Prognosis(
+        asset_id=state.asset_id,
+        window_end=state.window_end,
+        p10_s=p10_s,
+        p50_s=p50_s,
+        p90_s=p90_s,
+        model_version=model_version,
+    )

@@ -1,0 +1,236 @@
+"""The gateway as one flow: servers into the journal, and everything else reads the journal.
+
+```
+source.batches ─► journal ─┬─► monitor    (reader "monitor")
+                           ├─► historian  (reader "historian", when there is an InfluxDB; otherwise the segments serve)
+                           └─► compactor ─► segments ─► uplink
+```
+
+Each arrow is one task. They share nothing but the journal, stop in the order of the flow, first kindly, then by
+deadline, and a task that fails takes the others down with it: the service ends and is started again, from positions
+that are on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, suppress
+from importlib.metadata import version as installed_version
+from typing import Any, Protocol
+
+import structlog
+
+from gateway.bundles.slots import BundleSlots
+from gateway.condition_monitoring.blocks import Blocks
+from gateway.condition_monitoring.monitor import monitor
+from gateway.config import GatewayConfig, HistorianConfig
+from gateway.data_acquisition import AcquisitionCounters, Batch, open_sources
+from gateway.historian import InfluxHistorian, keep_history
+from gateway.journal import Journal, JournalReader, compact
+from gateway.status import (
+    BundleHealth,
+    HealthReport,
+    JournalHealth,
+    SourceHealth,
+    UplinkHealth,
+    serving_status,
+)
+from gateway.uplink import UplinkCondition, deliver
+
+log = structlog.get_logger()
+
+STOP_DEADLINE_S = 5.0  # for each stage of the flow
+LOCAL_SEGMENT_INTERVAL_S, LOCAL_SEGMENT_MAX_PAGES = 60.0, 1024  # without an uplink, segments are local history alone
+_POSITIONS_S = 1.0
+
+
+class Source(Protocol):
+    """Where observations come from."""
+
+    def batches(self) -> AsyncGenerator[Batch, None]:
+        """Yield batches for ever; each waits at the server until it is acknowledged."""
+
+
+async def acquire(source: Source, journal: Journal) -> None:
+    """Carry observations from *source* into the journal until the source ends.
+
+    A batch is committed before the server hears that it arrived. All that follows can be computed again from the
+    journal.
+    """
+    async with aclosing(source.batches()) as batches:
+        async for batch in batches:  # data acquisition
+            await journal.append(batch.observations)
+            if batch.results:
+                await journal.append_results(batch.results)
+            await batch.acknowledge()
+
+
+async def run(config: GatewayConfig) -> None:
+    """Run the gateway *config* describes until SIGTERM or SIGINT.
+
+    Raises:
+        GatewayError: If a part of it cannot go on; what was acknowledged is in the journal.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    journal = await Journal.open(config.state_dir, config.gateway_id)
+    try:
+        await Gateway(config, journal).run_until(stop)
+    finally:
+        await journal.close()
+        log.info("gateway stopped", gateway_id=config.gateway_id, last_seq=journal.last_seq)
+
+
+class Gateway:
+    """The tasks of one gateway over its open journal."""
+
+    def __init__(self, config: GatewayConfig, journal: Journal) -> None:
+        self._config = config
+        self._journal = journal
+        self._uplink = UplinkCondition()
+        self._sources = open_sources(config, journal.newest_source_time)
+        self._blocks = Blocks(gateway_id=config.gateway_id, assets=_classes(config), slots=bundle_slots(config))
+        self._positions: dict[str, int] = {}
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Run all tasks; when *stop* is set, end them in the order of the flow."""
+        async with asyncio.TaskGroup() as group, serving_status(self._config.status.address, self.report) as port:
+            stages = await self._start(group)
+            log.info("gateway runs", gateway_id=self._config.gateway_id, epoch=self._journal.epoch, status_port=port)
+            notify("READY=1")
+            await stop.wait()
+            notify("STOPPING=1")
+            # What is acknowledged is on disk, so a task that cannot be stopped costs nothing but patience.
+            last_resort = asyncio.get_running_loop().call_later(STOP_DEADLINE_S * (len(stages) + 1), os._exit, 1)
+            for stage in stages:
+                await _end(stage)
+        last_resort.cancel()
+
+    async def _start(self, group: asyncio.TaskGroup) -> list[list[asyncio.Task[None]]]:
+        """Start everything, and return the tasks by stage, in the order in which they stop."""
+        journal, config = self._journal, self._config
+        interval_s = config.uplink.segment_interval_s if config.uplink else LOCAL_SEGMENT_INTERVAL_S
+        max_pages = config.uplink.segment_max_pages if config.uplink else LOCAL_SEGMENT_MAX_PAGES
+
+        def start(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+            return group.create_task(work, name=name)
+
+        sources = [start(acquire(s, journal), f"acquire {name}") for name, s in self._sources.items()]
+        readers = [start(monitor(await journal.reader("monitor"), self._blocks), "monitor")]
+        if config.historian is not None:
+            readers.append(start(_historian(await journal.reader("historian"), config.historian), "historian"))
+        else:
+            await journal.forget_reader("historian")  # pages need not wait for one that was taken out
+        segments = [start(compact(journal, interval_s=interval_s, max_pages=max_pages), "compactor")]
+        if config.uplink is not None:
+            segments.append(start(deliver(journal, config.uplink, self._uplink), "uplink"))
+        return [sources, readers, segments, [start(self._watch_positions(), "positions")]]
+
+    async def _watch_positions(self) -> None:
+        while True:
+            self._positions = await self._journal.positions()
+            await asyncio.sleep(_POSITIONS_S)
+
+    def report(self) -> HealthReport:
+        """Return how the gateway is."""
+        counters = self._journal.counters
+        warnings = self._warnings()
+        return HealthReport(
+            gateway_id=self._config.gateway_id,
+            epoch=self._journal.epoch,
+            status="degraded" if warnings else "ok",
+            software_version=installed_version("wearsight"),
+            journal=JournalHealth(
+                last_seq=self._journal.last_seq,
+                appended=counters.appended,
+                repeats_dropped=counters.repeats_dropped,
+                pages=counters.pages,
+            ),
+            readers={**self._positions, "compactor": counters.compacted_pages},
+            uplink=UplinkHealth(
+                connected=self._uplink.connected,
+                segments_pending=counters.segments_pending,
+                observations_stored=counters.appended,
+                observations_delivered=counters.delivered,
+                observations_pending=counters.pending,
+            ),
+            acquisition={name: _source_health(source.counters) for name, source in self._sources.items()},
+            bundles={
+                asset_class: BundleHealth(version=b.version, activated_at=b.activated_at, states=b.states)
+                for asset_class, b in self._blocks.active().items()
+            },
+            open_advisories=self._blocks.open_advisories(),
+            warnings=warnings,
+        )
+
+    def _warnings(self) -> tuple[str, ...]:
+        found = [*self._blocks.warnings.values()]
+        for name, source in self._sources.items():
+            found += source.warnings
+            if not source.connected and not source.counters.trouble:
+                found.append(f"{name}: not connected yet")
+        if self._config.uplink is not None:
+            found += self._uplink.warnings
+            if not self._uplink.connected:
+                found.append(f"uplink down: {self._uplink.trouble}; segments are kept")
+        return tuple(found)
+
+
+async def _historian(reader: JournalReader, config: HistorianConfig) -> None:
+    historian = InfluxHistorian(config)
+    try:
+        await keep_history(reader, historian)
+    finally:
+        await historian.close()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel *tasks* and wait until they have cleaned up, or for the deadline."""
+    for task in tasks:
+        task.cancel()
+    _, left = await asyncio.wait(tasks, timeout=STOP_DEADLINE_S) if tasks else (set(), set())
+    for task in left:
+        log.warning("task did not stop in time", task=task.get_name(), deadline_s=STOP_DEADLINE_S)
+
+
+def bundle_slots(config: GatewayConfig) -> BundleSlots:
+    """Return the gateway's bundle slots, with the key it trusts when one is configured."""
+    key_file = config.bundles.trusted_key_file if config.bundles else None
+    return BundleSlots(
+        config.state_dir / "bundles",
+        key_file.read_bytes() if key_file is not None and key_file.is_file() else None,
+        software_version=installed_version("wearsight"),
+        segments=config.state_dir / "segments",
+        assets=_classes(config),
+    )
+
+
+def _classes(config: GatewayConfig) -> dict[str, str]:
+    """Return the asset class by asset_id."""
+    return {asset.asset_id: asset.asset_class for asset in config.asset}
+
+
+def _source_health(counters: AcquisitionCounters) -> SourceHealth:
+    return SourceHealth(
+        connected=counters.connected,
+        streams=counters.streams,
+        observations=counters.observations,
+        reconnects=counters.reconnects,
+    )
+
+
+def notify(message: str) -> None:
+    """Tell systemd *message*, when it started us and asked to be told."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect("\0" + address[1:] if address.startswith("@") else address)
+        channel.sendall(message.encode())
