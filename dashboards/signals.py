@@ -27,7 +27,7 @@ class Signal:
         fields: Its fields that are read.
         group: Tags that tell one line from another.
         aggregate: How values of one pixel are made one: ``mean``, ``max`` or ``last``.
-        factor: What a stored number is multiplied with to be in ``unit``.
+        divisor: What a stored number is divided by to be in ``unit``.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Signal:
     fields: tuple[str, ...]
     group: tuple[str, ...] = ("asset_id",)
     aggregate: str = "mean"
-    factor: float = 1.0
+    divisor: float = 1.0
 
     def series(self, condition: str = "") -> str:
         """Return the Flux query of this signal over the board's time range, one point a pixel."""
@@ -46,8 +46,8 @@ class Signal:
                 *self._selected(condition),
                 f"  |> aggregateWindow(every: v.windowPeriod, fn: {self.aggregate}, createEmpty: false)",
                 *(
-                    [f"  |> map(fn: (r) => ({{r with _value: r._value * {self.factor!r}}}))"]
-                    if self.factor != 1.0
+                    [f"  |> map(fn: (r) => ({{r with _value: r._value / {self.divisor:.1f}}}))"]
+                    if self.divisor != 1.0
                     else []
                 ),
             )
@@ -131,7 +131,7 @@ LIFE = Signal(
     unit="d",
     measurement="prognosis",
     fields=("p10_s", "p50_s", "p90_s"),
-    factor=1 / 86400,
+    divisor=86400.0,
 )
 ADVISORIES = Signal(
     title="Advisories",
