@@ -26,6 +26,7 @@ _OLDEST_NS, _NEWEST_NS = -(2**63) + 2, 2**63 - 2  # what InfluxDB can hold
 # The points themselves are at fault. All else (no connection, 401, 404, 429, 5xx) is a server to wait for.
 _REFUSALS = frozenset({400, 413, 422})
 _FLUX = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$"})
+_FIELDS = " or ".join(f'r._field == "{name}"' for name in ("status", "value", "bad_value", "sample_count"))
 
 log = structlog.get_logger()
 
@@ -129,7 +130,7 @@ class InfluxHistorian:
             f" |> range(start: time(v: {start}), stop: time(v: {end}))"
             f' |> filter(fn: (r) => r._measurement == "observation" and r.asset_id == {_quoted(tag_name(asset_id))})'
             f" |> filter(fn: (r) => {named})"
-            ' |> filter(fn: (r) => contains(set: ["status", "value", "bad_value", "sample_count"], value: r._field))'
+            f" |> filter(fn: (r) => {_FIELDS})"
             ' |> pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")'
             " |> map(fn: (r) => ({r with _time: int(v: r._time)}))"
             ' |> drop(columns: ["_start", "_stop", "_measurement", "asset_id", "gateway_id"])'

@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from gateway.journal import Journal, JournalReader, SegmentStore
+import pytest
+
+from gateway.journal import Journal, JournalLocked, JournalReader, SegmentStore
 from models.records import Observations, Page, Results
 from models.segment import decode_segment
 
@@ -101,3 +103,19 @@ async def test_a_position_that_moves_without_its_results_would_be_noticed(tmp_pa
     journal = await Journal.open(tmp_path, "gw-1")
     assert not await results_match_position(await journal.reader("monitor"))
     await journal.close()
+
+
+async def test_only_one_process_has_the_journal_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    """No lock file is left to be removed by hand."""
+    with subprocess.Popen(  # noqa: ASYNC220 - nothing else runs here
+        [sys.executable, str(PROGRAM), str(tmp_path), "early"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline()
+        with pytest.raises(JournalLocked, match="open in another process"):
+            await Journal.open(tmp_path, "gw-1")
+        holder.kill()
+    await (await Journal.open(tmp_path, "gw-1")).close()

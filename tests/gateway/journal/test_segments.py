@@ -270,3 +270,14 @@ async def take_step(journal: Journal, step: str, number: int) -> None:
         await store.reconcile([(1, number)])
     else:
         await trim(journal)
+
+
+async def test_pages_go_in_lots_as_segments_are_written(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table does not grow for ever: from a certain number on, what is compacted and passed is deleted."""
+    monkeypatch.setattr("gateway.journal.segments._TRIM_PAGES", 4)
+    left = []
+    for _ in range(6):
+        await fill(journal, 1)
+        await compact_once(journal, max_pages=9)
+        left.append(len(await journal.read(lambda database: database.decoded_pages(0, limit=99, max_bytes=10**9))))
+    assert left == [1, 2, 3, 0, 1, 2]
