@@ -51,10 +51,11 @@ def main() -> None:
         previous.replace(live)
         return
     bundle = json.loads(Path(subject).read_text())
-    if bundle.get("broken"):
-        sys.stdout.write(
-            json.dumps({"installed": False, "cause": "DigestMismatch", "reason": "life.onnx is not what was signed"})
-        )
+    cause = "DigestMismatch" if bundle.get("broken") else ""
+    if not cause and bundle["version"] <= json.loads(live.read_text())["version"]:
+        cause = "VersionNotNewer"
+    if cause:
+        sys.stdout.write(json.dumps({"installed": False, "cause": cause, "reason": f"{subject}: {cause}"}))
         sys.exit(3)
     previous.write_text(live.read_text())
     live.write_text(json.dumps(bundle))
