@@ -7,12 +7,13 @@ It prints one JSON object a line: ``ready``, then ``clock`` each second while ti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,36 +89,36 @@ async def _run(server: CellServer, speed: float) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, commands.put_nowait, "stop")
-        loop.add_reader(sys.stdin.fileno(), _reader(commands))
+        threading.Thread(target=_listen, args=(loop, commands), daemon=True).start()
         live = asyncio.create_task(_live(server, clock))
+        # Ended by an error, there is nothing to wait for; the error is raised below.
+        live.add_done_callback(
+            lambda task: None if task.cancelled() or not task.exception() else commands.put_nowait("stop")
+        )
         report = asyncio.create_task(_report(server, clock))
         try:
             await _obey(server, clock, commands)
         finally:
             await clock.pause()
-            loop.remove_reader(sys.stdin.fileno())
             for task in (live, report):
                 task.cancel()
-            await asyncio.gather(live, report, return_exceptions=True)
+            ends = await asyncio.gather(live, report, return_exceptions=True)
             _settle(server, "stopped")
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
 
 
-def _reader(commands: asyncio.Queue[str]) -> Callable[[], None]:
-    pending = bytearray()
-
-    def read() -> None:
-        piece = os.read(sys.stdin.fileno(), 65536)
-        if not piece:  # whoever started the plant is gone
-            commands.put_nowait("stop")
-            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-            return
-        pending.extend(piece)
-        *lines, rest = pending.split(b"\n")
-        pending[:] = rest
+def _listen(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[str]) -> None:
+    """Carry lines of standard input into *commands*, in a thread: a file or /dev/null cannot be polled."""
+    pending = b""
+    # Not through sys.stdin: its lock would be held, and waited for, when the program ends.
+    while piece := os.read(sys.stdin.fileno(), 65536):
+        *lines, pending = (pending + piece).split(b"\n")
         for line in lines:
-            commands.put_nowait(line.decode("utf-8", "replace").strip())
-
-    return read
+            loop.call_soon_threadsafe(commands.put_nowait, line.decode("utf-8", "replace").strip())
+    with contextlib.suppress(RuntimeError):  # the loop has ended before
+        loop.call_soon_threadsafe(commands.put_nowait, "stop")  # whoever started the plant is gone
 
 
 async def _obey(server: CellServer, clock: Clock, commands: asyncio.Queue[str]) -> None:

@@ -86,6 +86,13 @@ def test_the_plant_ends_with_whoever_started_it(plant: subprocess.Popen[str]) ->
     assert plant.wait(20) == 0
 
 
+def test_the_plant_takes_its_commands_from_a_file_too(tmp_path: Path) -> None:
+    """Nothing but the end of the file: the plant says what it made and ends."""
+    command = [sys.executable, "-m", "demo.plant", "--cell", "cell-1", "--folder", str(tmp_path)]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert [json.loads(line)["event"] for line in ended.stdout.splitlines()] == ["ready", "stopped"]
+
+
 def test_a_replay_needs_its_data(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "demo.plant", "--cell", "cell-1", "--folder", str(tmp_path), "--source", "skab"]
     nowhere = subprocess.run([*command, "--data", str(tmp_path)], capture_output=True, text=True, check=False)
