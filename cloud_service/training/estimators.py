@@ -107,7 +107,7 @@ def fit_limits(
     runs = np.split(np.arange(len(scores)), np.flatnonzero(breaks)[1:] if breaks[0] else np.flatnonzero(breaks))
     warning = float(scores.max())
     for limit in np.quantile(scores, np.linspace(0.999, 0.8, 200)):
-        alarms = sum(int(alarm_onsets(scores[run] > limit, on_delay_windows).sum()) for run in runs)
+        alarms = sum(int(alarm_onsets(scores[run] >= limit, on_delay_windows).sum()) for run in runs)
         if alarms > allowed:
             break
         warning = float(limit)

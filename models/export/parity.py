@@ -16,6 +16,7 @@ from models.export.graph import INPUT, without_missing
 from models.records import BoolArray, Float32Array, FloatArray
 
 TOLERANCE = 1e-5
+_LEAST = 2e-35
 
 
 class ParityError(ValueError):
@@ -111,6 +112,8 @@ def _edges(
     near = np.clip([edge for _, edge in chosen], -3e38, 3e38).astype(np.float32)
     rows = np.repeat(training[rng.integers(len(training), size=len(chosen))], 3, axis=0)
     beside = np.stack([np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf))], axis=1)
+    # LightGBM reads what is nearer to 0 than this as 0. No deviation is ever that small; its splits at 0 are.
+    beside[np.abs(beside) < _LEAST] = 0.0
     rows[np.arange(len(rows)), np.repeat(features, 3)] = beside.ravel()
     return rows
 

@@ -26,7 +26,7 @@ def test_limits_keep_the_budget_of_false_alarms(healthy: Float32Array) -> None:
 
     limits = fit_limits(scores, breaks, step_h=1.0, on_delay_windows=1, false_alarms_per_asset_day=0.2)
 
-    alarms = alarm_onsets(scores > limits.warning, 1).sum()
+    alarms = alarm_onsets(scores >= limits.warning, 1).sum()
     assert 0 < alarms <= 0.2 * 1200 / 24
     assert limits.alarm > limits.warning
 

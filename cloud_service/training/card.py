@@ -1,0 +1,55 @@
+"""The model card: what a bundle is for, what it learnt from, how good it is, and where it does not work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from models.bundle.manifest import Manifest
+from models.evaluation.gate import Decision
+from models.export.parity import Parity
+
+
+def model_card(manifest: Manifest, decision: Decision, parity: Sequence[Parity]) -> str:
+    """Return the card as Markdown."""
+    lineage = manifest.lineage
+    modes = ", ".join(mode for mode in manifest.failure_modes if mode != "normal")
+    figures = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(manifest.metrics.items()))
+    proofs = "\n".join(f"- {one.model}: {one.rows} rows, off by {one.largest_difference:.1e} at most" for one in parity)
+    reasons = "\n".join(f"- {reason}" for reason in decision.reasons)
+    return f"""# {manifest.asset_class}, version {manifest.version}
+
+Tells of assets of class `{manifest.asset_class}` whether they run as they used to (isolation forest)\
+{f", which failure mode they show ({modes}), and how long they may run on (gradient boosting)" if modes else ""}.
+
+Channels: {", ".join(channel.name for channel in manifest.channels)}.
+
+## Learnt from
+
+{lineage.observations} observations of {len(lineage.trained_on_assets)} assets \
+({", ".join(lineage.trained_on_assets)}), trained {lineage.trained_at:%Y-%m-%d %H:%M} UTC with software \
+{lineage.software_version}. Data digest `{lineage.lake_digest[:16]}`.
+
+## Held-out figures
+
+On assets it has not learnt from: {", ".join(lineage.held_out_assets) or "none"}.
+
+| figure | value |
+|---|---|
+{figures}
+
+## Release
+
+{"May be released" if decision.released else "Not released"}:
+
+{reasons}
+
+The ONNX graphs answered as their trainers:
+
+{proofs}
+
+## Where it does not work
+
+- On assets or channels other than these, and on failure modes it has not learnt: they are flagged, not named.
+- On an asset without a baseline it compares with the class as a whole, and sees less.
+- Life is told up to the cap of its training; a healthy asset's life is "at least that".
+"""

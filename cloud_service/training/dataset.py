@@ -1,0 +1,210 @@
+"""The table a class is learnt from: features of every window, by the very lines the gateway runs, with their labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from cloud_service.training.labels import LEFT_OUT, NORMAL, Failure, label
+from cloud_service.training.specifications import TrainingSettings
+from models.features.baseline import Baseline, deviations, fit_baseline
+from models.features.context import Context
+from models.features.extraction import extract
+from models.features.specification import FeatureSpecification
+from models.features.windows import Window, good_share, windows_of
+from models.records import BoolArray, Channel, Float32Array, FloatArray, Int64Array, Observations
+
+
+class TrainingError(ValueError):
+    """There is nothing to train from; no release is made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What a class is learnt from.
+
+    Attributes:
+        asset_class: The class.
+        channels: Its channels.
+        asset_ids: Its assets.
+        observations_of: Gives the observations of one asset, in any order.
+        failures: The class's maintenance records.
+        unlabelled: Assets of which nobody knows whether they are well: they get their baseline and teach nothing.
+    """
+
+    asset_class: str
+    channels: tuple[Channel, ...]
+    asset_ids: tuple[str, ...]
+    observations_of: Callable[[str], Observations]
+    failures: tuple[Failure, ...] = ()
+    unlabelled: frozenset[str] = frozenset()
+
+    def failures_of(self, asset_id: str) -> tuple[Failure, ...]:
+        """Return the failures of one asset, in time order."""
+        own = (failure for failure in self.failures if failure.asset_id == asset_id)
+        return tuple(sorted(own, key=lambda failure: failure.failed_at))
+
+    def mode_of(self, asset_id: str) -> str | None:
+        """Return the mode of an asset's first failure, None where it had none: later ones do not move an asset."""
+        own = self.failures_of(asset_id)
+        return own[0].failure_mode if own else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Windows of a class, by asset and time.
+
+    Attributes:
+        spec: Of the features.
+        asset_ids: The assets that have windows.
+        asset: Index into ``asset_ids``, shape ``(n,)``.
+        start_ns: Starts, shape ``(n,)``.
+        end_ns: Ends, shape ``(n,)``.
+        good_share: Share of good observations, 0 to 1, shape ``(n,)``.
+        features: Shape ``(n, f)``.
+        samples: A few whole windows of each asset, by asset and time.
+        observations: How many observations the windows were made of.
+        digest: SHA-256 over these observations.
+    """
+
+    spec: FeatureSpecification
+    asset_ids: tuple[str, ...]
+    asset: Int64Array
+    start_ns: Int64Array
+    end_ns: Int64Array
+    good_share: FloatArray
+    features: FloatArray
+    samples: tuple[Window, ...] = field(repr=False)
+    observations: int
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.end_ns)
+
+    def rows_of(self, asset_ids: Sequence[str] | frozenset[str]) -> BoolArray:
+        """Return which rows are of one of *asset_ids*."""
+        wanted = [number for number, asset_id in enumerate(self.asset_ids) if asset_id in asset_ids]
+        return np.isin(self.asset, wanted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of the windows of a table, shape ``(n,)`` each; see ``labels.Labels``.
+
+    ``event`` numbers the failures over all assets here. ``modes`` names the labels, ``normal`` first.
+    """
+
+    modes: tuple[str, ...]
+    mode: Int64Array
+    life_h: FloatArray
+    event: Int64Array
+    failures: tuple[Failure, ...]
+
+
+def build_table(data: TrainingData, spec: FeatureSpecification, tell: Callable[[float], None]) -> Table:
+    """Return the table of *data*, with the specification completed by what a whole window of this class has.
+
+    Args:
+        data: Whose windows.
+        spec: Of the windows.
+        tell: Called with the share, 0 to 1, that is done.
+
+    Raises:
+        TrainingError: If there is not one whole window.
+    """
+    features: list[FloatArray] = []
+    counts: list[Int64Array] = []
+    goods: list[Int64Array] = []
+    spans: list[Int64Array] = []
+    assets: list[str] = []
+    samples: list[Window] = []
+    seen = hashlib.sha256()
+    observations = 0
+    for number, asset_id in enumerate(data.asset_ids):
+        recording = data.observations_of(asset_id)
+        observations += len(recording)
+        _digest(seen, asset_id, recording)
+        if windows := windows_of(spec, recording, [asset_id]):
+            assets.append(asset_id)
+            features.append(extract(spec, windows))
+            counts.append(np.array([[len(times) for times in window.times] for window in windows]))
+            goods.append(np.array([[np.count_nonzero(good) for good in window.good] for window in windows]))
+            spans.append(np.array([(window.start_ns, window.end_ns) for window in windows], np.int64))
+            samples += _telling(windows)
+        tell((number + 1) / len(data.asset_ids))
+    if not assets:
+        raise TrainingError(f"{data.asset_class}: no whole window in {observations} observations; nothing is trained")
+    expected = tuple(np.quantile(np.concatenate(counts), 0.1, axis=0, method="lower").astype(float).tolist())
+    times = np.concatenate(spans)
+    shares = [
+        good_share(good, count, expected)
+        for good, count in zip(np.concatenate(goods).tolist(), np.concatenate(counts).tolist(), strict=True)
+    ]
+    return Table(
+        spec=replace(spec, expected_counts=expected),
+        asset_ids=tuple(assets),
+        asset=np.repeat(np.arange(len(assets)), [len(part) for part in spans]),
+        start_ns=times[:, 0],
+        end_ns=times[:, 1],
+        good_share=np.array(shares),
+        features=np.concatenate(features),
+        samples=tuple(samples),
+        observations=observations,
+        digest=seen.hexdigest(),
+    )
+
+
+def know(table: Table, data: TrainingData, settings: TrainingSettings) -> Known:
+    """Return what the maintenance records say of the windows of *table*; with too few good values, nothing."""
+    failures = tuple(failure for asset_id in table.asset_ids for failure in data.failures_of(asset_id))
+    modes = (NORMAL, *sorted({failure.failure_mode for failure in failures}))
+    mode = np.full(len(table), LEFT_OUT, np.int64)
+    life_h = np.full(len(table), np.nan)
+    event = np.full(len(table), -1, np.int64)
+    before = 0
+    for number, asset_id in enumerate(table.asset_ids):
+        own = data.failures_of(asset_id)
+        rows = table.asset == number
+        if asset_id not in data.unlabelled:
+            told = label(table.start_ns[rows], table.end_ns[rows], own, modes, settings.horizons)
+            mode[rows], life_h[rows] = told.mode, told.life_h
+            event[rows] = np.where(told.event >= 0, told.event + before, -1)
+        before += len(own)
+    poor = table.good_share < settings.minimum_good_share
+    mode[poor] = LEFT_OUT
+    life_h[poor] = np.nan
+    return Known(modes=modes, mode=mode, life_h=life_h, event=event, failures=failures)
+
+
+def baseline_of(table: Table, known: Known, unlabelled: frozenset[str], settings: TrainingSettings) -> Baseline:
+    """Return what is ordinary for each asset: its first windows in good health, or its first at all when unlabelled."""
+    usable = (known.mode == 0) | (table.rows_of(unlabelled) & (table.good_share >= settings.minimum_good_share))
+    by_asset = {
+        asset_id: table.features[usable & (table.asset == number)] for number, asset_id in enumerate(table.asset_ids)
+    }
+    return fit_baseline(table.spec, by_asset, settings.baseline_windows)
+
+
+def inputs_of(table: Table, spec: FeatureSpecification, baseline: Baseline) -> Float32Array:
+    """Return the models' inputs for the windows of *table*, shape ``(n, 3 f)``, as a gateway with *baseline*."""
+    context = Context(spec)
+    names = [table.asset_ids[number] for number in table.asset]
+    return context.inputs(names, table.end_ns, deviations(table.features, names, baseline))
+
+
+def _telling(windows: Sequence[Window]) -> list[Window]:
+    """Return the first, the last and the most holed of one asset's *windows*, by time, for golden vectors."""
+    most_holed = min(range(len(windows)), key=lambda number: windows[number].good_share)
+    return [windows[number] for number in sorted({0, most_holed, len(windows) - 1})]
+
+
+def _digest(seen: hashlib._Hash, asset_id: str, recording: Observations) -> None:
+    """Add one asset's observations, by channel and time, to a digest that does not depend on the order of rows."""
+    order = np.lexsort((recording.source_time, recording.stream))
+    names = np.array([stream.channel for stream in recording.streams])
+    seen.update(f"{asset_id} {len(recording)} {' '.join(names.tolist())}".encode())
+    for column in (recording.stream, recording.source_time, recording.value, recording.status):
+        seen.update(np.ascontiguousarray(column[order]).tobytes())

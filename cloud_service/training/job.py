@@ -1,0 +1,241 @@
+"""The training job of one asset class: observations and failures in, a signed bundle and a decision out.
+
+It reads top to bottom: table, labels, held-out assets, baseline, models, graphs, parity, figures, comparison, archive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version as installed_version
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from cloud_service.training.actions import actions_for
+from cloud_service.training.card import model_card
+from cloud_service.training.dataset import Known, Table, TrainingData, baseline_of, build_table, inputs_of, know
+from cloud_service.training.estimators import Limits
+from cloud_service.training.evaluation import evaluate
+from cloud_service.training.graphs import Graphs, Lesson, fit_graphs
+from cloud_service.training.labels import NORMAL
+from cloud_service.training.specifications import TrainingSettings, specification_for
+from models.bundle.archive import archive_name, pack
+from models.bundle.contents import (
+    BASELINES,
+    CLASSIFIER,
+    DETECTOR,
+    FEATURES,
+    GOLDEN,
+    LIFE,
+    MODEL_CARD,
+    digest,
+    encode_specification,
+)
+from models.bundle.golden import make_golden
+from models.bundle.loaded import LoadedBundle
+from models.bundle.manifest import SCHEMA_VERSION, Lineage, Manifest, Thresholds
+from models.evaluation.gate import Decision, decide
+from models.evaluation.splits import held_out_assets
+from models.export.graph import OPSET
+from models.export.parity import Parity
+from models.features.baseline import Baseline, encode_baseline
+from models.features.hashing import feature_hash
+from models.features.specification import FeatureSpecification
+
+# The first gateway that reads manifest schema 1.
+MINIMUM_GATEWAY_VERSION = "0.1.0"
+_GOLDEN_WINDOWS = 48
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOutcome:
+    """What a training gave.
+
+    Attributes:
+        archive: The signed bundle.
+        archive_name: Its file name.
+        manifest: What it says of itself; ``files`` are as in the archive's own manifest.
+        metrics: The candidate's figures on the held-out assets, as in the manifest.
+        live_metrics: The live bundle's figures on the same assets, None when nothing is live.
+        compared_on: The assets both were compared on.
+        decision: Whether it may be released, and why.
+        parity: How closely the graphs answered as their trainers.
+    """
+
+    archive: bytes
+    archive_name: str
+    manifest: Manifest
+    metrics: dict[str, float]
+    live_metrics: dict[str, float] | None
+    compared_on: tuple[str, ...]
+    decision: Decision
+    parity: tuple[Parity, ...]
+
+
+def train_class(
+    data: TrainingData,
+    settings: TrainingSettings,
+    live: LoadedBundle | None,
+    version: int,
+    signing_key: Ed25519PrivateKey,
+    *,
+    progress: Progress = lambda _stage, _share: None,
+    spec: FeatureSpecification | None = None,
+    trained_at: datetime | None = None,
+) -> TrainingOutcome:
+    """Train, export, prove, evaluate and sign the models of one class.
+
+    Args:
+        data: Observations and failures.
+        settings: See ``specifications.settings_for``.
+        live: The bundle that is live now, None before the first release.
+        version: Of the bundle made.
+        signing_key: Whose public half the gateways trust.
+        progress: Called with a stage and the share, 0 to 1, of the whole job that is done.
+        spec: Of windows and features; default ``specification_for`` the class.
+        trained_at: For the lineage and the not-after; default: the clock. The same value gives the same bytes.
+
+    Raises:
+        TrainingError: If there is nothing to train from.
+        ParityError: If a graph does not answer as its trainer. Nothing is released.
+        ExportError: If a model has no ONNX form.
+    """
+    wanted = spec or specification_for(data.asset_class, data.channels)
+    table = build_table(data, wanted, lambda share: progress("features", 0.5 * share))
+    known = know(table, data, settings)
+    held_out = _held_out(table, data)
+    baseline = baseline_of(table, known, data.unlabelled, settings)
+    lesson = _lesson(table, known, baseline, held_out | data.unlabelled)
+    graphs = fit_graphs(lesson, settings, lambda share: progress("models", 0.5 + 0.3 * share))
+    progress("evaluation", 0.8)
+    manifest = _manifest(table, data, settings, graphs, held_out, live, version, trained_at or datetime.now(UTC))
+    parts = _parts(table, baseline, graphs)
+    bundle = LoadedBundle.of_parts(parts, manifest)
+    metrics = evaluate(bundle, table, known, held_out, settings.horizons.clear_h)
+    compared_on, ours, theirs = _compare(bundle, live, table, data, known, held_out, settings)
+    decision = decide(ours, theirs)
+    progress("bundle", 0.95)
+    manifest = replace(manifest, metrics=metrics)
+    parts[GOLDEN] = make_golden(bundle, table.samples[:: -(-len(table.samples) // _GOLDEN_WINDOWS)])
+    parts[MODEL_CARD] = model_card(manifest, decision, graphs.parity).encode()
+    archive = pack(parts, manifest, signing_key)
+    progress("done", 1.0)
+    return TrainingOutcome(
+        archive=archive,
+        archive_name=archive_name(manifest),
+        manifest=replace(manifest, files={name: digest(part) for name, part in parts.items()}),
+        metrics=metrics,
+        live_metrics=theirs,
+        compared_on=tuple(sorted(compared_on)),
+        decision=decision,
+        parity=graphs.parity,
+    )
+
+
+def _held_out(table: Table, data: TrainingData) -> frozenset[str]:
+    taught_by = [asset_id for asset_id in table.asset_ids if asset_id not in data.unlabelled]
+    return held_out_assets({asset_id: data.mode_of(asset_id) for asset_id in taught_by})
+
+
+def _lesson(table: Table, known: Known, baseline: Baseline, left_out: frozenset[str]) -> Lesson:
+    """Return the rows the models learn from: those of all assets but *left_out*, with the modes seen among them."""
+    rows = ~table.rows_of(left_out)
+    seen = tuple(mode for number, mode in enumerate(known.modes) if number == 0 or (known.mode[rows] == number).any())
+    places = np.array([seen.index(mode) if mode in seen else -1 for mode in (*known.modes, "")], np.int64)
+    return Lesson(
+        modes=seen,
+        inputs=inputs_of(table, table.spec, baseline)[rows],
+        mode=places[known.mode[rows]],
+        life_h=known.life_h[rows],
+        event=known.event[rows],
+        asset=table.asset[rows],
+        end_ns=table.end_ns[rows],
+        step_s=table.spec.step_s,
+    )
+
+
+def _compare(
+    bundle: LoadedBundle,
+    live: LoadedBundle | None,
+    table: Table,
+    data: TrainingData,
+    known: Known,
+    held_out: frozenset[str],
+    settings: TrainingSettings,
+) -> tuple[frozenset[str], dict[str, float], dict[str, float] | None]:
+    """Return the assets that neither bundle has learnt from, and the figures of both on them."""
+    if live is None:
+        return held_out, {}, None
+    clear_h = settings.horizons.clear_h
+    unseen = held_out - set(live.manifest.lineage.trained_on_assets) or held_out
+    if replace(live.specification, expected_counts=()) != replace(table.spec, expected_counts=()):
+        told = build_table(data, live.specification, lambda _share: None)
+        theirs = evaluate(live, told, know(told, data, settings), unseen, clear_h)
+    else:
+        theirs = evaluate(live, table, known, unseen, clear_h)
+    return unseen, evaluate(bundle, table, known, unseen, clear_h), theirs
+
+
+def _parts(table: Table, baseline: Baseline, graphs: Graphs) -> dict[str, bytes]:
+    """Return the files a gateway scores with."""
+    parts = {
+        FEATURES: encode_specification(table.spec),
+        BASELINES: encode_baseline(baseline),
+        DETECTOR: graphs.detector,
+        CLASSIFIER: graphs.classifier,
+        LIFE: graphs.life,
+    }
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _manifest(
+    table: Table,
+    data: TrainingData,
+    settings: TrainingSettings,
+    graphs: Graphs,
+    held_out: frozenset[str],
+    live: LoadedBundle | None,
+    version: int,
+    trained_at: datetime,
+) -> Manifest:
+    modes = graphs.modes if graphs.classifier is not None else ()
+    trained_on = set(table.asset_ids) - held_out - data.unlabelled
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        asset_class=data.asset_class,
+        version=version,
+        channels=table.spec.channels,
+        feature_hash=feature_hash(table.spec),
+        thresholds=_thresholds(graphs.limits, settings),
+        failure_modes=modes,
+        actions=actions_for(modes or (NORMAL,)),
+        files={},
+        opset=OPSET,
+        minimum_gateway_version=MINIMUM_GATEWAY_VERSION,
+        not_after=trained_at + timedelta(days=settings.validity_days),
+        metrics={},
+        lineage=Lineage(
+            trained_at=trained_at,
+            trained_on_assets=tuple(sorted(trained_on)),
+            held_out_assets=tuple(sorted(held_out)),
+            observations=table.observations,
+            lake_digest=table.digest,
+            replaces_version=None if live is None else live.manifest.version,
+            software_version=installed_version("wearsight"),
+        ),
+    )
+
+
+def _thresholds(limits: Limits, settings: TrainingSettings) -> Thresholds:
+    return Thresholds(
+        warning=limits.warning,
+        alarm=limits.alarm,
+        minimum_good_share=settings.minimum_good_share,
+        on_delay_windows=settings.on_delay_windows,
+        off_delay_windows=settings.off_delay_windows,
+        minimum_confidence=settings.minimum_confidence,
+    )
