@@ -78,6 +78,11 @@ class Journal:
         return self._database.epoch
 
     @property
+    def closed(self) -> bool:
+        """Whether `close` was called: from then on nothing is read or stored."""
+        return self._closed
+
+    @property
     def state_dir(self) -> Path:
         """The folder it lies in."""
         return self._database.path.parent

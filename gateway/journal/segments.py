@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from gateway.errors import JournalError
 from gateway.journal.database import JournalDatabase, SegmentEntry
 from gateway.journal.errors import CommitFailed
 from gateway.journal.journal import Journal
@@ -93,6 +94,10 @@ async def compact(journal: Journal, *, interval_s: float, max_pages: int) -> Non
         except (OSError, CommitFailed) as error:
             log.error("segment not written; its pages stay and are tried again", error=str(error))  # noqa: TRY400 - the message says all
             await asyncio.sleep(_RETRY_S)
+        except JournalError:
+            if journal.closed:
+                return  # while the segment was written; its file is removed at the next start
+            raise
 
 
 async def compact_once(journal: Journal, *, max_pages: int) -> SegmentEntry | None:

@@ -208,6 +208,23 @@ async def test_the_compactor_runs_until_the_close(journal: Journal) -> None:
         assert not await last
 
 
+async def test_a_close_while_a_segment_is_written_ends_the_compactor(journal: Journal, tmp_path: Path) -> None:
+    """Quietly; the pages are compacted after the next start, and what was left of the file is gone."""
+    await fill(journal, 3)
+    compactor = asyncio.create_task(compact(journal, interval_s=0.001, max_pages=9))
+    async with asyncio.timeout(30):
+        while not list((tmp_path / "segments").glob("*")):  # noqa: ASYNC110 - a file has no event
+            await asyncio.sleep(0)
+    await journal.close()
+    await compactor
+    again = await Journal.open(tmp_path, "gw-1")
+    await remove_orphans(again)
+    await compact_once(again, max_pages=9)
+    assert ranges(await SegmentStore(again).segments()) == [(1, 3)]
+    assert again.counters.pending == 9
+    await again.close()
+
+
 async def test_the_compactor_goes_on_after_a_fault(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that cannot be written holds the pages back, not for ever."""
     monkeypatch.setattr("gateway.journal.segments._RETRY_S", 0.01)
