@@ -14,6 +14,7 @@ from models.features.specification import FeatureSpecification
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 
 NEVER = int(np.iinfo(np.int64).min)
+FAR = int(np.iinfo(np.int64).max) // 2
 # An asset whose channels are all silent but one closes no window; its rows are given up beyond this.
 MAX_BUFFER_ROWS = 2_000_000
 _PIECE_ROWS = 100_000
@@ -51,8 +52,8 @@ class SavedBuffer:
     """An asset's rows and position as bytes."""
 
     newest: tuple[int, ...]
+    oldest: int
     next_end: int
-    has_closed: bool
     channel: bytes
     time: bytes
     value: bytes
@@ -90,8 +91,8 @@ def clock(newest: Int64Array, late_ns: int) -> Int64Array:
 class AssetBuffer:
     """The rows of one asset, and where its windows stand.
 
-    ``newest`` is the newest time of each channel, ``next_end`` the end of the next window, None of it before the
-    first row.
+    ``newest`` is the newest time of each channel, ``next_end`` the end of the next window. Before the first window
+    has closed that is `NEVER`: it will be the first that holds nothing older than the oldest row until then.
     """
 
     def __init__(self, spec: FeatureSpecification) -> None:
@@ -100,14 +101,9 @@ class AssetBuffer:
         self.next_end = NEVER
         self.late_rows = 0
         self.dropped_rows = 0
-        self._has_closed = False
+        self._oldest = FAR
         self._parts: list[Rows] = []
         self._size = 0
-
-    def start(self, time: int) -> None:
-        """Let the first window be the first that starts at or after *time*, the asset's first row."""
-        step = self._spec.step_ns
-        self.next_end = -(-(time + self._spec.window_ns) // step) * step
 
     def push(self, rows: Rows) -> Iterator[Cut]:
         """Take *rows*, in the order of the log, and yield the windows that they close, by end."""
@@ -121,8 +117,8 @@ class AssetBuffer:
         samples = [] if rows is None else [_NO_SAMPLES if one is None else one for one in rows.samples]
         return SavedBuffer(
             newest=tuple(self.newest.tolist()),
+            oldest=self._oldest,
             next_end=self.next_end,
-            has_closed=self._has_closed,
             **columns,
             sample_counts=np.array([one.size for one in samples], np.int64).tobytes(),
             samples=b"".join(np.ascontiguousarray(one, np.float32).tobytes() for one in samples),
@@ -137,7 +133,7 @@ class AssetBuffer:
         """
         buffer = cls(spec)
         buffer.newest = np.array(saved.newest, np.int64)
-        buffer.next_end, buffer._has_closed = saved.next_end, saved.has_closed
+        buffer._oldest, buffer.next_end = saved.oldest, saved.next_end
         columns = {name: np.frombuffer(getattr(saved, name), dtype) for name, dtype in _SAVED_COLUMNS.items()}
         counts = np.frombuffer(saved.sample_counts, np.int64)
         samples = np.frombuffer(saved.samples, np.float32)
@@ -153,27 +149,45 @@ class AssetBuffer:
 
     def _push(self, rows: Rows) -> Iterator[Cut]:
         step = self._spec.step_ns
-        before = np.empty((1, len(self.newest)), np.int64)
-        before[0] = self.newest
+        before, closed_end = self.newest.copy(), self._closed_end()
         np.maximum.at(self.newest, rows.channel, rows.time)
-        if clock(self.newest[None], self._spec.late_ns)[0] < self.next_end:
-            self._count_late(rows.time < self._closed_end())
+        oldest = np.minimum(np.minimum.accumulate(rows.time), self._oldest)
+        self._oldest = int(oldest[-1])
+        next_end = self.next_end if self.next_end != NEVER else int(self._first_end(oldest[-1:])[0])
+        if clock(self.newest[None], self._spec.late_ns)[0] < next_end:
+            self._count_late(rows.time < closed_end)
             self._keep(rows)
             return
         until = np.maximum(self._running_clock(before, rows), 0) // step * step
-        closed = np.concatenate([[self._closed_end()], np.where(until >= self.next_end, until, self._closed_end())])
-        late = rows.time < closed[:-1]
+        if self.next_end == NEVER and not self._begin(until, oldest):
+            self._keep(rows)
+            return
+        closed = np.concatenate([[closed_end], np.where(until >= self.next_end, until, closed_end)[:-1]])
+        late = rows.time < closed
         self._count_late(late)
-        kept = [*self._parts, rows]
+        kept = Rows.concatenate([*self._parts, rows])
         arrival = np.concatenate([np.full(self._size, -1), np.arange(len(rows))])
         self._parts, self._size = [], 0
-        yield from self._cut(Rows.concatenate(kept), arrival, until, has_late=bool(late.any()))
+        yield from self._cut(kept, arrival, until, has_late=bool(late.any()))
+
+    def _first_end(self, oldest: Int64Array) -> Int64Array:
+        """Return the end of the first window that starts at or after *oldest*."""
+        step = self._spec.step_ns
+        return -(-(oldest + self._spec.window_ns) // step) * step
+
+    def _begin(self, until: Int64Array, oldest: Int64Array) -> bool:
+        """Settle which window is the first, at the first row that closes one; return whether one does."""
+        first_end = self._first_end(oldest)
+        closes = np.flatnonzero(until >= first_end)
+        if closes.size:
+            self.next_end = int(first_end[closes[0]])
+        return bool(closes.size)
 
     def _running_clock(self, before: Int64Array, rows: Rows) -> Int64Array:
         """Return the clock after each row."""
         newest = np.full((len(rows), len(self.newest)), NEVER, np.int64)
         newest[np.arange(len(rows)), rows.channel] = rows.time
-        newest[0] = np.maximum(newest[0], before[0])
+        newest[0] = np.maximum(newest[0], before)
         return clock(np.maximum.accumulate(newest, axis=0), self._spec.late_ns)
 
     def _cut(self, rows: Rows, arrival: Int64Array, until: Int64Array, *, has_late: bool) -> Iterator[Cut]:
@@ -195,7 +209,7 @@ class AssetBuffer:
                 channels = [part.take(mask) for part, mask in zip(channels, seen, strict=True)]
             if any(len(part) for part in channels):
                 yield Cut(start=end - length, end=end, channels=tuple(channels))
-        self.next_end, self._has_closed = int(until[-1]) + step, True
+        self.next_end = int(until[-1]) + step
         self._keep(rows)
 
     def _ends(self, time: Int64Array, last_end: int) -> Int64Array:
@@ -207,7 +221,8 @@ class AssetBuffer:
         return ends[(ends >= self.next_end) & (ends <= last_end)]
 
     def _keep(self, rows: Rows) -> None:
-        rows = rows.take(rows.time >= self.next_end - self._spec.window_ns)
+        if self.next_end != NEVER:
+            rows = rows.take(rows.time >= self.next_end - self._spec.window_ns)
         if len(rows):
             self._parts.append(rows)
             self._size += len(rows)
@@ -219,7 +234,7 @@ class AssetBuffer:
 
     def _closed_end(self) -> int:
         """Return the end of the last window that has closed."""
-        return self.next_end - self._spec.step_ns if self._has_closed else NEVER
+        return self.next_end - self._spec.step_ns if self.next_end != NEVER else NEVER
 
     def _count_late(self, late: BoolArray) -> None:
         self.late_rows += int(np.count_nonzero(late))

@@ -87,12 +87,12 @@ class Context:
         rows = deviations if past is None else np.concatenate([past[1], deviations])
         self._history[asset_id] = (ends[-(count - 1) :].copy(), rows[-(count - 1) :].copy())
         half = (count + 1) // 2
-        newer = _sums(rows, ends, range(half), count * self._spec.step_ns)
-        older = _sums(rows, ends, range(half, count), count * self._spec.step_ns)
+        longest_ns = count * self._spec.step_ns
+        newer = _sums(rows, ends, len(end_ns), range(half), longest_ns)
+        older = _sums(rows, ends, len(end_ns), range(half, count), longest_ns)
         mean = _divide(newer[0] + older[0], newer[1] + older[1])
         trend = _divide(*newer) - _divide(*older)
-        columns = np.concatenate([rows, mean, trend], axis=1)[len(ends) - len(end_ns) :]
-        return np.asarray(columns, np.float32)
+        return np.concatenate([deviations, mean, trend], axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +101,25 @@ class _Saved:
     history: dict[str, tuple[bytes, bytes]]
 
 
-def _sums(rows: Float32Array, ends: Int64Array, back: range, longest_ns: int) -> tuple[FloatArray, FloatArray]:
-    """Return, for each row, sum and number of the finite values of the rows *back* before it, newest first.
+def _sums(
+    rows: Float32Array, ends: Int64Array, newest: int, back: range, longest_ns: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return, for each of the *newest* rows, sum and number of the finite values of the rows *back* before it.
 
     The order of the additions is fixed, so that the same history gives the same bits in any number of calls.
     """
-    total, number = np.zeros(rows.shape), np.zeros(rows.shape)
+    total, number = np.zeros((newest, rows.shape[1])), np.zeros((newest, rows.shape[1]))
     present = np.isfinite(rows)
     filled = np.where(present, rows, 0.0)
+    first = len(rows) - newest
     for lag in back:
-        if lag >= len(rows):
+        start = max(first, lag)
+        if start >= len(rows):
             break
-        near: BoolArray = ends[lag:] - ends[: len(ends) - lag] < longest_ns
-        total[lag:] += filled[: len(rows) - lag] * near[:, None]
-        number[lag:] += present[: len(rows) - lag] & near[:, None]
+        past = slice(start - lag, len(rows) - lag)
+        near: BoolArray = ends[start:] - ends[past] < longest_ns
+        total[start - first :] += filled[past] * near[:, None]
+        number[start - first :] += present[past] & near[:, None]
     return total, number
 
 

@@ -88,7 +88,6 @@ class Windower:
         rows = self._rows(observations)
         if not len(rows):
             return []
-        self._start_new(rows)
         self._inbox.append(rows)
         self._inbox_rows += len(rows)
         np.maximum.at(self._newest, (rows.asset, rows.channel), rows.time)
@@ -98,7 +97,8 @@ class Windower:
 
     @property
     def counters(self) -> WindowCounters:
-        """What the windower did since it was made or first started from nothing."""
+        """What the windower did since it first started from nothing."""
+        self._distribute()  # closes nothing: what could close has closed
         return replace(
             self._counters,
             late_rows=self._counters.late_rows + sum(buffer.late_rows for buffer in self._buffers),
@@ -107,10 +107,9 @@ class Windower:
 
     def state(self) -> bytes:
         """Return all that the next windows depend on, for `restore`."""
-        self._distribute()  # closes nothing: what could close has closed
         saved = _Saved(
             key=_key(self.spec),
-            counters=self.counters,
+            counters=self.counters,  # which leaves nothing in the inbox
             assets={asset_id: self._buffers[place].saved() for asset_id, place in self._assets.items()},
         )
         return msgspec.msgpack.encode(saved)
@@ -185,14 +184,6 @@ class Windower:
             place = (asset, channel)
         self._places[stream] = place
         return place
-
-    def _start_new(self, rows: Rows) -> None:
-        """Set the first window of assets that have their first row in *rows*."""
-        if (self._next_end[rows.asset] == NEVER).any():
-            for asset, first in zip(*np.unique(rows.asset, return_index=True), strict=True):
-                if self._next_end[asset] == NEVER:
-                    self._buffers[asset].start(int(rows.time[first]))
-                    self._next_end[asset] = self._buffers[asset].next_end
 
     def _distribute(self) -> list[Window]:
         """Hand the rows that came in to their assets, and return the windows that close."""
