@@ -210,10 +210,8 @@ def inventory(gateways: Sequence[GatewaySite], python: str) -> dict[str, object]
 
     canary, *rest = gateways
     return {
-        "all": {
-            "children": {
-                "canary": {"hosts": {canary.gateway_id: host(canary)}},
-                "fleet": {"hosts": {gateway.gateway_id: host(gateway) for gateway in rest}},
-            }
+        "gateways": {
+            "children": {"canary": {"hosts": {canary.gateway_id: host(canary)}}},
+            "hosts": {gateway.gateway_id: host(gateway) for gateway in rest},
         }
     }
