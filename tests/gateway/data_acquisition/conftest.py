@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from gateway.config import AcquisitionConfig, AssetClassConfig, AssetConfig, ServerConfig
-from gateway.data_acquisition import OpcuaSource
+from gateway.data_acquisition import OpcuaSource, ensure_application_certificate
+from models.records import Stream
 from tests.gateway.data_acquisition.small_plant import CHANNELS, SmallPlant, Store, free_port
+
+Newest = Callable[[Stream], int | None]
 
 
 @pytest.fixture
@@ -26,9 +29,17 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(before)
 
 
+@pytest.fixture(scope="session")
+def plant_pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plant's certificate, the same for all tests: keys take their time."""
+    folder = tmp_path_factory.mktemp("plant-pki")
+    ensure_application_certificate(folder, "urn:test:plant", "plant")
+    return folder
+
+
 @pytest.fixture
-async def plant(tmp_path: Path) -> AsyncIterator[SmallPlant]:
-    plant = SmallPlant(tmp_path / "plant", free_port())
+async def plant(plant_pki: Path) -> AsyncIterator[SmallPlant]:
+    plant = SmallPlant(plant_pki, free_port())
     await plant.start()
     yield plant
     await plant.stop()
@@ -38,7 +49,9 @@ async def plant(tmp_path: Path) -> AsyncIterator[SmallPlant]:
 def source_of(tmp_path: Path, store: Store) -> Callable[..., OpcuaSource]:
     """Make a source for a plant, which it trusts unless told otherwise."""
 
-    def make(plant: SmallPlant, *, trusted: bool = True, endpoint: str = "", **server: Any) -> OpcuaSource:
+    def make(
+        plant: SmallPlant, *, trusted: bool = True, endpoint: str = "", newest: Newest = store.newest, **server: Any
+    ) -> OpcuaSource:
         pki = tmp_path / "pki"
         (pki / "trusted").mkdir(parents=True, exist_ok=True)
         password = tmp_path / "password"
@@ -61,7 +74,12 @@ def source_of(tmp_path: Path, store: Store) -> Callable[..., OpcuaSource]:
             gateway_id="gw-1",
             asset_classes={"pump": AssetClassConfig(channels=CHANNELS)},
             pki_dir=pki,
-            newest=store.newest,
+            newest=newest,
         )
 
     return make
+
+
+@pytest.fixture
+def unused_port() -> int:
+    return free_port()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from asyncua import ua
+from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.history import HistoryDict
 from asyncua.server.server import Server
-from asyncua.server.user_managers import User, UserRole
+from asyncua.server.user_managers import UserManager
 from asyncua.ua.attribute_ids import AttributeIds
 
 from gateway.data_acquisition import Batch, OpcuaSource, ensure_application_certificate
@@ -28,10 +29,16 @@ CHANNELS = ("speed_rpm", "load_pct", "vibration_waveform_m_s2")
 BAD_SENSOR = 0x808C0000  # BadSensorFailure
 
 
-class OneUser:
+class OneUser(UserManager):
     """Lets in the user ``gateway`` with the password ``secret``."""
 
-    def get_user(self, _server: Any, username: str | None = None, password: str | None = None, **_: Any) -> User | None:
+    def get_user(
+        self,
+        iserver: Any,  # noqa: ARG002 - asyncua's signature
+        username: str | None = None,
+        password: str | None = None,
+        certificate: Any = None,  # noqa: ARG002 - the same
+    ) -> User | None:
         return User(role=UserRole.User) if (username, password) == ("gateway", "secret") else None
 
 
@@ -39,12 +46,14 @@ class OneUser:
 class SmallPlant:
     """An OPC UA server in this process with one asset, written by the test."""
 
-    folder: Path
+    pki: Path
     port: int
     with_history: bool = True
     channels: tuple[str, ...] = CHANNELS
     server: Server | None = None
     nodes: dict[str, Any] = field(default_factory=dict)
+    folder_node: Any = None
+    namespace: int = 0
     storage: HistoryDict = field(default_factory=lambda: HistoryDict(max_history_data_response_size=7))
 
     @property
@@ -53,11 +62,11 @@ class SmallPlant:
 
     @property
     def certificate(self) -> Path:
-        return self.folder / "pki" / "application.der"
+        return self.pki / "application.der"
 
     async def start(self) -> None:
         uri = "urn:test:plant"
-        certificate, key = ensure_application_certificate(self.folder / "pki", uri, "plant")
+        certificate, key = ensure_application_certificate(self.pki, uri, "plant")
         server = Server(user_manager=OneUser())
         await server.init()
         server.iserver.history_manager.set_storage(self.storage)
@@ -70,17 +79,21 @@ class SmallPlant:
         namespace = await server.register_namespace("urn:test")
         machines = await server.nodes.objects.add_folder(namespace, "Machines")
         pump = await machines.add_object(namespace, "pump-01")
-        monitoring = await pump.add_object(namespace, "Monitoring")
+        self.folder_node, self.namespace = await pump.add_object(namespace, "Monitoring"), namespace
         self.nodes = {}
         self.server = server
         for channel in self.channels:
-            await self._add(monitoring, namespace, channel)
+            await self.add(channel)
         await server.start()
 
-    async def _add(self, parent: Any, namespace: int, channel: str) -> None:
+    async def add(self, channel: str) -> None:
+        """Add a channel to the asset; a channel there was before the restart has its last value again."""
+        parent, namespace = self.folder_node, self.namespace
         waveform = "waveform" in channel
         initial = ua.Variant([0.0] if waveform else 0.0, ua.VariantType.Float if waveform else ua.VariantType.Double)
-        node = await parent.add_variable(ua.NodeId(channel, namespace), f"{namespace}:{channel}", initial)
+        node = await parent.add_variable(
+            ua.NodeId(ua.String(channel), ua.Int16(namespace)), f"{namespace}:{channel}", initial
+        )
         await node.add_property(0, "EURange", ua.Range(Low=0.0, High=100.0))
         unit = ua.EUInformation(DisplayName=ua.LocalizedText("m/s²" if waveform else "1/min"))
         await node.add_property(0, "EngineeringUnits", unit)
@@ -105,17 +118,25 @@ class SmallPlant:
 
     async def write(self, channel: str, second: float, value: float | list[float], status: int = 0) -> None:
         """Have *channel* measure *value* so many seconds after noon."""
-        kind = ua.VariantType.Float if isinstance(value, list) else ua.VariantType.Double
-        data_value = ua.DataValue(
-            ua.Variant(value, kind), ua.StatusCode(status), SourceTimestamp=NOON + timedelta(seconds=second)
-        )
+        data_value = self._data_value(second, value, status)
         self.remember(channel, data_value)
         assert self.server is not None
         await self.server.write_attribute_value(self.nodes[channel].nodeid, data_value)
 
+    @staticmethod
+    def _data_value(second: float, value: float | list[float], status: int = 0) -> ua.DataValue:
+        kind = ua.VariantType.Float if isinstance(value, list) else ua.VariantType.Double
+        measured: Any = NOON + timedelta(seconds=second)
+        return ua.DataValue(ua.Variant(value, kind), ua.StatusCode(ua.UInt32(status)), SourceTimestamp=measured)
+
     def remember(self, channel: str, data_value: ua.DataValue) -> None:
         """Put a value into the history alone, as if it had been measured while the server was there alone."""
         self.storage._datachanges[self.nodes[channel].nodeid].append(data_value)
+
+    def remember_values(self, channel: str, seconds: Iterable[int]) -> None:
+        """Have values in the history that were measured while the server was away."""
+        for second in seconds:
+            self.remember(channel, self._data_value(second, float(second)))
 
     def subscriptions(self) -> list[Any]:
         assert self.server is not None
@@ -124,6 +145,11 @@ class SmallPlant:
     def unacknowledged(self) -> int:
         """How many messages the server still keeps for sending again."""
         return sum(len(subscription._not_acknowledged_results) for subscription in self.subscriptions())
+
+    def acknowledged(self) -> int:
+        """How many messages the server sent and forgot."""
+        sent = sum(int(subscription._notification_seq) - 1 for subscription in self.subscriptions())
+        return sent - self.unacknowledged()
 
 
 @dataclass
@@ -193,3 +219,59 @@ async def until(condition: Callable[[], bool]) -> None:
     """Wait until *condition* holds; the test's own time limit ends what never does."""
     while not condition():  # noqa: ASYNC110 - many things change it, none of them tells
         await asyncio.sleep(0.01)
+
+
+class Cable:
+    """A TCP forwarder to a plant that can be cut (closed), or frozen (open, and nothing passes)."""
+
+    def __init__(self, plant: SmallPlant) -> None:
+        self._plant = plant
+        self._passes = asyncio.Event()
+        self._passes.set()
+        self._is_cut = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self.endpoint = ""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
+        self.endpoint = f"opc.tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/wearsight/"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.thaw()
+        self.cut()
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+
+    def cut(self) -> None:
+        self._is_cut = True
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def join(self) -> None:
+        self._is_cut = False
+
+    def freeze(self) -> None:
+        self._passes.clear()
+
+    def thaw(self) -> None:
+        self._passes.set()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            writer.transport.abort()
+            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._plant.port)
+        self._writers |= {writer, far_writer}
+        await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
+        self._writers -= {writer, far_writer}
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(65536):
+                await self._passes.wait()
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()

@@ -1,20 +1,321 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
 
-from gateway.data_acquisition import OpcuaSource
-from tests.gateway.data_acquisition.small_plant import SmallPlant, Store, collecting, until
+import numpy as np
+import pytest
+
+from gateway.data_acquisition import Batch, OpcuaSource, live, subscription
+from gateway.journal import Journal
+from gateway.pipeline import acquire
+from models.records import Gap, Observations, Stream, from_ns, is_good
+from tests.gateway.data_acquisition.small_plant import (
+    BAD_SENSOR,
+    CHANNELS,
+    NOON_NS,
+    SECOND_NS,
+    Cable,
+    SmallPlant,
+    Store,
+    collecting,
+    until,
+)
 
 MakeSource = Callable[..., OpcuaSource]
 
 
 async def test_values_arrive_with_time_and_value(plant: SmallPlant, source_of: MakeSource, store: Store) -> None:
-    """Every change of a channel arrives once, over an encrypted channel, in order."""
+    """Every value of a channel arrives once, over an encrypted channel, in order; an unchanged value too."""
     source = source_of(plant)
     async with collecting(source, store):
         await until(lambda: store.seconds("speed_rpm") == [0.0])
         for second in range(1, 6):
-            await plant.write("speed_rpm", second, float(second))
+            await plant.write("speed_rpm", second, float(second // 2))
         await until(lambda: len(store.seconds("speed_rpm")) == 6)
+        assert source.connected
     assert store.seconds("speed_rpm") == [0, 1, 2, 3, 4, 5]
-    assert store.values("speed_rpm") == [0, 1, 2, 3, 4, 5]
+    assert store.values("speed_rpm") == [0, 0, 1, 1, 2, 2]
+    assert not source.connected
+    assert source.warnings == ()
+    assert source.counters.streams == 3
+
+
+async def test_a_bad_status_is_kept(plant: SmallPlant, source_of: MakeSource, store: Store) -> None:
+    """A value with Bad status is an observation with that status, between the good ones."""
+    async with collecting(source_of(plant), store):
+        await until(lambda: store.seconds("speed_rpm") == [0.0])
+        await plant.write("speed_rpm", 1, 7.0, BAD_SENSOR)
+        await plant.write("speed_rpm", 2, 8.0)
+        await until(lambda: len(store.seconds("speed_rpm")) == 3)
+    statuses = [row[2] for row in store.rows[Stream("pump-01", "speed_rpm")]]
+    assert statuses == [0, BAD_SENSOR, 0]
+    assert is_good(np.array(statuses, np.uint32)).tolist() == [True, False, True]
+
+
+async def test_a_waveform_is_one_observation(plant: SmallPlant, source_of: MakeSource, store: Store) -> None:
+    """An array arrives as one row with its samples."""
+    wave = np.sin(np.arange(512)).astype(np.float32).tolist()
+    async with collecting(source_of(plant), store):
+        await until(lambda: len(store.waveforms) == 1)
+        await plant.write("vibration_waveform_m_s2", 1, wave)
+        await until(lambda: len(store.waveforms) == 2)
+    assert store.waveforms == [[0.0], wave]
+    assert np.isnan(store.values("vibration_waveform_m_s2")).all()
+
+
+async def test_what_an_asset_has_is_told(plant: SmallPlant, source_of: MakeSource, store: Store) -> None:
+    """Unit, range and sample rate of each channel come from the server."""
+    async with collecting(source_of(plant), store):
+        await until(lambda: bool(store.batches))
+    (asset,) = store.batches[0].results.assets
+    assert (asset.asset_id, asset.asset_class) == ("pump-01", "pump")
+    assert [channel.name for channel in asset.channels] == sorted(CHANNELS)
+    waveform = asset.channels[-1]
+    assert (waveform.unit, waveform.low, waveform.high, waveform.sample_rate_hz) == ("m/s²", 0.0, 100.0, 6400.0)
+
+
+async def test_history_before_the_first_connection_comes_first(
+    plant: SmallPlant, source_of: MakeSource, store: Store
+) -> None:
+    """A stream never seen is fetched from history, over many continuation points, and in time order over all."""
+    for second in range(1, 101):
+        await plant.write("speed_rpm", second, float(second))
+        await plant.write("load_pct", second + 0.5, float(second))
+    source = source_of(plant)
+    async with collecting(source, store):
+        await until(lambda: len(store.seconds("load_pct")) == 101)
+        await until(lambda: len(store.seconds("speed_rpm")) == 101)
+    assert store.seconds("speed_rpm") == list(range(101))
+    assert source.counters.backfilled >= 198
+    backfilled = store.batches[1].observations
+    assert len(backfilled) > 1
+    assert (np.diff(backfilled.source_time) >= 0).all()
+
+
+@pytest.mark.parametrize("fault", ["cut", "server restart"])
+async def test_an_interruption_loses_and_repeats_nothing(
+    plant: SmallPlant, source_of: MakeSource, store: Store, fault: str
+) -> None:
+    """Values made while the link or the server was away come from history, once, in order."""
+    async with Cable(plant) as cable:
+        source = source_of(plant, endpoint=cable.endpoint)
+        async with collecting(source, store):
+            await plant.write("speed_rpm", 1, 1.0)
+            await until(lambda: store.seconds("speed_rpm")[-1:] == [1.0])
+            if fault == "cut":
+                cable.cut()
+                for second in range(2, 30):
+                    await plant.write("speed_rpm", second, float(second))
+                cable.join()
+            else:
+                await plant.stop()
+                await until(lambda: not source.connected)
+                plant.remember_values("speed_rpm", range(2, 30))
+                await plant.start()
+            await until(lambda: source.counters.reconnects == 1 and source.connected)
+            await plant.write("speed_rpm", 30, 30.0)
+            await until(lambda: store.seconds("speed_rpm")[-1:] == [30.0])
+    assert store.seconds("speed_rpm") == list(range(31))
+    assert store.gaps == []
+    assert "source_unavailable" in store.events
+
+
+async def test_a_killed_gateway_finds_what_it_had_not_committed(
+    plant: SmallPlant, source_of: MakeSource, store: Store
+) -> None:
+    """What had arrived and was not committed when the process died comes again, from history."""
+    async with aclosing(source_of(plant).batches()) as batches:
+        async for batch in batches:
+            store.append(batch)
+            await batch.acknowledge()
+            if store.seconds("speed_rpm") == [0.0]:
+                break
+        await plant.write("speed_rpm", 1, 1.0)
+        await plant.write("speed_rpm", 2, 2.0)
+        while not len((await anext(batches)).observations):
+            pass  # arrived, and the process dies before the commit
+    await plant.write("speed_rpm", 3, 3.0)
+    async with collecting(source_of(plant), store):
+        await until(lambda: store.seconds("speed_rpm")[-1:] == [3.0])
+    assert store.seconds("speed_rpm") == [0, 1, 2, 3]
+
+
+async def test_without_history_a_hole_is_a_gap_record(
+    plant_pki: Path, unused_port: int, source_of: MakeSource, store: Store
+) -> None:
+    """What nobody can give any more is told: stream, from, to, cause."""
+    plant = SmallPlant(plant_pki, unused_port, with_history=False)
+    await plant.start()
+    try:
+        async with Cable(plant) as cable:
+            source = source_of(plant, endpoint=cable.endpoint)
+            async with collecting(source, store):
+                await until(lambda: store.seconds("speed_rpm") == [0.0])
+                cable.cut()
+                await plant.write("speed_rpm", 10, 1.0)
+                await plant.write("speed_rpm", 20, 2.0)
+                cable.join()
+                await until(lambda: store.seconds("speed_rpm")[-1:] == [20.0])
+    finally:
+        await plant.stop()
+    assert store.gaps == [
+        Gap(
+            asset_id="pump-01",
+            channel="speed_rpm",
+            from_time=from_ns(NOON_NS),
+            to_time=from_ns(NOON_NS + 20 * SECOND_NS),
+            cause="not listened, and the server keeps no history of it",
+        )
+    ]
+
+
+async def test_a_missing_channel_is_left_out_and_found_later(
+    plant_pki: Path, unused_port: int, source_of: MakeSource, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others go on; the missing one is named, looked for again, and then backfilled like any other."""
+    monkeypatch.setattr(live, "_RETRY_MISSING_S", 0.1)
+    monkeypatch.setattr(subscription, "_KEEP_ALIVE_S", 0.1)
+    plant = SmallPlant(plant_pki, unused_port, channels=CHANNELS[:1])
+    await plant.start()
+    try:
+        source = source_of(plant)
+        async with collecting(source, store):
+            await until(lambda: store.seconds("speed_rpm") == [0.0])
+            assert any("pump-01/load_pct" in name for name in source.counters.missing)
+            assert source.counters.streams == 1
+            await plant.add("load_pct")
+            await plant.add("vibration_waveform_m_s2")
+            await until(lambda: store.seconds("load_pct") == [0.0])
+            await until(lambda: not source.counters.missing)
+    finally:
+        await plant.stop()
+    assert (
+        len(store.batches[-1].results.assets or [b for b in store.batches if b.results.assets][-1].results.assets) == 1
+    )
+
+
+async def test_a_lost_message_is_asked_for_again(
+    plant: SmallPlant, source_of: MakeSource, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hole in the sequence numbers is filled by Republish, before what came after it."""
+    take = subscription.Subscription._take
+    lost: list[int] = []
+
+    async def lossy(self: subscription.Subscription, wait_s: float | None) -> object:
+        message = await take(self, wait_s)
+        if message is not None and message.values is not None and message.sequence_number == 2:
+            lost.append(message.sequence_number)
+            return None
+        return message
+
+    monkeypatch.setattr(subscription.Subscription, "_take", lossy)
+    source = source_of(plant)
+    async with collecting(source, store):
+        await until(lambda: store.seconds("speed_rpm") == [0.0])
+        await plant.write("speed_rpm", 1, 1.0)
+        await until(lambda: bool(lost))
+        await plant.write("speed_rpm", 2, 2.0)
+        await until(lambda: store.seconds("speed_rpm")[-1:] == [2.0])
+    assert store.seconds("speed_rpm") == [0, 1, 2]
+    assert source.counters.republished == 1
+    assert source.counters.reconnects == 0
+
+
+async def test_silence_ends_a_connection_that_says_it_is_open(
+    plant: SmallPlant, source_of: MakeSource, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that carries nothing, not even keep-alives, is given up; what was made meanwhile is fetched."""
+    monkeypatch.setattr(subscription, "_KEEP_ALIVE_S", 0.1)
+    async with Cable(plant) as cable:
+        source = source_of(plant, endpoint=cable.endpoint)
+        async with collecting(source, store):
+            await until(lambda: store.seconds("speed_rpm") == [0.0])
+            cable.freeze()
+            await plant.write("speed_rpm", 1, 1.0)
+            await until(lambda: bool(source.warnings))
+            assert "no message for" in source.warnings[0]
+            cable.thaw()
+            await until(lambda: store.seconds("speed_rpm")[-1:] == [1.0])
+    assert store.seconds("speed_rpm") == [0, 1]
+
+
+async def test_a_wrong_password_is_told_and_tried_again(
+    plant: SmallPlant, source_of: MakeSource, store: Store, tmp_path: Path
+) -> None:
+    """A refused sign-in is trouble, not the end; with the right password values come."""
+    source = source_of(plant)
+    (tmp_path / "password").write_text("wrong\n")
+    async with collecting(source, store):
+        await until(lambda: bool(source.warnings))
+        assert "BadUserAccessDenied" in source.warnings[0]
+        (tmp_path / "password").write_text("secret\n")
+        await until(lambda: store.seconds("speed_rpm") == [0.0])
+    assert source.warnings == ()
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    journal = await Journal.open(tmp_path / "state", "gw-1")
+    yield journal
+    await journal.close()
+
+
+@asynccontextmanager
+async def acquiring(source: OpcuaSource, journal: Journal) -> AsyncIterator[None]:
+    task = asyncio.create_task(acquire(source, journal))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_nothing_is_acknowledged_before_the_commit(
+    plant: SmallPlant, source_of: MakeSource, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the journal's commit does not end, the server keeps every message; when it does, it may forget them."""
+    append, commit_may_end, started = journal.append, asyncio.Event(), asyncio.Event()
+
+    async def slow(observations: Observations) -> int | None:
+        started.set()
+        if len(observations):
+            await commit_may_end.wait()
+        return await append(observations)
+
+    monkeypatch.setattr(journal, "append", slow)
+    async with acquiring(source_of(plant, newest=journal.newest_source_time), journal):
+        await started.wait()
+        for second in range(1, 4):  # more messages, so that acknowledgements had something to travel with
+            before = plant.unacknowledged()
+            await plant.write("speed_rpm", second, float(second))
+            await until(lambda: plant.unacknowledged() > before)  # noqa: B023 - waited for here
+        assert plant.acknowledged() == 0
+        commit_may_end.set()
+        await until(lambda: journal.newest_source_time(Stream("pump-01", "speed_rpm")) == NOON_NS + 3 * SECOND_NS)
+        await plant.write("speed_rpm", 4, 4.0)
+        await until(lambda: plant.acknowledged() >= 3)
+
+
+async def test_the_server_forgets_what_is_acknowledged_at_once(
+    plant: SmallPlant, source_of: MakeSource, journal: Journal
+) -> None:
+    """The control: an acknowledgement before the commit is seen at the server while the commit has not ended."""
+
+    async def hasty() -> AsyncGenerator[Batch, None]:
+        async with aclosing(source_of(plant, newest=journal.newest_source_time).batches()) as batches:
+            async for batch in batches:
+                await batch.acknowledge()
+                yield batch
+
+    async with aclosing(hasty()) as batches:
+        while not len((await anext(batches)).observations):
+            pass
+        for second in range(1, 3):
+            await plant.write("speed_rpm", second, float(second))
+            await anext(batches)
+        await until(lambda: plant.acknowledged() >= 1)
+    assert journal.newest_source_time(Stream("pump-01", "speed_rpm")) is None
