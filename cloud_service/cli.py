@@ -25,6 +25,7 @@ from cloud_service.registry.registry import BundleStatus, Registry
 from cloud_service.store import Store
 
 P = ParamSpec("P")
+REFUSED = 3  # exit code: all worked, and the answer is no
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +173,78 @@ def revoke(cloud: Cloud, gateway_id: str, *, as_json: bool) -> None:
     with cloud.store.writing() as session:
         gateways.revoke(session, gateway_id)
     _tell({"gateway_id": gateway_id, "revoked": True}, f"{gateway_id} is revoked", as_json=as_json)
+
+
+@main.command()
+@click.option("--asset-class", required=True)
+@as_json
+@with_cloud
+def train(cloud: Cloud, asset_class: str, *, as_json: bool) -> None:
+    """Train a class on all that is in the lake and register the outcome; exit code 3 when the gate refuses it."""
+    from cloud_service.releases import train_and_register  # noqa: PLC0415 - the other commands start faster
+
+    trained = train_and_register(
+        asset_class,
+        store=cloud.store,
+        lake=cloud.lake,
+        registry=cloud.registry,
+        pki=cloud.pki,
+        progress=lambda stage, share: click.echo(f"{asset_class}: {stage} {share:.0%}", err=True),
+    )
+    figures = ", ".join(f"{name} {value:.3g}" for name, value in sorted(trained.held_out.items()))
+    sentence = f"{asset_class} version {trained.version} is {trained.status}: {figures}. {'; '.join(trained.reasons)}"
+    _tell(trained, sentence, as_json=as_json)
+    if not trained.released:
+        sys.exit(REFUSED)
+
+
+@main.command()
+@click.option("--asset-class", help="Class to roll out; its newest released version unless --version is given.")
+@click.option("--version", type=int)
+@click.option("--archive", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Roll out this file.")
+@click.option("--inventory", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--watch-windows", type=int, help="Windows the new models must have scored on a gateway.")
+@click.option("--watch-timeout-s", type=int, help="Seconds to wait for them.")
+@as_json
+@with_cloud
+def rollout(
+    cloud: Cloud,
+    *,
+    asset_class: str | None,
+    version: int | None,
+    archive: Path | None,
+    inventory: Path,
+    watch_windows: int | None,
+    watch_timeout_s: int | None,
+    as_json: bool,
+) -> None:
+    """Bring a version to the gateways of an inventory, the canary first; exit code 3 when not all keep it."""
+    from cloud_service.releases import archive_to_roll_out, roll_out_version  # noqa: PLC0415 - as above
+
+    if (asset_class is None) == (archive is None):
+        raise click.UsageError("give either --asset-class or --archive")
+    watch = {"windows": watch_windows, "timeout_s": watch_timeout_s}
+    report = roll_out_version(
+        registry=cloud.registry,
+        archive=archive or archive_to_roll_out(cloud.registry, str(asset_class), version),
+        inventory=inventory,
+        private_data_dir=cloud.config.storage.folder / "rollouts",
+        watch_options={name: value for name, value in watch.items() if value is not None},
+        tell=lambda line: click.echo(line, err=True),
+    )
+    hosts = [
+        {"host": host, "outcome": o.status.value, "reason": o.reason, "seconds": o.seconds}
+        for host, o in report.hosts.items()
+    ]
+    told = {
+        "asset_class": report.asset_class,
+        "version": report.version,
+        "succeeded": report.succeeded,
+        "hosts": hosts,
+    }
+    _tell(told, "\n".join(f"{h['host']}: {h['outcome']} {h['reason']}".rstrip() for h in hosts), as_json=as_json)
+    if not report.succeeded:
+        sys.exit(REFUSED)
 
 
 @main.command()

@@ -49,7 +49,7 @@ class Bar:
     high: str
     band_start: float
     band_width: float
-    mark: float
+    mark: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,23 @@ def render_advisory(revisions: Sequence[Advisory], now: datetime) -> str:
     return _environment.get_template("advisory.html").render(card=card, revisions=revisions, now=now, style=_STYLE)
 
 
+_DURATIONS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
+_UNITS = (
+    "_m_s2",
+    "_mm_s",
+    "_m3_h",
+    "_l_min",
+    "_rpm",
+    "_pct",
+    "_bar",
+    "_celsius",
+    "_hz",
+    "_nm",
+    "_kw",
+    "_c",
+    "_a",
+    "_v",
+)
 # How soon someone has to act, by what the advisory says of the life that is left.
 _URGENCIES = ("now", "soon", "planned", "watch")
 
@@ -111,7 +128,7 @@ def _bar(share: ChannelShare) -> Bar:
     room = 0.12 * (end - start) or 1.0
     scale = 100.0 / (end - start + 2 * room)
     return Bar(
-        channel=_words(share.channel),
+        channel=_words(_without_unit(share.channel)),
         feature=_words(share.feature),
         unit=share.unit,
         share=100.0 * min(max(_finite(share.share), 0.0), 1.0),
@@ -120,8 +137,16 @@ def _bar(share: ChannelShare) -> Bar:
         high=_number(share.normal_high),
         band_start=(low - start + room) * scale,
         band_width=max((high - low) * scale, 1.0),
-        mark=(now - start + room) * scale,
+        mark=(now - start + room) * scale if math.isfinite(share.now) else None,
     )
+
+
+def _without_unit(channel: str) -> str:
+    """Return a channel's name without the unit at its end, which stands beside the value."""
+    for suffix in _UNITS:
+        if channel.endswith(suffix):
+            return channel.removesuffix(suffix)
+    return channel
 
 
 def _finite(value: float) -> float:
@@ -139,14 +164,14 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f} %" if math.isfinite(value) else "–"  # noqa: RUF001 - a dash, as people read it
 
 
-def _duration(seconds: float | None) -> str:
-    """Return *seconds* as people say it: in the largest unit that fits, of minutes, hours and days."""
-    if seconds is None or not math.isfinite(seconds):
+def _duration(*quantiles: float | None) -> str:
+    """Return *quantiles*, seconds, as people say them: all in the unit that fits the middle one."""
+    seconds = [value for value in quantiles if value is not None and math.isfinite(value)]
+    if len(seconds) < len(quantiles):
         return "–"  # noqa: RUF001 - a dash, as people read it
-    for unit, size in (("d", 86400.0), ("h", 3600.0)):
-        if abs(seconds) >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 60:.0f} min"
+    middle = abs(seconds[len(seconds) // 2])
+    unit, size = next((pair for pair in _DURATIONS if middle >= 2 * pair[1]), _DURATIONS[-1])
+    return f"{' – '.join(f'{value / size:.0f}' for value in seconds)} {unit}"  # noqa: RUF001 - the same
 
 
 def _moment(moment: datetime | None) -> str:
