@@ -203,7 +203,8 @@ def _read_samples(body: bytes, position: int, kind: int) -> tuple[Float32Array |
             after += 4 + 4 * max(dimensions, 0)
     except (struct.error, ValueError) as error:
         raise MalformedMessage(f"array at byte {position} is longer than the message") from error
-    return numbers.astype(np.float32), after
+    with np.errstate(over="ignore"):  # a number beyond single precision becomes infinite
+        return numbers.astype(np.float32), after
 
 
 def _step_over(body: bytes, position: int) -> int:

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Security
+from gateway.data_acquisition import OpcuaSource, ensure_application_certificate
+from gateway.data_acquisition.trust import TrustList
+from gateway.errors import ConfigError, ServerUntrusted
+from tests.gateway.data_acquisition.small_plant import SmallPlant, Store, collecting, until
+
+MakeSource = Callable[..., OpcuaSource]
+
+
+async def test_an_untrusted_server_is_refused_until_it_is_trusted(
+    plant: SmallPlant, source_of: MakeSource, store: Store, tmp_path: Path
+) -> None:
+    """Nothing is sent to it, the message tells fingerprint and remedy; following it makes values come."""
+    source = source_of(plant, trusted=False)
+    async with collecting(source, store):
+        await until(lambda: bool(source.warnings))
+        (warning,) = source.warnings
+        assert hashlib.sha256(plant.certificate.read_bytes()).digest().hex(":").upper() in warning
+        assert "move" in warning
+        assert store.rows == {}
+        assert plant.subscriptions() == []
+        (rejected,) = (tmp_path / "pki" / "rejected").glob("*.der")
+        rejected.rename(tmp_path / "pki" / "trusted" / "plant.der")
+        await until(lambda: store.seconds("speed_rpm") == [0.0])
+    assert source.warnings == ()
+
+
+async def test_a_server_without_the_security_asked_for_is_refused(
+    plant: SmallPlant, source_of: MakeSource, store: Store
+) -> None:
+    """A weaker channel is never taken instead, and one asked for raises a standing warning."""
+    source = source_of(plant, security=Security.SIGN)
+    async with collecting(source, store):
+        await until(lambda: len(source.warnings) == 2)
+    assert "signed but not encrypted" in source.warnings[0]
+    assert "does not offer" in source.warnings[1]
+    assert store.rows == {}
+
+
+def test_the_trust_list_takes_what_is_in_it(tmp_path: Path) -> None:
+    """The very certificate counts, not its names; what is refused is kept for whoever decides."""
+    known, _ = ensure_application_certificate(tmp_path / "a", "urn:server", "server")
+    other, _ = ensure_application_certificate(tmp_path / "b", "urn:server", "server")
+    (tmp_path / "pki" / "trusted").mkdir(parents=True)
+    (tmp_path / "pki" / "trusted" / "any-name.der").write_bytes(known.read_bytes())
+    trust = TrustList(tmp_path / "pki")
+    trust.check("cell-1", known.read_bytes())
+    with pytest.raises(ServerUntrusted, match="cell-1: the server's certificate is not trusted"):
+        trust.check("cell-1", other.read_bytes())
+    with pytest.raises(ServerUntrusted):
+        trust.check("cell-1", b"no certificate")
+
+
+def test_the_own_certificate_is_made_once(tmp_path: Path) -> None:
+    """The second start finds what the first made; the key is its owner's alone."""
+    certificate, key = ensure_application_certificate(tmp_path, "urn:wearsight:gateway:gw-1", "gw-1")
+    before = certificate.read_bytes(), key.read_bytes()
+    assert ensure_application_certificate(tmp_path, "urn:wearsight:gateway:gw-1", "gw-1") == (certificate, key)
+    assert (certificate.read_bytes(), key.read_bytes()) == before
+    assert key.stat().st_mode & 0o777 == 0o600
+
+
+def test_another_gateways_certificate_is_refused(tmp_path: Path) -> None:
+    """A copied folder is noticed, and so is a certificate without its key."""
+    _, key = ensure_application_certificate(tmp_path, "urn:wearsight:gateway:gw-1", "gw-1")
+    with pytest.raises(ConfigError, match="not of urn:wearsight:gateway:gw-2"):
+        ensure_application_certificate(tmp_path, "urn:wearsight:gateway:gw-2", "gw-2")
+    key.unlink()
+    with pytest.raises(ConfigError, match="is missing"):
+        ensure_application_certificate(tmp_path, "urn:wearsight:gateway:gw-1", "gw-1")
