@@ -162,6 +162,8 @@ class Lab:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
         clear(self.folder)
         for process in self._booted:
             process.wait()
@@ -181,10 +183,11 @@ class Lab:
     def start(
         self, *command: str | Path, log: IO[str], environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
-        """Start *command* in the lab, its words going to *log*; it ends with the lab at the latest."""
+        """Start *command* in the lab, its words going to *log*, its input a pipe; it ends with the lab."""
         process = subprocess.Popen(
             self.inside(*command),
             text=True,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
