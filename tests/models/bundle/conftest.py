@@ -1,0 +1,157 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from onnx import NodeProto, TensorProto, helper
+
+from models.bundle.archive import pack, unpack_verified
+from models.bundle.contents import BASELINES, CLASSIFIER, DETECTOR, FEATURES, GOLDEN, LIFE, encode_specification
+from models.bundle.golden import make_golden
+from models.bundle.loaded import LoadedBundle
+from models.bundle.manifest import SCHEMA_VERSION, Lineage, Manifest, Thresholds
+from models.export.graph import INPUT, finish, missing_as_zero
+from models.features.baseline import Baseline, encode_baseline
+from models.features.extraction import extract
+from models.features.hashing import feature_hash, reference_window
+from models.features.names import feature_names, input_names
+from models.features.specification import FeatureSpecification
+from models.features.windows import Window
+from models.records import Channel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A small bundle with real graphs: its parts, what is said of them, who signs, and windows to score."""
+
+    parts: dict[str, bytes]
+    manifest: Manifest
+    key: Ed25519PrivateKey
+    windows: list[Window]
+
+    @property
+    def archive(self) -> bytes:
+        return pack(self.parts, self.manifest, self.key)
+
+    @property
+    def loaded(self) -> LoadedBundle:
+        return LoadedBundle.of_parts(self.parts, self.manifest)
+
+
+@pytest.fixture(scope="session")
+def release() -> Release:
+    spec = FeatureSpecification(
+        asset_class="test_pump",
+        channels=(
+            Channel(name="speed_rpm", unit="rpm", low=0.0, high=3600.0),
+            Channel(name="flow_m3_h", unit="m³/h", low=0.0, high=150.0),
+            Channel(name="vibration_m_s2", unit="m/s²", low=-160.0, high=160.0, sample_rate_hz=6400.0),
+        ),
+        window_s=7200.0,
+        step_s=3600.0,
+        late_s=3600.0,
+        context_windows=4,
+    )
+    window = reference_window(spec)
+    centre = extract(spec, [window])[0]
+    baseline = Baseline(
+        centre={"reference": tuple(centre.tolist())},
+        class_centre=tuple((centre + 1.0).tolist()),
+        class_scale=tuple((0.1 * np.abs(centre) + 0.1).tolist()),
+    )
+    parts = {FEATURES: encode_specification(spec), BASELINES: encode_baseline(baseline), **graphs(spec)}
+    manifest = manifest_of(spec)
+    windows = [moved(spec, window, step) for step in range(6)]
+    parts[GOLDEN] = make_golden(LoadedBundle.of_parts(parts, manifest), windows)
+    return Release(parts=parts, manifest=manifest, key=Ed25519PrivateKey.generate(), windows=windows)
+
+
+@pytest.fixture
+def folder(release: Release, tmp_path: Path) -> Callable[[], Path]:
+    """Return what unpacks the release and gives its folder."""
+
+    def unpack() -> Path:
+        unpack_verified(release.archive, release.key.public_key(), into=tmp_path / "bundle")
+        return tmp_path / "bundle"
+
+    return unpack
+
+
+def moved(spec: FeatureSpecification, window: Window, step: int) -> Window:
+    """Return *window* later by *step* and with the flow risen a little each step."""
+    return Window(
+        asset_id=window.asset_id,
+        start_ns=window.start_ns + step * spec.step_ns,
+        end_ns=window.end_ns + step * spec.step_ns,
+        times=tuple(times + step * spec.step_ns for times in window.times),
+        values=(window.values[0], window.values[1] + 6.0 * step, window.values[2]),
+        good=window.good,
+        waveforms=window.waveforms,
+        good_share=1.0,
+    )
+
+
+def graphs(spec: FeatureSpecification) -> dict[str, bytes]:
+    """Return a detector (the largest deviation), a classifier and a life model that are easy to foresee."""
+    inputs, flow = len(input_names(spec)), feature_names(spec).index("flow_m3_h.mean")
+    weights = np.zeros((inputs, 3), np.float32)
+    weights[flow] = (-1.0, 1.0, 0.0)
+    clean, zero = missing_as_zero("inputs", "present")
+    detector = [
+        *clean,
+        helper.make_node("Abs", ["present"], ["size"]),
+        helper.make_node("ReduceMax", ["size"], ["score"], axes=[1], keepdims=1),
+    ]
+    matrix = helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.ravel().tolist())
+    product = helper.make_node("MatMul", ["present", "weights"], ["product"])
+    classifier = [*clean, product, helper.make_node("Softmax", ["product"], ["probabilities"], axis=1)]
+    hours = helper.make_tensor("hours", TensorProto.FLOAT, [3], [10.0, 100.0, 50.0])
+    life = [*clean, product, helper.make_node("Add", ["product", "hours"], ["life"])]
+
+    def made(name: str, nodes: list[NodeProto], constants: list[TensorProto], output: str, columns: int) -> bytes:
+
+        renamed = [helper.make_node("Identity", [INPUT], ["inputs"]), *nodes]
+        return finish(name, renamed, constants, inputs=inputs, output=output, columns=columns)
+
+    return {
+        DETECTOR: made("detector", detector, zero, "score", 1),
+        CLASSIFIER: made("classifier", classifier, [*zero, matrix], "probabilities", 3),
+        LIFE: made("life", life, [*zero, matrix, hours], "life", 3),
+    }
+
+
+def manifest_of(spec: FeatureSpecification) -> Manifest:
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        asset_class=spec.asset_class,
+        version=7,
+        channels=spec.channels,
+        feature_hash=feature_hash(spec),
+        thresholds=Thresholds(
+            warning=3.0,
+            alarm=6.0,
+            minimum_good_share=0.6,
+            on_delay_windows=3,
+            off_delay_windows=6,
+            minimum_confidence=0.5,
+        ),
+        failure_modes=("normal", "leak", "imbalance"),
+        actions={"leak": "Replace the seal."},
+        files={},
+        opset={"": 15},
+        minimum_gateway_version="0.1.0",
+        not_after=datetime(2100, 1, 1, tzinfo=UTC),
+        metrics={"auc": 0.9},
+        lineage=Lineage(
+            trained_at=datetime(2026, 3, 1, tzinfo=UTC),
+            trained_on_assets=("a-1",),
+            held_out_assets=("a-2",),
+            observations=100,
+            lake_digest="",
+            replaces_version=None,
+            software_version="0.1.0",
+        ),
+    )
