@@ -5,15 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from models.bundle.contents import BASELINES, CLASSIFIER, DETECTOR, FEATURES, GOLDEN, LIFE, MANIFEST
 from models.bundle.errors import DigestMismatch, FeatureHashMismatch, ManifestMismatch
 from models.bundle.loaded import LoadedBundle
 from models.features import plain
+from models.features.names import input_names
 
 
-def test_a_bundle_loads_from_its_folder(release: Any, folder: Callable[[], Path]) -> None:
+def test_a_bundle_loads_from_its_folder(folder: Callable[[], Path]) -> None:
     bundle = LoadedBundle.load(folder())
 
     assert bundle.manifest.version == 7
@@ -79,8 +81,5 @@ def test_a_graph_with_other_outputs_is_refused(release: Any) -> None:
 
 
 def bundle_inputs(release: Any) -> Any:
-    import numpy as np
-
-    from models.features.names import input_names
 
     return np.zeros((1, len(input_names(release.loaded.specification))), np.float32)
