@@ -9,11 +9,10 @@ import struct
 from dataclasses import dataclass
 
 from asyncua import ua
-from asyncua.common.utils import Buffer, NotEnoughData
+from asyncua.common.utils import Buffer
 from asyncua.ua.object_ids import ObjectIds
 from asyncua.ua.status_codes import get_name_and_doc
 from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary
-from asyncua.ua.uaerrors import UaError
 
 from gateway.data_acquisition.columns import Columns, MalformedMessage, read_values
 
@@ -84,7 +83,7 @@ class _Reader:
         buffer = Buffer(self.body, self.position)
         try:
             kind = nodeid_from_binary(buffer)
-        except (NotEnoughData, ValueError, TypeError, UaError) as error:
+        except Exception as error:  # asyncua's decoder raises many things on strange bytes
             raise MalformedMessage(f"type at byte {self.position} cannot be read ({error!r})") from error
         self.position = buffer.cur_pos
         size = self.count(1) if self.number("B") & 0x01 else 0
@@ -124,7 +123,7 @@ def _after_response_header(body: bytes) -> _Reader:
     try:
         nodeid_from_binary(buffer)
         header = struct_from_binary(ua.ResponseHeader, buffer)
-    except (NotEnoughData, ValueError, TypeError, UaError) as error:
+    except Exception as error:  # asyncua's decoder raises many things on strange bytes
         raise MalformedMessage(f"response header cannot be read ({error!r})") from error
     header.ServiceResult.check()
     return _Reader(body, buffer.cur_pos)

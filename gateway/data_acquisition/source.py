@@ -27,7 +27,7 @@ from gateway.data_acquisition.columns import MalformedMessage
 from gateway.data_acquisition.connection import Identity, connected
 from gateway.data_acquisition.live import Live
 from gateway.data_acquisition.subscription import Subscription
-from gateway.errors import SourceUnavailable
+from gateway.errors import ConfigError, SourceUnavailable
 from models.records import AssetDescription, GatewayEvent, Results, Stream
 
 log = structlog.get_logger()
@@ -106,8 +106,13 @@ class OpcuaSource:
                     async for batch in batches:
                         yield batch
                 trouble = f"{self.server.name}: the connection ended; it is made anew"
+            except ConfigError:
+                raise
             except (SourceUnavailable, MalformedMessage, UaError, OSError) as error:
                 trouble = str(error) or type(error).__name__
+            except Exception as error:  # whatever a server's answer sets off in the stack: the others go on
+                log.exception("unexpected failure", server=self.server.name)
+                trouble = f"{self.server.name}: {error!r}; the connection is made anew"
             if trouble != self.counters.trouble:
                 self.counters.trouble = trouble
                 log.warning("source unavailable", server=self.server.name, reason=trouble)
