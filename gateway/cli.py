@@ -49,12 +49,14 @@ def run_command(config_file: Path) -> None:
     """Run the gateway until SIGTERM or SIGINT."""
     config = _checked(config_file)
     _log_as_json()
+    code = 0
     try:
         asyncio.run(run(config))
     except* (GatewayError, OSError) as group:
         for reason in _reasons(group):
             click.echo(f"the gateway stops: {reason}", err=True)
-        sys.exit(EXIT_CONFIG if group.subgroup(ConfigError) else EXIT_FAULT)
+        code = EXIT_CONFIG if group.subgroup(ConfigError) else EXIT_FAULT
+    sys.exit(code)
 
 
 @main.command("check-config")

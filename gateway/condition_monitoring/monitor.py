@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from gateway.condition_monitoring.blocks import Blocks
 from gateway.journal import JournalReader
@@ -32,7 +32,7 @@ async def monitor(reader: JournalReader, blocks: Blocks) -> None:
             await reader.commit(pages[-1].seq)
 
 
-async def batches(pages: AsyncIterator[Page]) -> AsyncIterator[list[Page]]:
+async def batches(pages: AsyncIterator[Page]) -> AsyncGenerator[list[Page], None]:
     """Yield pages as they come, many together when many wait, and an empty list when none came for a while."""
     now = asyncio.get_running_loop().time
     upcoming = asyncio.create_task(_next(pages))

@@ -1,0 +1,283 @@
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gateway.bundles.slots import BundleSlots
+from gateway.condition_monitoring.blocks import Blocks
+from gateway.condition_monitoring.class_blocks import ClassBlocks
+from gateway.testing import (
+    ASSET_CLASS,
+    BAD,
+    SPECIFICATION,
+    Fault,
+    cut,
+    encoded,
+    make_bundle,
+    run_machine,
+)
+from models.bundle.loaded import LoadedBundle
+from models.features.context import Context
+from models.features.windows import windows_of
+from models.records import Observations, Results, State, Zone
+from models.scoring import score
+
+ASSETS = {"m-1": ASSET_CLASS, "m-2": ASSET_CLASS}
+OVERHEATING = Fault(start_h=30, celsius_per_h=3.0)
+
+
+def make_blocks(slots: BundleSlots) -> Blocks:
+    return Blocks(gateway_id="gw-1", assets=ASSETS, slots=slots)
+
+
+@pytest.fixture
+def blocks(slots: BundleSlots, archives: dict[int, Path]) -> Blocks:
+    """Blocks that follow bundle version 1."""
+    slots.install(archives[1])
+    blocks = make_blocks(slots)
+    assert [e.kind for e in blocks.follow_bundles().events] == ["bundle_activated"]
+    return blocks
+
+
+def joined(parts: list[Results]) -> Results:
+    """Return all that *parts* hold, in order."""
+    return Results(
+        states=tuple(s for p in parts for s in p.states),
+        health=tuple(h for p in parts for h in p.health),
+        prognoses=tuple(f for p in parts for f in p.prognoses),
+        advisories=tuple(a for p in parts for a in p.advisories),
+    )
+
+
+def with_status(observations: Observations, channel: int, status: int) -> Observations:
+    """Return *observations* with another status on every value of one channel, the values themselves unchanged."""
+    return replace(
+        observations, status=np.where(observations.stream == channel, status, observations.status).astype(np.uint32)
+    )
+
+
+def test_a_healthy_machine_is_normal(blocks: Blocks) -> None:
+    results, _ = blocks.advance(run_machine("m-1", hours=60))
+
+    assert {s.zone for s in results.states} == {Zone.NORMAL}
+    assert len(results.states) == len(results.health) > 50
+    assert results.advisories == ()
+    assert blocks.active()[ASSET_CLASS].states["normal"] == len(results.states)
+
+
+def test_a_fault_becomes_an_advisory_with_mode_channel_and_life(blocks: Blocks) -> None:
+    results, _ = blocks.advance(run_machine("m-1", hours=60, fault=OVERHEATING))
+
+    advisory = results.advisories[-1]
+    assert (advisory.asset_id, advisory.failure_mode) == ("m-1", "overheating")
+    assert advisory.top_channels[0].channel == "temperature_c"
+    # The model always says 20 and 50 hours; the median of five such answers is two hours old.
+    assert (advisory.life_p10_s, advisory.life_p50_s) == (18 * 3600, 48 * 3600)
+    assert advisory.model_version == 1
+    assert blocks.open_advisories() == 1
+    assert {s.zone for s in results.states[:25]} == {Zone.NORMAL}
+
+
+@pytest.mark.parametrize("status", [BAD, 0x80320000, 0x40920000])
+def test_a_bad_value_is_never_scored_as_good(blocks: Blocks, status: int) -> None:
+    """A transmitter that says Bad (or Uncertain) while it shows healthy numbers makes no window normal."""
+    machine = with_status(with_status(run_machine("m-1", hours=30), 1, status), 0, status)
+
+    results, _ = blocks.advance(machine)
+
+    assert {s.zone for s in results.states} == {Zone.UNKNOWN}
+    assert all("of the values are good" in s.reason for s in results.states)
+    assert {h.grade for h in results.health} == {"U"}
+
+
+def test_the_same_values_with_status_good_are_normal(blocks: Blocks) -> None:
+    """Control to the one above: it is the status that makes the difference."""
+    results, _ = blocks.advance(with_status(run_machine("m-1", hours=30), 1, 0))
+
+    assert {s.zone for s in results.states} == {Zone.NORMAL}
+
+
+def test_bad_values_do_not_touch_the_score(blocks: Blocks, slots: BundleSlots) -> None:
+    """A few wild values with status Bad change nothing but the share of good ones."""
+    machine = run_machine("m-1", hours=30)
+    wild = machine.stream == 1
+    wild &= np.arange(len(machine)) % 9 == 0
+    spoiled = replace(
+        machine,
+        value=np.where(wild, 1e6, machine.value),
+        status=np.where(wild, BAD, machine.status).astype(np.uint32),
+    )
+    dropped = machine.take(~wild)
+
+    with_bad, _ = blocks.advance(spoiled)
+    other = make_blocks(slots)
+    other.follow_bundles()
+    without, _ = other.advance(dropped)
+
+    assert [s.score for s in with_bad.states] == pytest.approx([s.score for s in without.states])
+    assert {s.zone for s in with_bad.states} == {Zone.NORMAL}
+
+
+def test_pages_may_be_cut_anywhere(blocks: Blocks, slots: BundleSlots) -> None:
+    """One page or fifty: the same states, health, prognoses and advisories, bit by bit."""
+    machines = Observations.concatenate([run_machine("m-1", hours=60, fault=OVERHEATING), run_machine("m-2", hours=60)])
+    machines = machines.take(np.argsort(machines.source_time, kind="stable"))
+    whole, _ = blocks.advance(machines)
+    other = make_blocks(slots)
+    other.follow_bundles()
+    pieces = joined([other.advance(piece)[0] for piece in cut(machines, 50)])
+
+    def by_asset(results: Results) -> bytes:
+        """Order between assets follows the pages; in each asset it must not."""
+        return encoded(
+            [sorted(kind, key=lambda r: r.asset_id) for kind in (results.states, results.health, results.advisories)]
+        )
+
+    assert by_asset(pieces) == by_asset(whole)
+
+
+def test_saved_blocks_go_on_as_if_nothing_had_happened(blocks: Blocks, slots: BundleSlots) -> None:
+    machine = cut(run_machine("m-1", hours=60, fault=OVERHEATING), 20)
+    steady = [blocks.advance(piece)[0] for piece in machine]
+    saved: bytes | None = None
+    restarted = []
+    for number, piece in enumerate(machine):
+        fresh = make_blocks(slots)
+        fresh.restore(saved)
+        events = fresh.follow_bundles().events
+        assert bool(events) == (number == 0)  # a restart is no activation
+        results, saved = fresh.advance(piece)
+        restarted.append(results)
+
+    assert encoded(joined(restarted)) == encoded(joined(steady))
+    assert fresh.active()[ASSET_CLASS].states == blocks.active()[ASSET_CLASS].states
+
+
+def test_blocks_that_forget_would_answer_differently(blocks: Blocks, slots: BundleSlots) -> None:
+    """Control to the one above: what is saved matters."""
+    machine = cut(run_machine("m-1", hours=60, fault=OVERHEATING), 20)
+    steady = [blocks.advance(piece)[0] for piece in machine]
+    forgetful = []
+    for piece in machine:
+        fresh = make_blocks(slots)
+        fresh.follow_bundles()
+        forgetful.append(fresh.advance(piece)[0])
+
+    assert encoded(joined(forgetful)) != encoded(joined(steady))
+
+
+def test_the_gateway_scores_what_training_would(blocks: Blocks, slots: BundleSlots) -> None:
+    """Page by page on the gateway, or all at once from the lake: the same features, so the same scores."""
+    machine = run_machine("m-1", hours=60, fault=OVERHEATING)
+    live = [state for piece in cut(machine, 30) for state in blocks.advance(piece)[0].states]
+    bundle = slots.live(ASSET_CLASS)
+    assert bundle is not None
+    shuffled = machine.take(np.random.default_rng(1).permutation(len(machine)))
+    windows = windows_of(SPECIFICATION, shuffled)
+    outputs = score(bundle, Context(SPECIFICATION), windows).detector_output / bundle.manifest.thresholds.warning
+
+    assert [s.score for s in live] == outputs.tolist()
+
+
+def test_without_a_bundle_windows_are_unknown_and_say_so(slots: BundleSlots) -> None:
+    blocks = make_blocks(slots)
+    blocks.follow_bundles()
+
+    results, _ = blocks.advance(run_machine("m-1", hours=10))
+
+    assert {(s.zone, s.reason, s.model_version) for s in results.states} == {(Zone.UNKNOWN, "no bundle", None)}
+    assert len(results.states) == 10
+    assert results.health == ()
+    assert blocks.active() == {}
+
+
+def test_without_a_bundle_each_step_is_reported_once(slots: BundleSlots) -> None:
+    machine = run_machine("m-1", hours=10)
+    blocks, saved = make_blocks(slots), None
+    states: list[State] = []
+    for piece in cut(machine, 37):
+        blocks = make_blocks(slots)
+        blocks.restore(saved)
+        results, saved = blocks.advance(piece)
+        states += results.states
+
+    whole, _ = make_blocks(slots).advance(machine)
+    assert tuple(states) == whole.states
+
+
+def test_a_new_bundle_with_the_same_features_goes_on_with_the_open_windows(
+    blocks: Blocks, slots: BundleSlots, archives: dict[int, Path]
+) -> None:
+    first, second = cut(run_machine("m-1", hours=40), 2)
+    before, _ = blocks.advance(first)
+    slots.install(archives[2])
+    events = blocks.follow_bundles().events
+    after, _ = blocks.advance(second)
+
+    assert [e.detail["version"] for e in events] == ["2"]
+    ends = [s.window_end for s in (*before.states, *after.states)]
+    assert len(ends) == len(set(ends))
+    assert {b - a for a, b in pairwise(ends)} == {ends[1] - ends[0]}  # no window is missing
+    assert {s.model_version for s in after.states} == {2}
+    assert blocks.active()[ASSET_CLASS].states["normal"] == len(after.states)
+
+
+def test_a_new_bundle_with_other_features_starts_its_windows_anew(
+    blocks: Blocks, slots: BundleSlots, tmp_path: Path, signing_key: Ed25519PrivateKey
+) -> None:
+    first, second = cut(run_machine("m-1", hours=40), 2)
+    blocks.advance(first)
+    wider = replace(SPECIFICATION, window_s=10800.0, expected_counts=(18.0, 18.0, 3.0))
+    slots.install(make_bundle(tmp_path, version=2, signing_key=signing_key, specification=wider))
+    blocks.follow_bundles()
+    after, _ = blocks.advance(second)
+
+    assert {(s.window_end - s.window_start).total_seconds() for s in after.states} == {10800.0}
+    assert Zone.NORMAL in {s.zone for s in after.states}
+
+
+def test_a_rollback_is_followed_too(blocks: Blocks, slots: BundleSlots, archives: dict[int, Path]) -> None:
+    slots.install(archives[2])
+    blocks.follow_bundles()
+    slots.rollback(ASSET_CLASS)
+
+    assert [e.detail["version"] for e in blocks.follow_bundles().events] == ["1"]
+    assert not blocks.follow_bundles()
+
+
+def test_a_bundle_that_does_not_load_leaves_the_old_one_at_work(
+    blocks: Blocks, slots: BundleSlots, archives: dict[int, Path]
+) -> None:
+    """A slot damaged on disk is a standing warning, not the end of monitoring."""
+    slots.install(archives[2])
+    detector = slots._slot(ASSET_CLASS, 2) / "detector.onnx"
+    detector.write_bytes(detector.read_bytes()[:-1] + b"\0")
+
+    assert not blocks.follow_bundles()
+    assert "what ran before goes on" in blocks.warnings[ASSET_CLASS]
+    results, _ = blocks.advance(run_machine("m-1", hours=10))
+    assert {s.model_version for s in results.states} == {1}
+
+
+def test_a_model_that_fails_makes_windows_unknown(blocks: Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inference that breaks is told, and monitoring goes on."""
+
+    def broken(_bundle: LoadedBundle, _inputs: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("gateway.condition_monitoring.class_blocks.detect", broken)
+    results, _ = blocks.advance(run_machine("m-1", hours=10))
+
+    assert {s.zone for s in results.states} == {Zone.UNKNOWN}
+    assert all("out of memory" in s.reason for s in results.states)
+
+
+def test_blocks_are_of_the_class_of_their_bundle(blocks: Blocks) -> None:
+    """Assets that are not configured are passed over."""
+    results, _ = blocks.advance(run_machine("stranger", hours=30))
+
+    assert not results
+    assert isinstance(blocks._running[ASSET_CLASS], ClassBlocks)
