@@ -6,6 +6,7 @@ import http.client
 import json
 import ssl
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 
 from cloud_service.testing import CloudProcess
-from models.records import Observations, Page, Results, Stream
+from models.records import Advisory, AdvisoryState, ChannelShare, Observations, Page, Results, Stream
 from models.segment import encode_segment, segment_digest
 
 EPOCH = "00c0ffee00c0ffee"
+RAISED = datetime(2026, 3, 20, 14, tzinfo=UTC)
 
 
 class Gateway:
@@ -78,6 +80,42 @@ def make_page(gateway_id: str, seq: int, content: Observations | Results | None 
 def pages_of(gateway_id: str, first: int, last: int) -> list[Page]:
     """Return the pages *first* to *last*."""
     return [make_page(gateway_id, seq) for seq in range(first, last + 1)]
+
+
+def make_advisory(*, revision: int = 1, state: AdvisoryState = AdvisoryState.ACTIVE) -> Advisory:
+    """Return an advisory of pump-01 with everything that one can say."""
+    return Advisory(
+        advisory_id="pump-01-bearing-1",
+        revision=revision,
+        asset_id="pump-01",
+        asset_class="centrifugal_pump",
+        failure_mode="bearing_outer_race",
+        state=state,
+        raised_at=RAISED,
+        updated_at=RAISED + timedelta(hours=revision),
+        evidence_start=RAISED - timedelta(hours=2),
+        evidence_end=RAISED,
+        top_channels=(
+            ChannelShare(
+                channel="bearing_temperature_c",
+                share=0.61,
+                feature="mean",
+                now=71.3,
+                normal_low=48.2,
+                normal_high=58.9,
+                unit="°C",
+            ),
+        ),
+        confidence=0.93,
+        life_p10_s=70_000.0,
+        life_p50_s=154_000.0,
+        life_p90_s=280_000.0,
+        act_by=RAISED + timedelta(hours=15),
+        model_version=3,
+        data_trust=0.98,
+        reason="Impacts at the outer race.",
+        recommended_action="Replace the drive-end bearing.",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cloud_service.errors import EnrollmentError
 from cloud_service.pki import Pki, identity_of
@@ -39,7 +40,7 @@ def test_a_gateway_gets_what_it_needs(pki: Pki, tmp_path: Path) -> None:
     ca = x509.load_pem_x509_certificate((tmp_path / "out" / "ca.pem").read_bytes())
     certificate.verify_directly_issued_by(ca)
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     assert identity_of(certificate.public_bytes(serialization.Encoding.DER)) == identity
 
 
