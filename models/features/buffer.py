@@ -37,7 +37,14 @@ class Rows:
 
     def take(self, rows: BoolArray | NDArray[np.intp] | slice) -> Rows:
         """Return the given *rows*."""
-        return Rows(**{name: getattr(self, name)[rows] for name in Rows.__slots__})
+        return Rows(
+            asset=self.asset[rows],
+            channel=self.channel[rows],
+            time=self.time[rows],
+            value=self.value[rows],
+            good=self.good[rows],
+            samples=self.samples[rows],
+        )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Rows]) -> Rows:
@@ -88,11 +95,17 @@ def clock(newest: Int64Array, late_ns: int) -> Int64Array:
     return np.asarray(np.maximum(newest.min(axis=1), ahead), np.int64)
 
 
+def first_end(spec: FeatureSpecification, oldest: Int64Array) -> Int64Array:
+    """Return the end of the first window that starts at or after each of *oldest*."""
+    return -(-(oldest + spec.window_ns) // spec.step_ns) * spec.step_ns
+
+
 class AssetBuffer:
     """The rows of one asset, and where its windows stand.
 
-    ``newest`` is the newest time of each channel, ``next_end`` the end of the next window. Before the first window
-    has closed that is `NEVER`: it will be the first that holds nothing older than the oldest row until then.
+    ``newest`` is the newest time of each channel, ``oldest`` the oldest of all, ``next_end`` the end of the next
+    window. Before the first window has closed that is `NEVER`: it will be the first that starts at or after the oldest
+    row until then.
     """
 
     def __init__(self, spec: FeatureSpecification) -> None:
@@ -101,7 +114,7 @@ class AssetBuffer:
         self.next_end = NEVER
         self.late_rows = 0
         self.dropped_rows = 0
-        self._oldest = FAR
+        self.oldest = FAR
         self._parts: list[Rows] = []
         self._size = 0
 
@@ -117,7 +130,7 @@ class AssetBuffer:
         samples = [] if rows is None else [_NO_SAMPLES if one is None else one for one in rows.samples]
         return SavedBuffer(
             newest=tuple(self.newest.tolist()),
-            oldest=self._oldest,
+            oldest=self.oldest,
             next_end=self.next_end,
             **columns,
             sample_counts=np.array([one.size for one in samples], np.int64).tobytes(),
@@ -133,7 +146,7 @@ class AssetBuffer:
         """
         buffer = cls(spec)
         buffer.newest = np.array(saved.newest, np.int64)
-        buffer._oldest, buffer.next_end = saved.oldest, saved.next_end
+        buffer.oldest, buffer.next_end = saved.oldest, saved.next_end
         columns = {name: np.frombuffer(getattr(saved, name), dtype) for name, dtype in _SAVED_COLUMNS.items()}
         counts = np.frombuffer(saved.sample_counts, np.int64)
         samples = np.frombuffer(saved.samples, np.float32)
@@ -151,9 +164,9 @@ class AssetBuffer:
         step = self._spec.step_ns
         before, closed_end = self.newest.copy(), self._closed_end()
         np.maximum.at(self.newest, rows.channel, rows.time)
-        oldest = np.minimum(np.minimum.accumulate(rows.time), self._oldest)
-        self._oldest = int(oldest[-1])
-        next_end = self.next_end if self.next_end != NEVER else int(self._first_end(oldest[-1:])[0])
+        oldest = np.minimum(np.minimum.accumulate(rows.time), self.oldest)
+        self.oldest = int(oldest[-1])
+        next_end = self.next_end if self.next_end != NEVER else int(first_end(self._spec, oldest[-1:])[0])
         if clock(self.newest[None], self._spec.late_ns)[0] < next_end:
             self._count_late(rows.time < closed_end)
             self._keep(rows)
@@ -170,17 +183,12 @@ class AssetBuffer:
         self._parts, self._size = [], 0
         yield from self._cut(kept, arrival, until, has_late=bool(late.any()))
 
-    def _first_end(self, oldest: Int64Array) -> Int64Array:
-        """Return the end of the first window that starts at or after *oldest*."""
-        step = self._spec.step_ns
-        return -(-(oldest + self._spec.window_ns) // step) * step
-
     def _begin(self, until: Int64Array, oldest: Int64Array) -> bool:
         """Settle which window is the first, at the first row that closes one; return whether one does."""
-        first_end = self._first_end(oldest)
-        closes = np.flatnonzero(until >= first_end)
+        first = first_end(self._spec, oldest)
+        closes = np.flatnonzero(until >= first)
         if closes.size:
-            self.next_end = int(first_end[closes[0]])
+            self.next_end = int(first[closes[0]])
         return bool(closes.size)
 
     def _running_clock(self, before: Int64Array, rows: Rows) -> Int64Array:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from models.features.buffer import NEVER, AssetBuffer, Cut, Rows, SavedBuffer, clock, samples_of
+from models.features.buffer import FAR, NEVER, AssetBuffer, Cut, Rows, SavedBuffer, clock, first_end, samples_of
 from models.features.specification import FeatureError, FeatureSpecification, is_waveform
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array, Observations, Stream, is_good
 
@@ -22,6 +22,7 @@ from models.records import BoolArray, Float32Array, FloatArray, Int64Array, Obse
 _LATEST = 4_000_000_000_000_000_000
 _MAX_INBOX_ROWS = 500_000
 _OTHERS = (-1, -1)
+_UNSEEN = -2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +77,13 @@ class Windower:
         self._waveform = np.array([is_waveform(channel) for channel in spec.channels])
         self._assets: dict[str, int] = {}
         self._places: dict[Stream, tuple[int, int]] = {}
+        self._table_streams: tuple[Stream, ...] = ()
+        self._table = np.empty((2, 0), np.int64)
         self._buffers: list[AssetBuffer] = []
-        # Newest time by asset and channel, and the next window end by asset: enough to see that nothing closes.
+        # Newest time by asset and channel, next window end and oldest time by asset: enough to see that nothing closes.
         self._newest = np.empty((0, len(spec.channels)), np.int64)
         self._next_end = np.empty(0, np.int64)
+        self._oldest = np.empty(0, np.int64)
         self._inbox: list[Rows] = []
         self._inbox_rows = 0
 
@@ -91,8 +95,11 @@ class Windower:
         self._inbox.append(rows)
         self._inbox_rows += len(rows)
         np.maximum.at(self._newest, (rows.asset, rows.channel), rows.time)
+        np.minimum.at(self._oldest, rows.asset, rows.time)
         touched = np.flatnonzero(np.bincount(rows.asset, minlength=len(self._buffers)))
-        closing = clock(self._newest[touched], self.spec.late_ns) >= self._next_end[touched]
+        next_end = self._next_end[touched]
+        next_end = np.where(next_end == NEVER, first_end(self.spec, self._oldest[touched]), next_end)
+        closing = clock(self._newest[touched], self.spec.late_ns) >= next_end
         return self._distribute() if closing.any() or self._inbox_rows > _MAX_INBOX_ROWS else []
 
     @property
@@ -128,20 +135,16 @@ class Windower:
         if saved.key != _key(self.spec):
             raise FeatureError(f"{self.spec.asset_class}: saved windows are of another specification; start anew")
         self._assets = {asset_id: place for place, asset_id in enumerate(saved.assets)}
-        self._places, self._inbox, self._inbox_rows = {}, [], 0
+        self._places, self._inbox, self._inbox_rows, self._table_streams = {}, [], 0, ()
         self._buffers = buffers
         self._newest = np.array([buffer.newest for buffer in buffers], np.int64).reshape(-1, len(self._channels))
         self._next_end = np.array([buffer.next_end for buffer in buffers], np.int64)
+        self._oldest = np.array([buffer.oldest for buffer in buffers], np.int64)
         self._counters = saved.counters
 
     def _rows(self, observations: Observations) -> Rows:
         """Return the rows of the class's assets and channels, in their order."""
-        places = np.full((len(observations.streams), 2), -1, np.int64)
-        for number in np.flatnonzero(np.bincount(observations.stream, minlength=1)):
-            stream = observations.streams[number]
-            known = self._places.get(stream)
-            places[number] = self._place(stream) if known is None else known
-        asset, channel = places[observations.stream].T if len(observations) else np.empty((2, 0), np.int64)
+        asset, channel = self._places_of(observations)
         time = observations.source_time
         ours = asset >= 0
         known_time = (time >= 0) & (time < _LATEST)
@@ -159,6 +162,18 @@ class Windower:
         )
         self._take_samples(observations, rows)
         return rows.take(ours & known_time)
+
+    def _places_of(self, observations: Observations) -> tuple[Int64Array, Int64Array]:
+        """Return asset and channel number of each row. The same table of streams comes page after page."""
+        if observations.streams != self._table_streams:
+            self._table_streams = observations.streams
+            self._table = np.full((2, len(observations.streams)), _UNSEEN, np.int64)
+        used = np.bincount(observations.stream, minlength=len(observations.streams)) > 0
+        for number in np.flatnonzero(used & (self._table[0] == _UNSEEN)):
+            stream = observations.streams[number]
+            known = self._places.get(stream)
+            self._table[:, number] = self._place(stream) if known is None else known
+        return self._table[0][observations.stream], self._table[1][observations.stream]
 
     def _take_samples(self, observations: Observations, rows: Rows) -> None:
         """Put waveforms into *rows*; one that is not finite is not good."""
@@ -181,6 +196,7 @@ class Windower:
                 self._buffers.append(AssetBuffer(self.spec))
                 self._newest = np.vstack([self._newest, self._buffers[-1].newest])
                 self._next_end = np.append(self._next_end, NEVER)
+                self._oldest = np.append(self._oldest, FAR)
             place = (asset, channel)
         self._places[stream] = place
         return place
