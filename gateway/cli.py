@@ -41,6 +41,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print data 
 @click.version_option(installed_version("wearsight"), prog_name="wearsight-gateway")
 def main() -> None:
     """Read machines, store every value, run signed models on the spot."""
+    _log_as_json()
 
 
 @main.command("run")
@@ -48,7 +49,6 @@ def main() -> None:
 def run_command(config_file: Path) -> None:
     """Run the gateway until SIGTERM or SIGINT."""
     config = _checked(config_file)
-    _log_as_json()
     code = 0
     try:
         asyncio.run(run(config))
@@ -184,5 +184,5 @@ def _log_as_json() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # standard output is for data
     )
