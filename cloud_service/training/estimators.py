@@ -6,7 +6,7 @@ Inputs are float32 rows without NaN (``models.export.graph.without_missing``), a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightgbm as lgb
@@ -18,9 +18,11 @@ from models.export.isolation_forest import reference_scores
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 
 QUANTILES = (0.1, 0.5, 0.9)
-# LightGBM and scikit-learn share a machine with the ingest: two threads, whatever the machine has.
-THREADS = 2
+# A class is small, its threads would mostly wait for each other, and classes are trained side by side.
+THREADS = 1
 _HOURS_PER_DAY = 24.0
+_SPREAD = 0.1
+_FOLDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class ForestSettings:
     """An isolation forest: number of *trees*, rows of each, and the share of inputs each tree may look at."""
 
     trees: int = 100
-    rows_per_tree: int = 256
+    rows_per_tree: int = 1024
     inputs_share: float = 1.0
 
 
@@ -36,11 +38,11 @@ class ForestSettings:
 class BoostingSettings:
     """A boosted model: *rounds* of trees with *leaves*, learning *rate*, least rows a leaf, share of inputs a tree."""
 
-    rounds: int = 80
-    leaves: int = 12
-    rate: float = 0.08
-    rows_per_leaf: int = 20
-    inputs_share: float = 0.5
+    rounds: int = 60
+    leaves: int = 6
+    rate: float = 0.1
+    rows_per_leaf: int = 30
+    inputs_share: float = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +57,20 @@ class Limits:
 class LifeModel:
     """One booster a quantile, and the *widening* that conformal calibration asks of the interval.
 
-    The interval told is ``[p10 - widening * (p50 + margin_h), p90 + widening * (p50 + margin_h)]``.
+    The interval told is ``[p10 - widening * (p50 + margin_h), p90 + widening * (p50 + margin_h)]``, all held to 0 and
+    *highest_h*.
     """
 
     boosters: tuple[lgb.Booster, ...]
     widening: float
     margin_h: float
+    highest_h: float
 
     def predict(self, rows: Float32Array) -> FloatArray:
         """Return P10, P50, P90 in hours, shape ``(n, 3)``; they may cross."""
         raw = np.column_stack([np.asarray(booster.predict(rows), np.float64) for booster in self.boosters])
         reach = self.widening * (raw[:, 1] + self.margin_h)
-        return np.column_stack([raw[:, 0] - reach, raw[:, 1], raw[:, 2] + reach])
+        return np.clip(np.column_stack([raw[:, 0] - reach, raw[:, 1], raw[:, 2] + reach]), 0.0, self.highest_h)
 
 
 def fit_forest(rows: Float32Array, settings: ForestSettings, seed: int) -> IsolationForest:
@@ -135,29 +139,36 @@ def fit_life(
     Args:
         rows: Shape ``(n, f)``.
         life_h: Hours left, shape ``(n,)``.
-        life: Which life each row is of, shape ``(n,)``. Every third is kept from a first fit that measures how far
-            the interval must be widened to hold what it says; the fit that is released sees all lives.
+        life: Which life each row is of, shape ``(n,)``. Each third of the lives is told by a fit that has not seen
+            it, to measure how far the interval must be widened; the fit that is released sees all lives.
         settings: Of the boosters.
         margin_h: Hours of widening that do not depend on the life told.
         seed: Of the draws.
     """
-    keep = np.isin(life, np.unique(life)[2::3])
-    widening = 0.0
-    if keep.any():
-        trial = LifeModel(
-            boosters=_quantiles(rows[~keep], life_h[~keep], settings, seed), widening=0.0, margin_h=margin_h
-        )
-        widening = _widening(trial.predict(rows[keep]), life_h[keep], margin_h)
-    return LifeModel(boosters=_quantiles(rows, life_h, settings, seed), widening=widening, margin_h=margin_h)
+    # Lives at the cap are all the same number, and so would be all gradients of a quantile fit that starts there:
+    # it would never split. A spread above the cap parts them; what is told is held to the cap.
+    cap = float(life_h.max())
+    capped = life_h >= cap
+    spread = np.where(capped, cap * (1.0 + _SPREAD * np.random.default_rng(seed).random(len(life_h))), life_h)
+    fold = np.unique(life, return_inverse=True)[1] % _FOLDS
+    model = LifeModel(boosters=(), widening=0.0, margin_h=margin_h, highest_h=cap)
+    told = np.full((len(rows), len(QUANTILES)), np.nan)
+    for own in np.unique(fold) if fold.any() else ():
+        inside = fold == own
+        trial = replace(model, boosters=_quantiles(rows[~inside], spread[~inside], settings, seed))
+        told[inside] = trial.predict(rows[inside])
+    asked = ~capped & np.isfinite(told[:, 1])
+    widening = _widening(told[asked], life_h[asked], margin_h) if asked.any() else 0.0
+    return replace(model, boosters=_quantiles(rows, spread, settings, seed), widening=widening)
 
 
 def _widening(told: FloatArray, life_h: FloatArray, margin_h: float) -> float:
-    """Return the split-conformal widening, relative to P50 plus the margin.
+    """Return the cross-conformal widening, relative to P50 plus the margin.
 
     Source:
         Y. Romano, E. Patterson, E. J. Candès, *Conformalized Quantile Regression*, NeurIPS 2019.
     """
-    outside = np.maximum(told[:, 0] - life_h, life_h - told[:, 2]) / (np.maximum(told[:, 1], 0.0) + margin_h)
+    outside = np.maximum(told[:, 0] - life_h, life_h - told[:, 2]) / (told[:, 1] + margin_h)
     return max(float(np.quantile(outside, QUANTILES[-1] - QUANTILES[0])), 0.0)
 
 

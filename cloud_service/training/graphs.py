@@ -93,7 +93,10 @@ def _detector(lesson: Lesson, settings: TrainingSettings) -> tuple[bytes, Limits
     healthy = lesson.mode == 0
     if not healthy.any():
         raise TrainingError("no window of a training asset is known to be healthy; nothing is trained")
-    rows = without_missing(lesson.inputs[healthy])
+    # The window's own deviations, the first third of the inputs: a fresh context scatters more than an old one, and
+    # would look like a fault.
+    own = lesson.inputs.shape[1] // 3
+    rows = without_missing(lesson.inputs[healthy, :own])
     asset, end_ns = lesson.asset[healthy], lesson.end_ns[healthy]
     fold = np.unique(asset, return_inverse=True)[1] % _FOLDS
     scores = cross_scores(rows, fold, settings.forest, settings.seed)
@@ -106,9 +109,10 @@ def _detector(lesson: Lesson, settings: TrainingSettings) -> tuple[bytes, Limits
         false_alarms_per_asset_day=settings.false_alarms_per_asset_day,
     )
     forest = fit_forest(rows, settings.forest, settings.seed)
-    graph = export_isolation_forest(forest)
+    graph = export_isolation_forest(forest, inputs=lesson.inputs.shape[1])
     asked = gate_rows(lesson.inputs, splits_of_forest(forest), seed=settings.seed)
-    return graph, limits, [check_parity("detector", graph, lambda given: reference_scores(forest, given), asked)]
+    proof = check_parity("detector", graph, lambda given: reference_scores(forest, given[:, :own]), asked)
+    return graph, limits, [proof]
 
 
 def _classifier(lesson: Lesson, settings: TrainingSettings) -> tuple[bytes, Parity]:
@@ -132,6 +136,11 @@ def _life(lesson: Lesson, settings: TrainingSettings) -> tuple[bytes, Parity]:
         margin_h=settings.life_margin_h,
         seed=settings.seed,
     )
-    graph = export_quantiles(model.boosters, reach=(-model.widening, 0.0, model.widening), margin=model.margin_h)
+    graph = export_quantiles(
+        model.boosters,
+        reach=(-model.widening, 0.0, model.widening),
+        margin=model.margin_h,
+        highest=model.highest_h,
+    )
     splits = [split for booster in model.boosters for split in splits_of_booster(booster)]
     return graph, check_parity("life", graph, model.predict, gate_rows(lesson.inputs, splits, seed=settings.seed))

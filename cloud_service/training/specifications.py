@@ -40,7 +40,7 @@ class TrainingSettings:
     classifier: BoostingSettings = field(default_factory=BoostingSettings)
     life: BoostingSettings = field(default_factory=BoostingSettings)
     life_margin_h: float = 6.0
-    false_alarms_per_asset_day: float = 0.01
+    false_alarms_per_asset_day: float = 0.003
     minimum_good_share: float = 0.6
     on_delay_windows: int = 3
     off_delay_windows: int = 6
@@ -78,7 +78,7 @@ _WINDOWS = {
 }
 
 _SETTINGS = {
-    "": TrainingSettings(horizons=Horizons(fault_h=60.0, clear_h=120.0, life_cap_h=120.0)),
+    "": TrainingSettings(horizons=Horizons(fault_h=60.0, clear_h=120.0, life_cap_h=96.0)),
     "turbofan": TrainingSettings(
         horizons=Horizons(fault_h=60.0, clear_h=125.0, life_cap_h=125.0),
         baseline_windows=15,

@@ -33,12 +33,15 @@ def average_path_length(samples: int) -> float:
     return 2.0 * (math.log(samples - 1.0) + np.euler_gamma) - 2.0 * (samples - 1.0) / samples
 
 
-def export_isolation_forest(forest: IsolationForest) -> bytes:
+def export_isolation_forest(forest: IsolationForest, *, inputs: int) -> bytes:
     """Return *forest* as an ONNX model, ``features (n, f)`` to ``score (n, 1)``.
 
-    It answers as ``reference_scores``, with NaN counted as 0.
+    It answers as ``reference_scores`` of the first columns, with NaN counted as 0.
+
+    Args:
+        forest: Trained on the first ``forest.n_features_in_`` of the inputs.
+        inputs: Columns of ``features``.
     """
-    inputs = int(forest.n_features_in_)
     prepare, constants = missing_as_zero(INPUT, "present")
     scale = -math.log(2.0) / (len(forest.estimators_) * average_path_length(int(forest.max_samples_)))
     constants.append(helper.make_tensor("scale", TensorProto.FLOAT, [1], [scale]))

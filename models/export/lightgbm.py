@@ -34,10 +34,13 @@ def export_classifier(booster: lgb.Booster) -> bytes:
     )
 
 
-def export_quantiles(boosters: Sequence[lgb.Booster], *, reach: Sequence[float], margin: float = 0.0) -> bytes:
+def export_quantiles(
+    boosters: Sequence[lgb.Booster], *, reach: Sequence[float], margin: float, highest: float
+) -> bytes:
     """Return regression *boosters*, one a quantile, as one model ``features (n, f)`` to ``life (n, quantiles)``.
 
-    NaN counts as 0. Quantile ``i`` comes as ``booster_i + reach[i] * (middle booster + margin)``; they may cross.
+    NaN counts as 0. Quantile ``i`` comes as ``booster_i + reach[i] * (middle booster + margin)``, held
+    to 0 and *highest*; they may cross.
 
     Raises:
         ExportError: If a booster is of a kind that has no faithful ONNX form.
@@ -54,9 +57,12 @@ def export_quantiles(boosters: Sequence[lgb.Booster], *, reach: Sequence[float],
     constants += [
         numpy_helper.from_array(spread.astype(np.float32), "spread"),
         numpy_helper.from_array((margin * np.asarray(reach)).astype(np.float32), "shift"),
+        numpy_helper.from_array(np.array(0.0, np.float32), "lowest"),
+        numpy_helper.from_array(np.array(highest, np.float32), "highest"),
     ]
     nodes.append(helper.make_node("Concat", outputs, ["quantiles"], axis=1))
-    nodes.append(helper.make_node("Gemm", ["quantiles", "spread", "shift"], [LIFE]))
+    nodes.append(helper.make_node("Gemm", ["quantiles", "spread", "shift"], ["widened"]))
+    nodes.append(helper.make_node("Clip", ["widened", "lowest", "highest"], [LIFE]))
     return _finished("life", boosters[0], nodes, constants, output=LIFE, columns=len(boosters))
 
 

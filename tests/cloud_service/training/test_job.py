@@ -1,0 +1,195 @@
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from cloud_service.training.dataset import TrainingData, TrainingError, build_table
+from cloud_service.training.estimators import BoostingSettings, ForestSettings
+from cloud_service.training.job import TrainingOutcome, train_class
+from cloud_service.training.labels import Failure, Horizons
+from cloud_service.training.specifications import TrainingSettings, settings_for, specification_for
+from models.bundle.archive import unpack_verified
+from models.bundle.golden import run_golden
+from models.bundle.loaded import LoadedBundle
+from models.export.parity import ParityError
+from models.features.extraction import extract
+from models.features.windows import Windower
+from models.records import Channel, Observations, Stream, to_ns
+
+START = datetime(2026, 3, 2, tzinfo=UTC)
+CHANNELS = (
+    Channel(name="load_pct", unit="%", low=0.0, high=120.0),
+    Channel(name="bearing_temperature_c", unit="°C", low=-20.0, high=150.0),
+    Channel(name="vibration_rms_mm_s", unit="mm/s", low=0.0, high=25.0),
+)
+LIVES_H = 200
+SETTINGS = TrainingSettings(
+    horizons=Horizons(fault_h=30.0, clear_h=60.0, life_cap_h=60.0),
+    baseline_windows=48,
+    forest=ForestSettings(trees=30),
+    classifier=BoostingSettings(rounds=15),
+    life=BoostingSettings(rounds=15),
+)
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+AT = datetime(2026, 4, 1, tzinfo=UTC)
+
+
+def life(asset_id: str, mode: str | None) -> Observations:
+    """Make a machine's record of eight days: it heats or shakes ever more in its last 50 hours if it has a *mode*."""
+    rng = np.random.default_rng(sum(asset_id.encode()))
+    hours = np.arange(0, LIVES_H, 1 / 6)
+    worse = np.clip((hours - (LIVES_H - 50)) / 50, 0, 1)
+    load = 60 + 20 * np.sin(hours / 4) + rng.normal(size=hours.size)
+    temperature = 40 + 0.2 * load + 25 * worse * (mode == "overheating") + rng.normal(size=hours.size)
+    vibration = 2 + 4 * worse * (mode == "imbalance") + 0.2 * rng.normal(size=hours.size)
+    columns = np.column_stack([load, temperature, np.abs(vibration)])
+    return Observations.of_values(
+        tuple(Stream(asset_id, channel.name) for channel in CHANNELS),
+        np.tile(np.arange(3, dtype=np.uint32), hours.size),
+        np.repeat(to_ns(START) + (hours * 3600e9).astype(np.int64), 3),
+        columns.ravel(),
+        np.zeros(3 * hours.size, np.uint32),
+    )
+
+
+MODES = {f"fan-{number:02}": ("overheating", "imbalance", None)[number % 3] for number in range(12)}
+
+
+def data(modes: dict[str, str | None]) -> TrainingData:
+    ended = START + timedelta(hours=LIVES_H)
+    return TrainingData(
+        asset_class="fan",
+        channels=CHANNELS,
+        asset_ids=tuple(modes),
+        observations_of=lambda asset_id: life(asset_id, MODES[asset_id]),
+        failures=tuple(
+            Failure(asset_id=asset_id, failed_at=ended, failure_mode=mode) for asset_id, mode in modes.items() if mode
+        ),
+    )
+
+
+def train(
+    given: TrainingData, live: LoadedBundle | None = None, version: int = 1, **changes: object
+) -> TrainingOutcome:
+    return train_class(given, replace(SETTINGS, **changes), live, version, KEY, trained_at=AT)  # type: ignore[arg-type]  # any setting
+
+
+@pytest.fixture(scope="module")
+def outcome() -> TrainingOutcome:
+    return train(data(MODES))
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TrainingOutcome], LoadedBundle]:
+    """Unpack an outcome's archive as a gateway does, and load it."""
+
+    def unpacked(outcome: TrainingOutcome) -> LoadedBundle:
+        folder: Path = tmp_path_factory.mktemp("bundle") / "v"
+        unpack_verified(outcome.archive, KEY.public_key(), into=folder, now=AT)
+        run_golden(folder)
+        return LoadedBundle.load(folder)
+
+    return unpacked
+
+
+def test_a_first_training_ends_in_a_signed_bundle_that_a_gateway_accepts(
+    outcome: TrainingOutcome, load: Callable[[TrainingOutcome], LoadedBundle]
+) -> None:
+    bundle = load(outcome)
+    assert outcome.decision.released
+    assert bundle.manifest == outcome.manifest
+    assert bundle.manifest.failure_modes == ("normal", "imbalance", "overheating")
+    assert "unclassified" in bundle.manifest.actions
+    assert bundle.classifier is not None
+    assert bundle.life is not None
+
+
+def test_held_out_faults_are_found_named_and_timed(outcome: TrainingOutcome) -> None:
+    held_out = set(outcome.manifest.lineage.held_out_assets)
+    assert held_out.isdisjoint(outcome.manifest.lineage.trained_on_assets)
+    assert {"imbalance", "overheating"} <= {MODES[asset_id] for asset_id in held_out}
+    assert outcome.metrics["event_recall"] == 1.0
+    assert outcome.metrics["named_share"] == 1.0
+    assert outcome.metrics["false_alarms_per_asset_day"] < 0.2
+    assert outcome.metrics["life_rmse_below_cap_h"] < 15.0
+
+
+def test_the_same_data_and_seed_give_the_same_bytes(outcome: TrainingOutcome) -> None:
+    assert train(data(MODES)).archive == outcome.archive
+
+
+def test_without_failures_only_the_detector_ships(load: Callable[[TrainingOutcome], LoadedBundle]) -> None:
+    """A class of which nothing has failed yet is watched all the same."""
+    bundle = load(train(data({asset_id: None for asset_id, mode in MODES.items() if mode is None})))
+    assert bundle.classifier is None
+    assert bundle.life is None
+    assert bundle.manifest.failure_modes == ()
+
+
+def test_an_equal_candidate_replaces_what_is_live(
+    outcome: TrainingOutcome, load: Callable[[TrainingOutcome], LoadedBundle]
+) -> None:
+    second = train(data(MODES), load(outcome), version=2)
+    assert second.decision.released
+    assert second.live_metrics == pytest.approx(outcome.metrics)
+    assert second.manifest.lineage.replaces_version == 1
+
+
+def test_a_worse_candidate_is_not_released(
+    outcome: TrainingOutcome, load: Callable[[TrainingOutcome], LoadedBundle]
+) -> None:
+    """Control of the quality gate: one tree in the dark is no match for what is live."""
+    worse = train(
+        data(MODES), load(outcome), 2, forest=ForestSettings(trees=1, rows_per_tree=4), life=BoostingSettings(rounds=1)
+    )
+    assert not worse.decision.released
+    assert any("worse than" in reason for reason in worse.decision.reasons)
+
+
+def test_a_graph_that_answers_otherwise_stops_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parity gate stands between the models and the bundle, not beside them."""
+    monkeypatch.setattr("cloud_service.training.graphs.export_isolation_forest", _other_forest)
+    with pytest.raises(ParityError, match="detector"):
+        train(data(MODES))
+
+
+def _other_forest(forest: object, *, inputs: int) -> bytes:
+    from sklearn.ensemble import IsolationForest
+
+    from models.export.isolation_forest import export_isolation_forest
+
+    columns = int(forest.n_features_in_)  # type: ignore[attr-defined]  # a forest
+    other = IsolationForest(n_estimators=5, random_state=9).fit(np.random.default_rng(1).normal(size=(99, columns)))
+    return export_isolation_forest(other, inputs=inputs)
+
+
+def test_training_sees_the_features_a_gateway_computes() -> None:
+    """Control against drift: the table holds what the windower and the extraction of a gateway give, bit by bit."""
+    given = data({"fan-01": "imbalance"})
+    table = build_table(given, specification_for("fan", CHANNELS), lambda _share: None)
+    recording = life("fan-01", "imbalance")
+    windower = Windower(table.spec)
+    windows = [
+        window
+        for start in range(0, len(recording), 97)
+        for window in windower.push(recording.take(np.arange(start, min(start + 97, len(recording)))))
+    ]
+    np.testing.assert_array_equal(table.end_ns, [window.end_ns for window in windows])
+    np.testing.assert_array_equal(table.features, extract(table.spec, windows))
+    np.testing.assert_allclose(table.good_share, [window.good_share for window in windows])
+
+
+def test_nothing_to_train_from_is_said() -> None:
+    given = replace(data(MODES), observations_of=lambda _asset_id: Observations.empty())
+    with pytest.raises(TrainingError, match="fan: no whole window"):
+        train(given)
+
+
+@pytest.mark.parametrize("asset_class", ["centrifugal_pump", "turbofan", "pump_rig"])
+def test_each_class_has_windows_and_settings(asset_class: str) -> None:
+    assert specification_for(asset_class, CHANNELS).asset_class == asset_class
+    assert settings_for(asset_class).horizons.fault_h <= settings_for(asset_class).horizons.clear_h
