@@ -16,12 +16,15 @@ from models.features.names import feature_names
 from models.features.specification import FeatureError, FeatureSpecification
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 
+STOP_WINDOWS = 3
+
 
 class Context:
     """Remembers the last windows of every asset.
 
     Windows of one asset must come by end, as a windower gives them; in how many calls makes no difference. Windows
-    that ended longer ago than ``context_windows`` steps count no more, so that a long stop starts a new history.
+    that ended longer ago than ``context_windows`` steps count no more, nor do those before a stop: a machine that told
+    nothing good for some windows in a row may have been repaired meanwhile.
     """
 
     def __init__(self, spec: FeatureSpecification) -> None:
@@ -88,8 +91,9 @@ class Context:
         self._history[asset_id] = (ends[-(count - 1) :].copy(), rows[-(count - 1) :].copy())
         half = (count + 1) // 2
         longest_ns = count * self._spec.step_ns
-        newer = _sums(rows, ends, len(end_ns), range(half), longest_ns)
-        older = _sums(rows, ends, len(end_ns), range(half, count), longest_ns)
+        stops = _stops(rows)
+        newer = _sums(rows, ends, stops, len(end_ns), range(half), longest_ns)
+        older = _sums(rows, ends, stops, len(end_ns), range(half, count), longest_ns)
         mean = _divide(newer[0] + older[0], newer[1] + older[1])
         trend = _divide(*newer) - _divide(*older)
         return np.concatenate([deviations, mean, trend], axis=1).astype(np.float32)
@@ -101,8 +105,18 @@ class _Saved:
     history: dict[str, tuple[bytes, bytes]]
 
 
+def _stops(rows: Float32Array) -> Int64Array:
+    """Return how many stops there were up to each row."""
+    silent = np.asarray(~np.isfinite(rows).any(axis=1), np.bool_)
+    stop = silent.copy()
+    for lag in range(1, STOP_WINDOWS):
+        stop[lag:] &= silent[:-lag]
+        stop[:lag] = False
+    return np.cumsum(stop)
+
+
 def _sums(
-    rows: Float32Array, ends: Int64Array, newest: int, back: range, longest_ns: int
+    rows: Float32Array, ends: Int64Array, stops: Int64Array, newest: int, back: range, longest_ns: int
 ) -> tuple[FloatArray, FloatArray]:
     """Return, for each of the *newest* rows, sum and number of the finite values of the rows *back* before it.
 
@@ -117,7 +131,7 @@ def _sums(
         if start >= len(rows):
             break
         past = slice(start - lag, len(rows) - lag)
-        near: BoolArray = ends[start:] - ends[past] < longest_ns
+        near: BoolArray = (ends[start:] - ends[past] < longest_ns) & (stops[start:] == stops[past])
         total[start - first :] += filled[past] * near[:, None]
         number[start - first :] += present[past] & near[:, None]
     return total, number

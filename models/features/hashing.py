@@ -13,7 +13,7 @@ from models.features.specification import FeatureSpecification, is_waveform
 from models.features.windows import Window
 from models.records import Channel, Float32Array, FloatArray
 
-CONTEXT_REVISION = 1
+CONTEXT_REVISION = 2
 _ROWS = 24
 _SAMPLES = 256
 

@@ -44,12 +44,6 @@ def test_absent_models_say_nothing(release: Any) -> None:
     assert (scored.probabilities, scored.life_s) == (None, None)
 
 
-def replace_modes(release: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(release.manifest, failure_modes=())
-
-
 def test_window_by_window_scores_as_all_at_once(release: Any) -> None:
     """The gateway does the one, training the other."""
     bundle = release.loaded

@@ -88,6 +88,7 @@ def history(spec: FeatureSpecification, seed: int) -> tuple[list[str], Int64Arra
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(60, len(feature_names(spec)))).astype(np.float32)
     rows[rng.random(rows.shape) < 0.05] = np.nan
+    rows[rng.random(60) < 0.5] = np.nan
     assets = [f"a-{number}" for number in rng.integers(0, 3, 60)]
     return assets, np.cumsum(rng.integers(1, 4, 60)) * HOUR_NS, rows
 
@@ -133,6 +134,19 @@ def test_a_long_stop_starts_a_new_history(spec: FeatureSpecification) -> None:
 
     assert soon[1, width] == 5.5
     assert later[1, width] == 1.0
+
+
+@pytest.mark.parametrize(("silent", "mean"), [(2, 5.5), (3, 1.0)])
+def test_a_stop_starts_a_new_history(spec: FeatureSpecification, silent: int, mean: float) -> None:
+    """What was before a repair says nothing of the machine after it; a short silence is no repair."""
+    width = len(feature_names(spec))
+    rows = np.full((silent + 2, width), np.nan, np.float32)
+    rows[0], rows[-1] = 10.0, 1.0
+    ends = np.arange(silent + 2) * HOUR_NS
+
+    inputs = Context(spec).inputs(["a"] * len(rows), ends, rows)
+
+    assert inputs[-1, width] == mean
 
 
 def test_context_of_other_features_is_refused(spec: FeatureSpecification) -> None:
