@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from cloud_service.rollout.collection import find_collection, link_collection, settings
+from gateway.testing import ASSET_CLASS, make_bundle
 from tests.integration.hosts.lab import Host, Lab, require
 
 pytestmark = [pytest.mark.integration, pytest.mark.hosts, pytest.mark.timeout(300)]
@@ -157,6 +161,8 @@ def inventory(path: Path, *, lab: Lab, host: Host, plant: dict[str, Any], cloud:
         "ansible_user": "ansible",
         "ansible_ssh_private_key_file": str(lab.key),
         "ansible_python_interpreter": "/usr/bin/python3",
+        "ansible_become": True,
+        "gateway_user": "wearsight",
         "gateway_version": VERSION,
         "gateway_wheelhouse": f"http://{lab.address}:{WHEELS_PORT}",
         "gateway_requirements": str(wheels / "requirements.txt"),
@@ -171,7 +177,8 @@ def inventory(path: Path, *, lab: Lab, host: Host, plant: dict[str, Any], cloud:
         ],
         "gateway_trusted_servers": [plant["certificate"]],
         "gateway_memory_max": "512M",
-        "plant": plant,
+        # The bench is a machine the plant does not have: there is only the model release for its class to see.
+        "plant": {**plant, "assets": {**plant["assets"], "bench-1": ASSET_CLASS}},
         "cloud_url": f"https://{lab.address}:{CLOUD_PORT}",
     }
     path.write_text(json.dumps({"gateways": {"children": {"canary": {"hosts": {"h1": variables}}}}}, indent=2))
@@ -258,18 +265,51 @@ def test_what_the_plant_makes_arrives_in_the_cloud(installed: Site) -> None:
     installed.plant_commands.write("pause\n")
     installed.plant_commands.flush()
 
-    def balanced() -> bool:
-        uplink = installed.health()["uplink"]
+    def balance() -> tuple[int, int, int]:
         held = sum(journal["observations"] for journal in installed.ledger())
-        return bool(uplink["observations_pending"] == 0 and uplink["observations_stored"] == held)
+        return made_by(installed.folder / "plant"), installed.health()["uplink"]["observations_stored"], held
 
-    until("the balance", balanced, lambda: (installed.ledger(), installed.health()))
+    until("made = stored = held", lambda: len({*balance()}) == 1, balance)
+
+
+def made_by(plant_folder: Path) -> int:
+    """Return how many observations the plant counted when it was paused; 0 while it is not."""
+    lines = (plant_folder / "plant.log").read_text().splitlines()
+    said = [json.loads(line) for line in lines if line.startswith("{")]
+    return sum(line["made"] for line in said if line["event"] == "paused")
 
 
 def test_a_second_run_changes_nothing(installed: Site) -> None:
     """What is installed is left alone, and a check says the same without being asked to change."""
     assert changed(installed.play("site")) == 0
     assert changed(installed.play("site", "--check")) == 0
+
+
+def test_a_bundle_is_released_over_ssh_and_a_changed_one_refused(installed: Site) -> None:
+    """The gateway on the host takes what the cloud signed, once, and gives its reason for what it does not take."""
+    key = load_pem_private_key((installed.cloud / "pki/bundle-signing.key").read_bytes(), password=None)
+    assert isinstance(key, Ed25519PrivateKey)
+    first, second = (make_bundle(installed.folder, version=version, signing_key=key) for version in (1, 2))
+    installed.play("rollout", *release(first, version=1))
+    assert installed.health()["bundles"][ASSET_CLASS]["version"] == 1
+    assert changed(installed.play("rollout", *release(first, version=1))) == 0
+
+    second.write_bytes(second.read_bytes().replace(b"test_machine", b"best_machine", 1))
+    with pytest.raises(AssertionError, match="refused"):
+        installed.play("rollout", *release(second, version=2))
+    assert installed.health()["bundles"][ASSET_CLASS]["version"] == 1
+
+
+def release(archive: Path, *, version: int) -> tuple[str, ...]:
+    """Return what the playbook is told of a release; nothing is measured on the bench, so no windows are waited for."""
+    told = {
+        "model_release_archive": str(archive),
+        "model_release_sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
+        "model_release_asset_class": ASSET_CLASS,
+        "model_release_version": version,
+        "model_release_watch_windows": 0,
+    }
+    return ("-e", json.dumps(told))
 
 
 def test_a_configuration_with_a_fault_does_not_land(installed: Site) -> None:
