@@ -27,6 +27,7 @@ from models.bundle.contents import MANIFEST, decode_manifest
 from models.bundle.errors import BundleError
 from models.bundle.loaded import LoadedBundle
 from models.bundle.manifest import Manifest
+from models.evaluation.gate import Decision
 from models.records import AssetDescription, Channel, Observations
 
 if TYPE_CHECKING:
@@ -89,11 +90,12 @@ def train_and_register(
 ) -> Trained:
     """Train the models of *asset_class* on all that is in the lake, and register what came of it.
 
-    A candidate that passes the gate is released; one that does not is registered as refused, with the reasons.
+    A bundle that passes the gate is released; one that does not is registered as refused, with the reasons. Where the
+    live bundle cannot be run by this software (its features changed), nothing can be compared: the new one stays a
+    candidate until somebody releases it by hand.
 
     Raises:
         TrainingFailed: If there is nothing to train from.
-        RegistryError: If the live bundle cannot be read, so that nothing could be compared.
     """
     from cloud_service.training.dataset import TrainingError  # noqa: PLC0415 - extra `train`, needed here alone
     from cloud_service.training.job import train_class  # noqa: PLC0415 - the same
@@ -105,15 +107,16 @@ def train_and_register(
     live, version = registry.live(asset_class), registry.next_version(asset_class)
     key = serialization.load_pem_private_key(pki.signing_key.read_bytes(), password=None)
     assert isinstance(key, Ed25519PrivateKey)
-    loaded = _load(live, pki) if live else None
+    loaded, incomparable = _load(live, pki) if live else (None, "")
     try:
         outcome = train_class(data, settings_for(asset_class), loaded, version, key, progress=progress)
     except TrainingError as error:
         raise TrainingFailed(str(error)) from error
     except (ParityError, ExportError) as error:
-        reason = f"the models cannot be exported as they were trained: {error}"
-        return _registered(registry, asset_class, version, live, None, (reason,))
-    return _registered(registry, asset_class, version, live, outcome, outcome.decision.reasons)
+        reasons: tuple[str, ...] = (f"the models cannot be exported as they were trained: {error}",)
+        return _registered(registry, asset_class, version, live, None, BundleStatus.REFUSED, reasons)
+    status, reasons = _verdict(outcome.decision, incomparable)
+    return _registered(registry, asset_class, version, live, outcome, status, reasons)
 
 
 def roll_out_version(
@@ -198,17 +201,22 @@ def _common_channels(described: Sequence[AssetDescription]) -> tuple[Channel, ..
     return tuple(channel for channel in described[0].channels if channel.name in shared)
 
 
-def _load(live: BundleVersion, pki: Pki) -> LoadedBundle:
+def _load(live: BundleVersion, pki: Pki) -> tuple[LoadedBundle | None, str]:
+    """Return the live bundle, or why it cannot be run here."""
     assert live.archive is not None, "a live version always has an archive"
     with tempfile.TemporaryDirectory(prefix="wearsight-live-") as folder:
         try:
             # Past its not-after it may still be live, and is what a candidate has to be as good as.
             unpack_verified(live.archive, pki.signing_public_key.read_bytes(), into=Path(folder), now=live.created_at)
-            return LoadedBundle.load(Path(folder))
+            return LoadedBundle.load(Path(folder)), ""
         except BundleError as error:
-            raise RegistryError(
-                f"live {live.asset_class} version {live.version}: {error}; nothing is trained"
-            ) from error
+            return None, f"cannot be compared with live version {live.version} ({error}); release it by hand"
+
+
+def _verdict(decision: Decision, incomparable: str) -> tuple[BundleStatus, tuple[str, ...]]:
+    if incomparable:
+        return BundleStatus.CANDIDATE, (incomparable,)
+    return BundleStatus.RELEASED if decision.released else BundleStatus.REFUSED, decision.reasons
 
 
 def _registered(
@@ -217,14 +225,14 @@ def _registered(
     version: int,
     live: BundleVersion | None,
     outcome: TrainingOutcome | None,
+    status: BundleStatus,
     reasons: tuple[str, ...],
 ) -> Trained:
-    released = outcome is not None and outcome.decision.released
     registered = registry.register(
         asset_class,
         version,
         archive=outcome.archive if outcome else None,
-        status=BundleStatus.RELEASED if released else BundleStatus.REFUSED,
+        status=status,
         metrics=_finite(outcome.metrics) if outcome else {},
         reason="; ".join(reasons),
     )
@@ -233,7 +241,7 @@ def _registered(
         asset_class=asset_class,
         version=version,
         status=registered.status,
-        released=released,
+        released=status == BundleStatus.RELEASED,
         reasons=reasons,
         held_out=registered.metrics,
         live_version=live.version if live else None,
