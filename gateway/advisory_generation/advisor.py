@@ -18,10 +18,11 @@ from gateway.advisory_generation.reason import UNCLASSIFIED, action_text, reason
 from models.bundle.manifest import Thresholds
 from models.records import Advisory, AdvisoryState, ChannelShare, Health, Prognosis, State, Zone
 
-EVIDENCE_WINDOWS = 12  # what the failure mode, the confidence and the data trust are averaged over
+EVIDENCE_WINDOWS = 8  # what the failure mode, the confidence and the data trust are averaged over
 LIFE_WINDOWS = 5  # life estimates jump from window to window; the median of a few does not
 CLOSE_FACTOR = 6  # a returned advisory closes after this many off-delays in normal
 BESIDE_SHARE = 0.2  # a mode that keeps this much probability stands beside the new one, it was not mistaken for it
+NORMAL = "normal"
 DEFAULT_ACTION = "Inspect the machine at the named channels."
 
 
@@ -137,8 +138,7 @@ class Advisor:
 
     def _leading(self, context: AssetContext) -> str:
         """Return the likeliest mode over the evidence, ``unclassified`` below the least confidence."""
-        modes = {mode for e in context.evidence for mode in e.probabilities} - {"normal"}
-        best = max(sorted(modes), key=lambda mode: _confidence(context, mode), default=UNCLASSIFIED)
+        best = max(_modes(context), key=lambda mode: _confidence(context, mode), default=UNCLASSIFIED)
         return best if _confidence(context, best) >= self._thresholds.minimum_confidence else UNCLASSIFIED
 
     def _raise(self, context: AssetContext, state: State, mode: str) -> list[Advisory]:
@@ -291,12 +291,17 @@ def _forget(context: AssetContext) -> None:
 
 
 def _confidence(context: AssetContext, mode: str) -> float:
-    """Return the mean probability of *mode* over the evidence; of ``unclassified``, what no mode explains."""
+    """Return the mean probability of *mode* over the evidence; of ``unclassified``, that of the likeliest mode."""
     if not context.evidence:
         return 0.0
     if mode == UNCLASSIFIED:
-        return float(np.mean([e.probabilities.get("normal", 1.0) for e in context.evidence]))
+        return max((_confidence(context, known) for known in _modes(context)), default=0.0)
     return float(np.mean([e.probabilities.get(mode, 0.0) for e in context.evidence]))
+
+
+def _modes(context: AssetContext) -> list[str]:
+    """Return the failure modes that the evidence has probabilities of, in alphabetical order."""
+    return sorted({mode for e in context.evidence for mode in e.probabilities} - {NORMAL})
 
 
 def _life(context: AssetContext, now: datetime) -> tuple[float, float, float] | tuple[None, None, None]:
