@@ -9,6 +9,9 @@ CloudError
 │   ├── BodyRefused       408, 411, 413: too slow, of unknown length, too large; the body is not kept
 │   ├── SegmentRejected   422: the body is not the segment it says it is
 │   └── RangeConflict     409: pages are held with other content; the gateway was cloned or restored
+├── TrainingFailed        no version is registered; what is live stays
+├── ArchiveUnreadable     a file is no bundle; nothing is rolled out
+├── RolloutError          in ``rollout``: Ansible cannot run on the inventory; no gateway was touched
 ├── RegistryError         the version keeps its status; the message says which one that is
 └── RecordRejected        a maintenance record is not stored; the message names its field
 ```
@@ -70,6 +73,14 @@ class RangeConflict(IngestError):
 
     status = 409
     reason = "conflict"
+
+
+class TrainingFailed(CloudError):
+    """No bundle came of a training; nothing is registered."""
+
+
+class ArchiveUnreadable(CloudError):
+    """A file is no bundle at all; nothing is rolled out."""
 
 
 class RegistryError(CloudError):

@@ -16,7 +16,7 @@ import structlog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cloud_service.errors import CloudError, RegistryError
+from cloud_service.errors import ArchiveUnreadable, RegistryError, TrainingFailed
 from cloud_service.fleet import assets, maintenance
 from cloud_service.lake.lake import Lake
 from cloud_service.pki import Pki
@@ -40,14 +40,6 @@ log = structlog.get_logger()
 Progress = Callable[[str, float], None]
 # Every file of the lake holds many assets: reading several at once costs hardly more than reading one.
 _ASSETS_AT_ONCE = 32
-
-
-class TrainingFailed(CloudError):
-    """No bundle came of a training; nothing is registered."""
-
-
-class ArchiveUnreadable(CloudError):
-    """A file is no bundle at all; nothing is rolled out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,8 @@ log = structlog.get_logger()
 
 Ready = Callable[[Address, Address], None]
 _SHUTDOWN_S = 10
+# Longer than gateways wait between two segments, so that they find the connection open.
+_KEEP_ALIVE_S = 75
 
 
 class TlsProtocol(H11Protocol):
@@ -127,6 +129,7 @@ def _uvicorn_config(app: FastAPI, **options: Any) -> uvicorn.Config:
         lifespan="off",
         ws="none",
         timeout_graceful_shutdown=_SHUTDOWN_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         **options,
     )
 

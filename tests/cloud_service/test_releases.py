@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cloud_service.config import IngestConfig
+from cloud_service.errors import TrainingFailed
 from cloud_service.fleet import gateways, maintenance
 from cloud_service.lake.lake import Lake
 from cloud_service.pipeline import Intake
@@ -17,7 +18,6 @@ from cloud_service.registry.registry import BundleStatus, Registry
 from cloud_service.releases import (
     AssetReader,
     Trained,
-    TrainingFailed,
     _note_rollout,
     _training_data,
     archive_to_roll_out,
