@@ -73,6 +73,11 @@ class _Reading:
         self.rows += len(values.handle)
         self.samples += len(values.samples)
 
+    def drop(self, index: int) -> None:
+        for values in self.parts.pop(index, []):
+            self.rows -= len(values.handle)
+            self.samples -= len(values.samples)
+
     @property
     def is_too_large(self) -> bool:
         return self.rows > _ROWS_LIMIT or self.samples > _SAMPLES_LIMIT
@@ -174,7 +179,7 @@ class Backfill:
             try:
                 pages = await self._request(open_points, start, end)
             except (UaStatusCodeError, MalformedMessage) as error:
-                reading.failed.update(dict.fromkeys(open_points, f"history cannot be read ({error})"))
+                await self._read_alone(list(open_points), start, end, reading, str(error))
                 return
             following: dict[int, bytes | None] = {}
             for index, page in zip(open_points, pages, strict=True):
@@ -195,6 +200,15 @@ class Backfill:
                 await self._request(open_points, start, end, release=True)
                 return
         reading.failed.update(dict.fromkeys(open_points, f"history does not end after {_PAGES_LIMIT} pages"))
+
+    async def _read_alone(self, indices: Sequence[int], start: int, end: int, reading: _Reading, reason: str) -> None:
+        """Read nodes whose common request failed one by one, so that one bad node costs the others nothing."""
+        if len(indices) == 1:
+            reading.failed[indices[0]] = f"history cannot be read ({reason})"
+            return
+        for index in indices:
+            reading.drop(index)
+            await self._read_nodes([index], start, end, reading)
 
     async def _request(
         self, points: Mapping[int, bytes | None], start: int, end: int, *, release: bool = False

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,6 +171,43 @@ async def test_without_history_a_hole_is_a_gap_record(
             cause="not listened, and the server keeps no history of it",
         )
     ]
+
+
+async def test_history_that_cannot_be_read_is_a_gap_of_that_stream(
+    plant: SmallPlant, source_of: MakeSource, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One stream's broken history is told and costs the others nothing."""
+    read = plant.storage.read_node_history
+    broken = plant.nodes["speed_rpm"].nodeid
+
+    async def sometimes(node_id: Any, *args: Any) -> object:
+        if node_id == broken:
+            raise OSError("disk")
+        return await read(node_id, *args)
+
+    monkeypatch.setattr(plant.storage, "read_node_history", sometimes)
+    for second in range(1, 6):
+        await plant.write("speed_rpm", second, float(second))
+        await plant.write("load_pct", second, float(second))
+    async with collecting(source_of(plant), store):
+        await until(lambda: store.seconds("speed_rpm") == [5.0])
+    assert store.seconds("load_pct") == [0, 1, 2, 3, 4, 5]
+    (gap,) = store.gaps
+    assert (gap.channel, gap.to_time) == ("speed_rpm", from_ns(NOON_NS + 5 * SECOND_NS))
+    assert gap.cause.startswith("history cannot be read")
+
+
+async def test_values_dropped_by_the_server_are_a_gap_record(
+    plant: SmallPlant, source_of: MakeSource, store: Store
+) -> None:
+    """A value whose status says that the queue overflowed has a gap before it."""
+    async with collecting(source_of(plant), store):
+        await until(lambda: store.seconds("speed_rpm") == [0.0])
+        await plant.write("speed_rpm", 5, 1.0, 0x480)
+        await until(lambda: store.seconds("speed_rpm") == [0.0, 5.0])
+    (gap,) = store.gaps
+    assert (gap.from_time, gap.to_time) == (from_ns(NOON_NS), from_ns(NOON_NS + 5 * SECOND_NS))
+    assert gap.cause == "server's queue overflowed"
 
 
 async def test_a_missing_channel_is_left_out_and_found_later(
