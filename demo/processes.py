@@ -124,11 +124,11 @@ class Program:
                         self._on_line(json.loads(line))
 
 
-async def run_to_end(name: str, command: Sequence[str], log_file: Path, *, allowed: Sequence[int] = (0,)) -> bytes:
-    """Run a program to its end and return what it printed.
+async def run_json(name: str, command: Sequence[str], log_file: Path, *, allowed: Sequence[int] = (0,)) -> Any:
+    """Run a program to its end and return what it printed as JSON.
 
     Raises:
-        ProgramFailed: If its exit code is not among the *allowed*.
+        ProgramFailed: If its exit code is not among the *allowed*, or it printed no JSON.
     """
     with log_file.open("ab") as log:
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=log)
@@ -137,16 +137,6 @@ async def run_to_end(name: str, command: Sequence[str], log_file: Path, *, allow
     if process.returncode not in allowed:
         words = "\n".join(log_file.read_text(errors="replace").splitlines()[-15:])
         raise ProgramFailed(f"{name} ended with code {process.returncode}; the end of {log_file}:\n{words}")
-    return output
-
-
-async def run_json(name: str, command: Sequence[str], log_file: Path, *, allowed: Sequence[int] = (0,)) -> Any:
-    """Run a program to its end and return what it printed as JSON.
-
-    Raises:
-        ProgramFailed: If its exit code is not among the *allowed*, or it printed no JSON.
-    """
-    output = await run_to_end(name, command, log_file, allowed=allowed)
     try:
         return json.loads(output)
     except json.JSONDecodeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,12 @@ from models.records import Advisory, from_ns
 LIVE_DAYS = 10.0
 LIVE_START = from_ns(LIVE_START_NS)
 ASSET_CLASSES = ("centrifugal_pump", "spindle_drive")
+HEADLINES = {
+    "event_recall": "share of failures foreseen",
+    "false_alarms_per_asset_day": "false alarms per machine and day",
+    "classifier_macro_f1": "macro F1 of the failure mode",
+    "life_rmse_h": "RMSE of life in hours",
+}
 KILL_ON_DAY, CUT_ON_DAY, JOIN_ON_DAY = 3.0, 5.0, 6.0
 LIVE_DEADLINE_S = 400.0
 PAUSE_DEADLINE_S = 30.0
@@ -69,15 +75,21 @@ class Scenario:
             f"earlier records of {archive.assets} machines of the fleet uploaded: {archive.observations:,} observations"
         )
         await settle(self._stage, self._account, "history stored and delivered")
-        await self._train_all("first models, from the fleet's earlier records and these machines' healthy days")
-        say("the plant goes live, and faults begin", kind="step")
+        first = await self._train("first models, from the fleet's earlier records and these machines' healthy days")
+        say("the plant goes live; the first models go out, canary first; then faults begin", kind="step")
+        await self._go_live()
+        await self._release(first)
         await self._live()
-        await self._train_all("better models, from what the faults taught")
+        await self._release(await self._train("better models, from what the faults taught"))
         await self._release_broken(ASSET_CLASSES[0])
         await self._release_bad(ASSET_CLASSES[0])
         say("the plant stands still; what is under way arrives", kind="step")
         await self._pause()
         await settle(self._stage, self._account, "everything stored and delivered")
+
+    async def _go_live(self) -> None:
+        for cell in self._stage.cells.values():
+            await cell.program.tell("go")
 
     async def _live(self) -> None:
         """Follow the live plant; kill a gateway and cut a link on the way."""
@@ -87,8 +99,6 @@ class Scenario:
             (CUT_ON_DAY, lambda: self._cut(first)),
             (JOIN_ON_DAY, lambda: self._join(first)),
         ]
-        for cell in self._stage.cells.values():
-            await cell.program.tell("go")
         with self._account.progress("live", LIVE_DAYS) as bar:
             async with asyncio.timeout(LIVE_DEADLINE_S):
                 while (day := self._day()) < LIVE_DAYS:
@@ -106,8 +116,9 @@ class Scenario:
     async def _tell_news(self) -> None:
         """Tell new advisories and better names, and hand in the work orders of machines that failed."""
         self._stage.check_running()
-        for item in (await self._stage.get(f"{self._stage.layout.cloud.web_url}/api/v1/advisories"))["advisories"]:
-            advisory = msgspec.convert(item, Advisory)
+        web = self._stage.layout.cloud.web_url
+        for item in (await self._stage.get(f"{web}/api/v1/advisories?scope=all"))["advisories"]:
+            advisory = msgspec.convert(item["advisory"], Advisory)
             if self._told.get(advisory.advisory_id) != advisory.failure_mode:
                 verb = "advisory" if advisory.advisory_id not in self._told else "advisory now says"
                 self._told[advisory.advisory_id] = advisory.failure_mode
@@ -176,20 +187,25 @@ class Scenario:
             while not all(cell.paused for cell in self._stage.cells.values()):
                 await asyncio.sleep(0.1)
 
-    async def _train_all(self, why: str) -> None:
+    async def _train(self, why: str) -> list[dict[str, Any]]:
+        """Train every class and tell how each did on machines held out."""
         self._account.say(f"training {why}", kind="step")
         outcomes = await asyncio.gather(
             *(self._stage.cloud_command("train", "--asset-class", c, allowed=(0, 3)) for c in ASSET_CLASSES)
         )
         for asset_class, outcome in zip(ASSET_CLASSES, outcomes, strict=True):
             self._note_model(asset_class, outcome)
+        return outcomes
+
+    async def _release(self, outcomes: Sequence[dict[str, Any]]) -> None:
+        """Roll out what the model quality gate let pass."""
         for asset_class, outcome in zip(ASSET_CLASSES, outcomes, strict=True):
             if outcome["released"]:
                 self.records.released &= await roll_out(self._stage, self._account, asset_class, outcome["version"])
 
     def _note_model(self, asset_class: str, outcome: dict[str, Any]) -> None:
         version, figures = outcome["version"], outcome["held_out"]
-        shown = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
+        shown = in_short(figures)
         verdict = "released" if outcome["released"] else f"not released: {'; '.join(outcome['reasons'])}"
         self._account.say(f"{asset_class} version {version} on held-out machines: {shown} ({verdict})")
         earlier = self.records.models.get(asset_class)
@@ -248,6 +264,11 @@ class Scenario:
         health = await self._stage.health(gateway)
         version: int | None = health["bundles"].get(asset_class, {}).get("version")
         return version
+
+
+def in_short(figures: Mapping[str, float]) -> str:
+    """Return the figures that one looks at first."""
+    return ", ".join(f"{name} {figures[key]:.3g}" for key, name in HEADLINES.items() if key in figures)
 
 
 def _in_words(advisory: Advisory) -> str:

@@ -14,7 +14,7 @@ import aiohttp
 
 from demo.layout import GatewaySite, Layout, introduce, inventory, write_cloud_config, write_gateway_config
 from demo.link import Link
-from demo.processes import Program, ProgramFailed, installed, run_json, run_to_end
+from demo.processes import Program, ProgramFailed, installed, run_json
 
 READY_DEADLINE_S = 60.0
 _POLL_S = 0.25
@@ -69,8 +69,8 @@ class Stage:
         self.cells: dict[str, Cell] = {}
         self.gateways: dict[str, Program] = {}
         self.links: dict[str, Link] = {}
-        self._cloud_config = ("--config", str(layout.cloud.config))
-        self.cloud = Program("cloud", [installed("wearsight-cloud"), "serve", *self._cloud_config], layout.log("cloud"))
+        command = [installed("wearsight-cloud"), "serve", "--config", str(layout.cloud.config)]
+        self.cloud = Program("cloud", command, layout.log("cloud"))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Stage]:
@@ -86,9 +86,13 @@ class Stage:
 
     async def start_cloud(self) -> None:
         """Make the cloud's keys, enroll every gateway, and start the service."""
-        await self._set_up_cloud()
+        cloud = self.layout.cloud
+        write_cloud_config(cloud)
+        await self.cloud_command("init", str(cloud.folder))
+        for gateway_id in ("archive", *(gateway.gateway_id for gateway in self.layout.gateways)):
+            await self.cloud_command("enroll", gateway_id, "--out", str(self.layout.folder / gateway_id / "tls"))
         await self.cloud.start()
-        await self._until(lambda: self.get(f"{self.layout.cloud.web_url}/healthz"), "the cloud service", self.cloud)
+        await self._until(lambda: self.get(f"{cloud.web_url}/healthz"), "the cloud service", self.cloud)
 
     async def start_cells(self) -> None:
         """Start the plant's servers; each makes its own certificate on this first start."""
@@ -151,19 +155,10 @@ class Stage:
 
     async def cloud_command(self, *arguments: str, allowed: Sequence[int] = (0,)) -> Any:
         """Run one ``wearsight-cloud`` command and return its JSON."""
-        command = [installed("wearsight-cloud"), *arguments, *self._cloud_config, "--json"]
-        log = self.layout.log(f"cloud-{'-'.join(arguments[:3:2])}")
+        config = () if arguments[0] == "init" else ("--config", str(self.layout.cloud.config))
+        command = [installed("wearsight-cloud"), *arguments, *config, "--json"]
+        log = self.layout.log(f"cloud-{arguments[0]}")
         return await run_json(f"wearsight-cloud {arguments[0]}", command, log, allowed=allowed)
-
-    async def _set_up_cloud(self) -> None:
-        cloud, program = self.layout.cloud, installed("wearsight-cloud")
-        log = self.layout.log("cloud-init")
-        write_cloud_config(cloud)
-        await run_to_end("wearsight-cloud init", [program, "init", str(cloud.folder)], log)
-        for gateway_id in ("archive", *(gateway.gateway_id for gateway in self.layout.gateways)):
-            out = str(self.layout.folder / gateway_id / "tls")
-            command = [program, "enroll", gateway_id, "--out", out, *self._cloud_config]
-            await run_to_end("wearsight-cloud enroll", command, log)
 
     def inventory(self) -> dict[str, object]:
         """Return the Ansible inventory of this stage's gateways."""

@@ -23,7 +23,7 @@ from demo.outcome import (
 )
 from demo.processes import run_json
 from demo.report import Timeline, write_report
-from demo.scenario import Records
+from demo.scenario import Records, in_short
 from models.records import Advisory, Health, from_ns
 
 _CHECK = Path(__file__).parents[1] / "scripts" / "check_lake.py"
@@ -129,8 +129,7 @@ def print_tables(account: Account, outcome: Outcome) -> None:
     table.add_row("false advisories", str(outcome.false_advisories))
     for model in outcome.models:
         for version, figures in model.held_out.items():
-            shown = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
-            table.add_row(f"{model.asset_class}", f"{version}: {shown}")
+            table.add_row(model.asset_class, f"{version}: {in_short(figures)}")
     table.add_row("rollout", f"released {_yes(r.released)}, broken bundle refused {_yes(r.refused_broken)}")
     table.add_row("", f"bad bundle rolled back {_yes(r.rolled_back_bad)}")
     account.table(table)
