@@ -47,10 +47,17 @@ class Life:
 
 @dataclass(kw_only=True)
 class Open:
-    """An advisory that is not closed, and how many windows of evidence its last revision had."""
+    """An advisory that is not closed.
+
+    Attributes:
+        advisory: Its last revision.
+        told_windows: How many windows of evidence that had.
+        raised_by: Model version that raised it, or raised it again.
+    """
 
     advisory: Advisory
     told_windows: int
+    raised_by: int
 
 
 @dataclass(kw_only=True)
@@ -108,6 +115,18 @@ class Advisor:
             changed += self._window(context, state, assessed, life.get((state.asset_id, state.window_end)))
         return tuple(changed)
 
+    def withdraw(self) -> tuple[Advisory, ...]:
+        """Close what a newer version raised that is live no more, and return it: its evidence went with it."""
+        withdrawn: list[Advisory] = []
+        for context in self.contexts.values():
+            doubted = [o for o in context.opened if o.raised_by > self._model_version]
+            if doubted:
+                context.opened = [o for o in context.opened if o not in doubted]
+                context.out_windows = 0
+                _forget(context)
+            withdrawn += [_withdrawn(o) for o in doubted]
+        return tuple(withdrawn)
+
     def _window(
         self, context: AssetContext, state: State, health: Health, prognosis: Prognosis | None
     ) -> list[Advisory]:
@@ -147,6 +166,7 @@ class Advisor:
             if known.advisory.failure_mode in {mode, UNCLASSIFIED} or mode == UNCLASSIFIED:
                 named = known.advisory.failure_mode if mode == UNCLASSIFIED else mode
                 again = next_state(known.advisory.state, Action.RAISE_AGAIN)
+                known.raised_by = self._model_version
                 return [self._tell(context, known, state, mode=named, state_now=again)]
         return [self._new(context, state, mode)]
 
@@ -174,7 +194,7 @@ class Advisor:
             reason="",
             recommended_action="",
         )
-        context.opened.append(Open(advisory=blank, told_windows=0))
+        context.opened.append(Open(advisory=blank, told_windows=0, raised_by=self._model_version))
         return self._tell(context, context.opened[-1], state, mode=mode, state_now=AdvisoryState.ACTIVE)
 
     def _rename(self, context: AssetContext, state: State, mode: str) -> list[Advisory]:
@@ -260,6 +280,16 @@ class Advisor:
                 action=self._actions.get(mode, DEFAULT_ACTION), act_by=act_by, life_p10_s=p10, life_p50_s=p50
             ),
         )
+
+
+def _withdrawn(known: Open) -> Advisory:
+    before = known.advisory
+    return replace(
+        before,
+        state=next_state(before.state, Action.CLOSE),
+        revision=before.revision + 1,
+        reason=f"{before.asset_id}: withdrawn with model version {known.raised_by}, which raised it. {before.reason}",
+    )
 
 
 def _active(context: AssetContext) -> list[Open]:

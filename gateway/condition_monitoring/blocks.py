@@ -13,7 +13,7 @@ from gateway.advisory_generation.advisor import AssetContext
 from gateway.bundles.slots import BundleSlots
 from gateway.condition_monitoring.class_blocks import ClassBlocks, Unmonitored
 from models.bundle.errors import BundleError
-from models.records import OPEN_STATES, GatewayEvent, Observations, Results, State, Zone
+from models.records import OPEN_STATES, Advisory, GatewayEvent, Observations, Results, State, Zone
 
 log = structlog.get_logger()
 
@@ -91,9 +91,11 @@ class Blocks:
     def follow_bundles(self) -> Results:
         """Take up bundles that became live since the last call; cheap when none did.
 
-        Open windows live on where the features are the same; otherwise windows start anew.
+        Open windows live on where the features are the same; otherwise windows start anew. After a rollback the
+        advisories of the version that is gone are withdrawn.
         """
-        events = []
+        events: list[GatewayEvent] = []
+        withdrawn: list[Advisory] = []
         for asset_class, memory in self._memory.items():
             token = self._slots.token(asset_class)
             if token in {memory.token, self._failed.get(asset_class)}:
@@ -109,7 +111,9 @@ class Blocks:
             memory.activated_at = datetime.now(UTC)
             memory.states = {}
             events.append(self._event(asset_class, before, token))
-        return Results(events=tuple(events))
+            if isinstance(running := self._running[asset_class], ClassBlocks):
+                withdrawn += running.withdraw()
+        return Results(events=tuple(events), advisories=tuple(withdrawn))
 
     def advance(self, observations: Observations) -> tuple[Results, bytes]:
         """Return what *observations* add to the log, and what to save with the position."""

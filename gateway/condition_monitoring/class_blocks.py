@@ -20,7 +20,18 @@ from models.detection.detector import detect
 from models.failure.classifier import classify
 from models.features.windows import Window
 from models.prognosis.life import predict_life
-from models.records import Float32Array, FloatArray, Health, Observations, Prognosis, Results, State, Zone, from_ns
+from models.records import (
+    Advisory,
+    Float32Array,
+    FloatArray,
+    Health,
+    Observations,
+    Prognosis,
+    Results,
+    State,
+    Zone,
+    from_ns,
+)
 from models.scoring import Prepared
 
 Answer = TypeVar("Answer", FloatArray, FloatArray | None)
@@ -61,6 +72,10 @@ class ClassBlocks:
             model_version=manifest.version,
             contexts=contexts,
         )
+
+    def withdraw(self) -> tuple[Advisory, ...]:
+        """Return the advisories, now closed, that a version raised which this bundle replaces though it is older."""
+        return self._advisor.withdraw()
 
     def results(self, observations: Observations) -> Results:
         """Return what the windows that *observations* close tell."""

@@ -237,3 +237,21 @@ def test_a_new_bundle_takes_the_open_advisory_over() -> None:
     revised = new.windows([W], imbalance=0.9)
 
     assert [(a.advisory_id, a.revision, a.model_version) for a in revised] == [(old.said[0].advisory_id, 2, 2)]
+
+
+def test_what_a_version_raised_is_withdrawn_when_it_is_rolled_back() -> None:
+    """A release that cried wolf leaves no advisory behind; one raised before it stays."""
+    old = Machine()
+    old.windows([W] * 3, imbalance=0.9)
+    wolf = Machine(model_version=2)
+    wolf.windows([W] * 3, imbalance=0.9)
+
+    kept = Machine(old.advisor.contexts).advisor.withdraw()
+    back = Machine(wolf.advisor.contexts)
+    withdrawn = back.advisor.withdraw()
+
+    assert kept == ()
+    assert [(a.state, a.revision) for a in withdrawn] == [(AdvisoryState.CLOSED, 2)]
+    assert "withdrawn with model version 2" in withdrawn[0].reason
+    back.hour = wolf.hour
+    assert back.windows([W] * 2, imbalance=0.9) == []  # the delays start anew

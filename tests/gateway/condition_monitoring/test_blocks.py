@@ -13,6 +13,7 @@ from gateway.testing import (
     ASSET_CLASS,
     BAD,
     SPECIFICATION,
+    THRESHOLDS,
     Fault,
     cut,
     encoded,
@@ -246,6 +247,24 @@ def test_a_rollback_is_followed_too(blocks: Blocks, slots: BundleSlots, archives
 
     assert [e.detail["version"] for e in blocks.follow_bundles().events] == ["1"]
     assert not blocks.follow_bundles()
+
+
+def test_a_rollback_withdraws_what_the_bad_release_raised(
+    blocks: Blocks, slots: BundleSlots, tmp_path: Path, signing_key: Ed25519PrivateKey
+) -> None:
+    """A release that takes everything for a fault, rolled back: its advisories are closed in the same commit."""
+    first, second = cut(run_machine("m-1", hours=60), 2)
+    wolf = replace(THRESHOLDS, warning=0.01, alarm=0.02)
+    slots.install(make_bundle(tmp_path, version=2, signing_key=signing_key, thresholds=wolf))
+    blocks.follow_bundles()
+    assert blocks.advance(first)[0].advisories
+    slots.rollback(ASSET_CLASS)
+
+    results = blocks.follow_bundles()
+
+    assert [a.state for a in results.advisories] == ["closed"]
+    assert blocks.open_advisories() == 0
+    assert blocks.advance(second)[0].advisories == ()
 
 
 def test_a_bundle_that_does_not_load_leaves_the_old_one_at_work(
