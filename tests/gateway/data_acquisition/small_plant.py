@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -49,6 +50,7 @@ class SmallPlant:
     pki: Path
     port: int
     with_history: bool = True
+    security: ua.SecurityPolicyType = ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt
     channels: tuple[str, ...] = CHANNELS
     server: Server | None = None
     nodes: dict[str, Any] = field(default_factory=dict)
@@ -68,10 +70,14 @@ class SmallPlant:
         uri = "urn:test:plant"
         certificate, key = ensure_application_certificate(self.pki, uri, "plant")
         server = Server(user_manager=OneUser())
-        await server.init()
+        gc.disable()  # a hundred thousand nodes are made, none is garbage: 0.8 s rather than 1.3 s
+        try:
+            await server.init()
+        finally:
+            gc.enable()
         server.iserver.history_manager.set_storage(self.storage)
         await server.set_application_uri(uri)
-        server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
+        server.set_security_policy([self.security])
         server.set_identity_tokens([ua.UserNameIdentityToken])
         await server.load_certificate(certificate)
         await server.load_private_key(key, format="pem")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from asyncua import ua
 
 from gateway.config import Security
 from gateway.data_acquisition import OpcuaSource, ensure_application_certificate
@@ -43,6 +44,35 @@ async def test_a_server_without_the_security_asked_for_is_refused(
     assert "signed but not encrypted" in source.warnings[0]
     assert "does not offer" in source.warnings[1]
     assert store.rows == {}
+
+
+@pytest.mark.parametrize(
+    ("offered", "asked", "warning"),
+    [
+        (ua.SecurityPolicyType.NoSecurity, Security.NONE, "neither signed nor encrypted"),
+        (ua.SecurityPolicyType.Basic256Sha256_Sign, Security.SIGN, "signed but not encrypted"),
+    ],
+)
+async def test_weaker_security_works_when_chosen_and_is_warned_of(
+    plant_pki: Path,
+    unused_port: int,
+    source_of: MakeSource,
+    store: Store,
+    offered: ua.SecurityPolicyType,
+    asked: Security,
+    warning: str,
+) -> None:
+    """Old machines can be read, by explicit setting; the warning stands as long as the setting does."""
+    plant = SmallPlant(plant_pki, unused_port, security=offered)
+    await plant.start()
+    try:
+        source = source_of(plant, security=asked)
+        async with collecting(source, store):
+            await until(lambda: store.seconds("speed_rpm") == [0.0])
+            (standing,) = source.warnings
+    finally:
+        await plant.stop()
+    assert warning in standing
 
 
 def test_the_trust_list_takes_what_is_in_it(tmp_path: Path) -> None:
