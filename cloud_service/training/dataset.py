@@ -32,7 +32,8 @@ class TrainingData:
         asset_ids: Its assets.
         observations_of: Gives the observations of one asset, in any order.
         failures: The class's maintenance records.
-        unlabelled: Assets of which nobody knows whether they are well: they get their baseline and teach nothing.
+        unlabelled: Assets of which nobody knows whether they are well later on: only their first windows, those of
+            their baseline, are taken for healthy.
     """
 
     asset_class: str
@@ -165,27 +166,30 @@ def know(table: Table, data: TrainingData, settings: TrainingSettings) -> Known:
     life_h = np.full(len(table), np.nan)
     event = np.full(len(table), -1, np.int64)
     before = 0
+    poor = table.good_share < settings.minimum_good_share
     for number, asset_id in enumerate(table.asset_ids):
         own = data.failures_of(asset_id)
         rows = table.asset == number
-        if asset_id not in data.unlabelled:
+        if asset_id in data.unlabelled:
+            mode[np.flatnonzero(rows & ~poor)[: settings.baseline_windows]] = 0
+        else:
             told = label(table.start_ns[rows], table.end_ns[rows], own, modes, settings.horizons)
             mode[rows], life_h[rows] = told.mode, told.life_h
             event[rows] = np.where(told.event >= 0, told.event + before, -1)
         before += len(own)
-    poor = table.good_share < settings.minimum_good_share
     mode[poor] = LEFT_OUT
     life_h[poor] = np.nan
     return Known(modes=modes, mode=mode, life_h=life_h, event=event, failures=failures)
 
 
-def baseline_of(table: Table, known: Known, unlabelled: frozenset[str], settings: TrainingSettings) -> Baseline:
-    """Return what is ordinary for each asset: its first windows in good health, or its first at all when unlabelled."""
-    usable = (known.mode == 0) | (table.rows_of(unlabelled) & (table.good_share >= settings.minimum_good_share))
+def baseline_of(table: Table, known: Known, settings: TrainingSettings) -> Baseline:
+    """Return what is ordinary: for each asset its first windows in good health; for the class, or for it alone."""
     by_asset = {
-        asset_id: table.features[usable & (table.asset == number)] for number, asset_id in enumerate(table.asset_ids)
+        asset_id: table.features[(known.mode == 0) & (table.asset == number)]
+        for number, asset_id in enumerate(table.asset_ids)
     }
-    return fit_baseline(table.spec, by_asset, settings.baseline_windows)
+    baseline = fit_baseline(table.spec, by_asset, settings.baseline_windows)
+    return baseline if settings.baseline_scope == "asset" else replace(baseline, centre={})
 
 
 def inputs_of(table: Table, spec: FeatureSpecification, baseline: Baseline) -> Float32Array:

@@ -107,9 +107,9 @@ def train_class(
     wanted = spec or specification_for(data.asset_class, data.channels)
     table = build_table(data, wanted, lambda share: progress("features", 0.5 * share))
     known = know(table, data, settings)
-    held_out = _held_out(table, data)
-    baseline = baseline_of(table, known, data.unlabelled, settings)
-    lesson = _lesson(table, known, baseline, held_out | data.unlabelled)
+    held_out = held_out_assets({asset_id: data.mode_of(asset_id) for asset_id in table.asset_ids})
+    baseline = baseline_of(table, known, settings)
+    lesson = _lesson(table, known, baseline, held_out)
     graphs = fit_graphs(lesson, settings, lambda share: progress("models", 0.5 + 0.3 * share))
     progress("evaluation", 0.8)
     manifest = _manifest(table, data, settings, graphs, held_out, live, version, trained_at or datetime.now(UTC))
@@ -134,11 +134,6 @@ def train_class(
         decision=decision,
         parity=graphs.parity,
     )
-
-
-def _held_out(table: Table, data: TrainingData) -> frozenset[str]:
-    taught_by = [asset_id for asset_id in table.asset_ids if asset_id not in data.unlabelled]
-    return held_out_assets({asset_id: data.mode_of(asset_id) for asset_id in taught_by})
 
 
 def _lesson(table: Table, known: Known, baseline: Baseline, left_out: frozenset[str]) -> Lesson:
@@ -203,7 +198,7 @@ def _manifest(
     trained_at: datetime,
 ) -> Manifest:
     modes = graphs.modes if graphs.classifier is not None else ()
-    trained_on = set(table.asset_ids) - held_out - data.unlabelled
+    trained_on = set(table.asset_ids) - held_out
     return Manifest(
         schema_version=SCHEMA_VERSION,
         asset_class=data.asset_class,

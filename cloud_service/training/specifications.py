@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cloud_service.training.estimators import BoostingSettings, ForestSettings
 from cloud_service.training.labels import Horizons
@@ -20,6 +21,8 @@ class TrainingSettings:
     Attributes:
         horizons: How long before a failure what is known.
         baseline_windows: First windows of an asset in good health that say what is normal for it.
+        baseline_scope: Whether an asset is compared with itself or with the class: the latter where assets come that
+            no training has met.
         forest: The detector.
         classifier: The failure modes' booster.
         life: The life's boosters.
@@ -36,6 +39,7 @@ class TrainingSettings:
 
     horizons: Horizons
     baseline_windows: int = 96
+    baseline_scope: Literal["asset", "class"] = "asset"
     forest: ForestSettings = field(default_factory=ForestSettings)
     classifier: BoostingSettings = field(default_factory=BoostingSettings)
     life: BoostingSettings = field(default_factory=BoostingSettings)
@@ -72,7 +76,7 @@ def settings_for(asset_class: str) -> TrainingSettings:
 _WINDOWS = {
     "": (2 * _HOUR_S, _HOUR_S, _HOUR_S, 24),
     # One flight cycle is told as one hour.
-    "turbofan": (15 * _HOUR_S, _HOUR_S, _HOUR_S, 1000),
+    "turbofan": (5 * _HOUR_S, _HOUR_S, _HOUR_S, 60),
     # The test bed answers about once a second.
     "pump_rig": (60.0, 10.0, 10.0, 12),
 }
@@ -82,14 +86,14 @@ _SETTINGS = {
     "turbofan": TrainingSettings(
         horizons=Horizons(fault_h=60.0, clear_h=125.0, life_cap_h=125.0),
         baseline_windows=15,
-        life=BoostingSettings(rounds=150, leaves=16, rate=0.06, rows_per_leaf=40, inputs_share=0.3),
+        baseline_scope="class",
+        life=BoostingSettings(rounds=100, leaves=16, rate=0.06, rows_per_leaf=40, inputs_share=0.3),
         false_alarms_per_asset_day=0.02,
     ),
     "pump_rig": TrainingSettings(
-        horizons=Horizons(fault_h=0.05, clear_h=0.1, life_cap_h=1.0),
+        horizons=Horizons(fault_h=0.01, clear_h=0.02, life_cap_h=1.0),
         baseline_windows=34,
-        false_alarms_per_asset_day=20.0,
-        on_delay_windows=1,
-        off_delay_windows=3,
+        false_alarms_per_asset_day=144.0,  # an experiment lasts twenty minutes; two alarms in it are little
+        off_delay_windows=6,
     ),
 }
