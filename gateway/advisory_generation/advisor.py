@@ -8,71 +8,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 
+from gateway.advisory_generation.context import (
+    AssetContext,
+    Open,
+    active_in,
+    confidence_in,
+    forget,
+    life_left,
+    modes_of,
+    remember,
+)
 from gateway.advisory_generation.life_cycle import Action, next_state
 from gateway.advisory_generation.reason import UNCLASSIFIED, action_text, reason_text
 from models.bundle.manifest import Thresholds
-from models.records import Advisory, AdvisoryState, ChannelShare, Health, Prognosis, State, Zone
+from models.records import Advisory, AdvisoryState, Health, Prognosis, State, Zone
 
-EVIDENCE_WINDOWS = 8  # what the failure mode, the confidence and the data trust are averaged over
-LIFE_WINDOWS = 5  # life estimates jump from window to window; the median of a few does not
 CLOSE_FACTOR = 6  # a returned advisory closes after this many off-delays in normal
 BESIDE_SHARE = 0.2  # a mode that keeps this much probability stands beside the new one, it was not mistaken for it
-NORMAL = "normal"
 DEFAULT_ACTION = "Inspect the machine at the named channels."
-
-
-@dataclass(kw_only=True)
-class Evidence:
-    """One window out of normal."""
-
-    end: datetime
-    good_share: float
-    probabilities: dict[str, float]
-    top_channels: tuple[ChannelShare, ...]
-
-
-@dataclass(kw_only=True)
-class Life:
-    """One prognosis, as moments of failure instead of life left."""
-
-    p10: datetime
-    p50: datetime
-    p90: datetime
-
-
-@dataclass(kw_only=True)
-class Open:
-    """An advisory that is not closed.
-
-    Attributes:
-        advisory: Its last revision.
-        told_windows: How many windows of evidence that had.
-        raised_by: Model version that raised it, or raised it again.
-    """
-
-    advisory: Advisory
-    told_windows: int
-    raised_by: int
-
-
-@dataclass(kw_only=True)
-class AssetContext:
-    """What the advisor remembers of one asset."""
-
-    out_windows: int = 0
-    normal_windows: int = 0
-    evidence_windows: int = 0
-    evidence_start: datetime | None = None
-    evidence: list[Evidence] = field(default_factory=list)
-    lives: list[Life] = field(default_factory=list)
-    challenger: str = ""
-    challenger_windows: int = 0
-    opened: list[Open] = field(default_factory=list)
 
 
 class Advisor:
@@ -123,7 +81,7 @@ class Advisor:
             if doubted:
                 context.opened = [o for o in context.opened if o not in doubted]
                 context.out_windows = 0
-                _forget(context)
+                forget(context)
             withdrawn += [_withdrawn(o) for o in doubted]
         return tuple(withdrawn)
 
@@ -134,11 +92,11 @@ class Advisor:
             return []
         if state.zone is Zone.NORMAL:
             return self._normal(context, state)
-        _remember(context, state, health, prognosis)
+        remember(context, state, health, prognosis)
         if context.out_windows < self._thresholds.on_delay_windows:
             return []
         mode = self._leading(context)
-        changed = self._raise(context, state, mode) if not _active(context) else self._rename(context, state, mode)
+        changed = self._raise(context, state, mode) if not active_in(context) else self._rename(context, state, mode)
         return changed + self._revise(context, state, {a.advisory_id for a in changed})
 
     def _normal(self, context: AssetContext, state: State) -> list[Advisory]:
@@ -147,18 +105,18 @@ class Advisor:
         off_delay = self._thresholds.off_delay_windows
         changed: list[Advisory] = []
         if context.normal_windows >= off_delay:
-            changed += [self._move(o, Action.RETURN, state) for o in _active(context)]
+            changed += [self._move(o, Action.RETURN, state) for o in active_in(context)]
         if context.normal_windows >= off_delay * CLOSE_FACTOR:
             changed += [self._move(o, Action.CLOSE, state) for o in context.opened]
             context.opened = []
-        if not _active(context):
-            _forget(context)
+        if not active_in(context):
+            forget(context)
         return changed
 
     def _leading(self, context: AssetContext) -> str:
         """Return the likeliest mode over the evidence, ``unclassified`` below the least confidence."""
-        best = max(_modes(context), key=lambda mode: _confidence(context, mode), default=UNCLASSIFIED)
-        return best if _confidence(context, best) >= self._thresholds.minimum_confidence else UNCLASSIFIED
+        best = max(modes_of(context), key=lambda mode: confidence_in(context, mode), default=UNCLASSIFIED)
+        return best if confidence_in(context, best) >= self._thresholds.minimum_confidence else UNCLASSIFIED
 
     def _raise(self, context: AssetContext, state: State, mode: str) -> list[Advisory]:
         """Raise a returned advisory of the same problem again, or a new one."""
@@ -199,7 +157,7 @@ class Advisor:
 
     def _rename(self, context: AssetContext, state: State, mode: str) -> list[Advisory]:
         """Let a mode that became clear take over, correct a mistaken one, or stand beside one that stays."""
-        active = _active(context)
+        active = active_in(context)
         if mode == UNCLASSIFIED or mode in {o.advisory.failure_mode for o in active}:
             context.challenger, context.challenger_windows = "", 0
             return []
@@ -210,7 +168,7 @@ class Advisor:
             return [self._tell(context, unclear[0], state, mode=mode, state_now=unclear[0].advisory.state)]
         if unclear or context.challenger_windows < 2 * self._thresholds.on_delay_windows:
             return []
-        mistaken = [o for o in active if _confidence(context, o.advisory.failure_mode) < BESIDE_SHARE]
+        mistaken = [o for o in active if confidence_in(context, o.advisory.failure_mode) < BESIDE_SHARE]
         if mistaken:
             return [self._tell(context, mistaken[-1], state, mode=mode, state_now=mistaken[-1].advisory.state)]
         return [self._new(context, state, mode)]
@@ -218,7 +176,7 @@ class Advisor:
     def _revise(self, context: AssetContext, state: State, done: set[str]) -> list[Advisory]:
         """Tell again what changed enough to matter to a reader."""
         revised: list[Advisory] = []
-        for known in _active(context):
+        for known in active_in(context):
             before = known.advisory
             if before.advisory_id in done:
                 continue
@@ -249,9 +207,9 @@ class Advisor:
     def _describe(self, context: AssetContext, advisory: Advisory, state: State, mode: str) -> Advisory:
         """Return *advisory* as the evidence of now tells it, with state and revision untouched."""
         now = state.window_end
-        p10, p50, p90 = _life(context, now)
+        p10, p50, p90 = life_left(context, now)
         act_by = None if p10 is None else now + timedelta(seconds=p10)
-        confidence = _confidence(context, mode)
+        confidence = confidence_in(context, mode)
         trust = float(np.mean([e.good_share for e in context.evidence]))
         channels = context.evidence[-1].top_channels
         return replace(
@@ -290,57 +248,6 @@ def _withdrawn(known: Open) -> Advisory:
         revision=before.revision + 1,
         reason=f"{before.asset_id}: withdrawn with model version {known.raised_by}, which raised it. {before.reason}",
     )
-
-
-def _active(context: AssetContext) -> list[Open]:
-    return [o for o in context.opened if o.advisory.state is not AdvisoryState.RETURNED]
-
-
-def _remember(context: AssetContext, state: State, health: Health, prognosis: Prognosis | None) -> None:
-    context.out_windows += 1
-    context.normal_windows = 0
-    context.evidence_windows += 1
-    context.evidence_start = context.evidence_start or state.window_start
-    evidence = Evidence(
-        end=state.window_end,
-        good_share=state.good_share,
-        probabilities=health.probabilities,
-        top_channels=state.top_channels,
-    )
-    context.evidence = [*context.evidence, evidence][-EVIDENCE_WINDOWS:]
-    if prognosis is not None:
-        end = prognosis.window_end
-        p10, p50, p90 = (end + timedelta(seconds=s) for s in (prognosis.p10_s, prognosis.p50_s, prognosis.p90_s))
-        context.lives = [*context.lives, Life(p10=p10, p50=p50, p90=p90)][-LIFE_WINDOWS:]
-
-
-def _forget(context: AssetContext) -> None:
-    context.evidence, context.lives = [], []
-    context.evidence_windows, context.evidence_start = 0, None
-    context.challenger, context.challenger_windows = "", 0
-
-
-def _confidence(context: AssetContext, mode: str) -> float:
-    """Return the mean probability of *mode* over the evidence; of ``unclassified``, that of the likeliest mode."""
-    if not context.evidence:
-        return 0.0
-    if mode == UNCLASSIFIED:
-        return max((_confidence(context, known) for known in _modes(context)), default=0.0)
-    return float(np.mean([e.probabilities.get(mode, 0.0) for e in context.evidence]))
-
-
-def _modes(context: AssetContext) -> list[str]:
-    """Return the failure modes that the evidence has probabilities of, in alphabetical order."""
-    return sorted({mode for e in context.evidence for mode in e.probabilities} - {NORMAL})
-
-
-def _life(context: AssetContext, now: datetime) -> tuple[float, float, float] | tuple[None, None, None]:
-    """Return the life left at *now* in seconds, as medians over the last prognoses, never below 0 and in order."""
-    if not context.lives:
-        return None, None, None
-    left = np.array([[(m - now).total_seconds() for m in (v.p10, v.p50, v.p90)] for v in context.lives])
-    p10, p50, p90 = np.maximum.accumulate(np.maximum(np.median(left, axis=0), 0.0)).tolist()
-    return p10, p50, p90
 
 
 def _differs(before: Advisory, now: Advisory) -> bool:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 import structlog
 
-from gateway.advisory_generation.advisor import AssetContext
+from gateway.advisory_generation.context import AssetContext
 from gateway.bundles.slots import BundleSlots
 from gateway.condition_monitoring.class_blocks import ClassBlocks, Unmonitored
 from models.bundle.errors import BundleError
@@ -71,10 +71,11 @@ class Blocks:
         self.warnings: dict[str, str] = {}
 
     def restore(self, saved: bytes | None) -> None:
-        """Take up what `state` gave, for the classes that are still configured."""
-        if saved is None:
-            return
-        for asset_class, memory in msgspec.msgpack.decode(saved, type=dict[str, ClassMemory]).items():
+        """Take up what `state` gave, for the classes that are still configured.
+
+        What another version of this software saved and this one cannot read is left: windows start anew.
+        """
+        for asset_class, memory in _decode(saved).items():
             if asset_class in self._memory:
                 self._memory[asset_class] = memory
                 self._running[asset_class] = self._unmonitored(asset_class)
@@ -192,3 +193,13 @@ class Blocks:
             message=f"{asset_class}: bundle version {version} is live, in the place of {replaced}",
             detail={"asset_class": asset_class, "version": version, "replaced": replaced},
         )
+
+
+def _decode(saved: bytes | None) -> dict[str, ClassMemory]:
+    if saved is None:
+        return {}
+    try:
+        return msgspec.msgpack.decode(saved, type=dict[str, ClassMemory])
+    except msgspec.DecodeError as error:
+        log.warning("saved state of monitoring cannot be read; windows and advisories start anew", error=str(error))
+        return {}

@@ -8,7 +8,8 @@ from typing import TypeVar
 import numpy as np
 import structlog
 
-from gateway.advisory_generation.advisor import Advisor, AssetContext
+from gateway.advisory_generation.advisor import Advisor
+from gateway.advisory_generation.context import AssetContext
 from gateway.condition_monitoring.data_manipulation import Manipulator
 from gateway.condition_monitoring.health_assessment import Assessor
 from gateway.condition_monitoring.prognostic_assessment import predict

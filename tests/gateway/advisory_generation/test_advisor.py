@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from gateway.advisory_generation.advisor import CLOSE_FACTOR, Advisor, AssetContext
+from gateway.advisory_generation.advisor import CLOSE_FACTOR, Advisor
+from gateway.advisory_generation.context import AssetContext
 from models.bundle.manifest import Thresholds
 from models.records import Advisory, AdvisoryState, ChannelShare, Health, Prognosis, State, Zone
 

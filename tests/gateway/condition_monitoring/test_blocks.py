@@ -300,3 +300,11 @@ def test_blocks_are_of_the_class_of_their_bundle(blocks: Blocks) -> None:
 
     assert not results
     assert isinstance(blocks._running[ASSET_CLASS], ClassBlocks)
+
+
+def test_what_another_software_version_saved_does_not_stop_monitoring(slots: BundleSlots) -> None:
+    """State that cannot be read any more is left behind, with a warning in the log."""
+    blocks = make_blocks(slots)
+    blocks.restore(b"\x93\x01\x02\x03")
+
+    assert blocks.advance(run_machine("m-1", hours=10))[0].states
