@@ -206,9 +206,12 @@ def _telling(windows: Sequence[Window]) -> list[Window]:
 
 
 def _digest(seen: hashlib._Hash, asset_id: str, recording: Observations) -> None:
-    """Add one asset's observations, by channel and time, to a digest that does not depend on the order of rows."""
-    order = np.lexsort((recording.source_time, recording.stream))
-    names = np.array([stream.channel for stream in recording.streams])
-    seen.update(f"{asset_id} {len(recording)} {' '.join(names.tolist())}".encode())
-    for column in (recording.stream, recording.source_time, recording.value, recording.status):
-        seen.update(np.ascontiguousarray(column[order]).tobytes())
+    """Add one asset's observations, by channel and time: neither the order of rows nor of streams counts."""
+    names = [stream.channel for stream in recording.streams]
+    place = np.argsort(np.argsort(np.array(names), kind="stable"), kind="stable")
+    channel = place[recording.stream] if len(recording) else np.empty(0, np.int64)
+    order = np.lexsort((recording.source_time, channel))
+    ordered = recording.take(order)
+    seen.update(f"{asset_id} {len(recording)} {' '.join(sorted(names))}".encode())
+    for column in (channel[order], ordered.source_time, ordered.value, ordered.status, ordered.samples):
+        seen.update(np.ascontiguousarray(column).tobytes())

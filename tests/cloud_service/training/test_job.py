@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cloud_service.training.dataset import TrainingData, TrainingError, build_table
+from cloud_service.training.dataset import TrainingData, TrainingError, baseline_of, build_table, know
 from cloud_service.training.estimators import BoostingSettings, ForestSettings
 from cloud_service.training.job import TrainingOutcome, train_class
 from cloud_service.training.labels import Failure, Horizons
@@ -181,6 +181,60 @@ def test_training_sees_the_features_a_gateway_computes() -> None:
     np.testing.assert_array_equal(table.end_ns, [window.end_ns for window in windows])
     np.testing.assert_array_equal(table.features, extract(table.spec, windows))
     np.testing.assert_allclose(table.good_share, [window.good_share for window in windows])
+
+
+def test_an_asset_nobody_wrote_about_teaches_by_its_commissioning_alone() -> None:
+    """What came after may be a fault on its way; taking it for healthy would hide the next one."""
+    given = replace(data({"fan-01": "imbalance", "fan-02": None}), unlabelled=frozenset({"fan-02"}))
+    table = build_table(given, specification_for("fan", CHANNELS), lambda _share: None)
+    known = know(table, given, SETTINGS)
+    own = known.mode[table.asset == 1]
+    assert (own[: SETTINGS.baseline_windows] == 0).all()
+    assert (own[SETTINGS.baseline_windows :] == -1).all()
+
+
+def test_a_class_can_be_the_measure_where_assets_come_unknown() -> None:
+    given = data({"fan-01": "imbalance", "fan-02": None})
+    table = build_table(given, specification_for("fan", CHANNELS), lambda _share: None)
+    known = know(table, given, SETTINGS)
+    assert set(baseline_of(table, known, SETTINGS).centre) == {"fan-01", "fan-02"}
+    assert not baseline_of(table, known, replace(SETTINGS, baseline_scope="class")).centre
+
+
+def test_windows_with_few_good_values_teach_nothing() -> None:
+    """Control of quality: the same record, its values bad for two days, loses the labels of these two days."""
+    given = data({"fan-02": None})
+    recording = life("fan-02", None)
+    bad = recording.source_time // 86_400_000_000_000 - to_ns(START) // 86_400_000_000_000
+    status = np.where((bad == 1) | (bad == 2), np.uint32(0x808C0000), np.uint32(0)).astype(np.uint32)
+    holed = replace(given, observations_of=lambda _asset_id: replace(recording, status=status))
+    spec = specification_for("fan", CHANNELS)
+    healthy, fewer = (
+        int((know(build_table(one, spec, lambda _share: None), one, SETTINGS).mode == 0).sum())
+        for one in (given, holed)
+    )
+    assert 45 <= healthy - fewer <= 51
+
+
+def test_live_models_with_other_windows_are_compared_on_their_own(
+    load: Callable[[TrainingOutcome], LoadedBundle],
+) -> None:
+    spec = specification_for("fan", CHANNELS)
+    first = train_class(data(MODES), SETTINGS, None, 1, KEY, spec=replace(spec, window_s=3 * 3600.0), trained_at=AT)
+    second = train(data(MODES), load(first), version=2)
+    assert second.live_metrics is not None
+    assert second.live_metrics == pytest.approx(first.metrics)
+
+
+def test_the_lakes_order_of_rows_does_not_count(outcome: TrainingOutcome) -> None:
+    def shuffled(asset_id: str) -> Observations:
+        rows = life(asset_id, MODES[asset_id])
+        turned = replace(rows, streams=rows.streams[::-1], stream=np.uint32(2) - rows.stream)
+        return turned.take(np.random.default_rng(3).permutation(len(rows)))
+
+    again = train(replace(data(MODES), observations_of=shuffled))
+    assert again.manifest.lineage.lake_digest == outcome.manifest.lineage.lake_digest
+    assert again.archive == outcome.archive
 
 
 def test_nothing_to_train_from_is_said() -> None:

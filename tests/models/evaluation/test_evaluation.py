@@ -92,7 +92,7 @@ def test_an_equal_candidate_is_released() -> None:
 
 @pytest.mark.parametrize(
     "worse",
-    [{"event_recall": 0.8}, {"false_alarms_per_asset_day": 0.3}, {"life_rmse_h": 22.0}, {"life_rmse_h": math.nan}],
+    [{"event_recall": 0.8}, {"false_alarms_per_asset_day": 0.3}, {"life_rmse_h": 23.0}, {"life_rmse_h": math.nan}],
 )
 def test_a_worse_candidate_is_refused_and_the_figure_named(worse: dict[str, float]) -> None:
     decision = decide(GOOD | worse, GOOD)
