@@ -17,7 +17,9 @@ class Account:
     """Prints the account; in a terminal also a bar, elsewhere lines alone."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        terminal = Console(highlight=False, soft_wrap=True)
+        # Tables need room; a terminal says how much it has, a file has as much as we like.
+        self._console = terminal if terminal.is_terminal else Console(highlight=False, soft_wrap=True, width=150)
         self._started = time.monotonic()
         self.lines: list[str] = []
 

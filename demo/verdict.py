@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,12 @@ def write_reports(
         for truth in truths
         for asset_id, curve in truth["severity"].items()
     }
-    moments = [moment for curve in severity.values() for moment, _ in curve]
+    live = min(datetime.fromisoformat(truth["live_start"]) for truth in truths)
+    end = max(moment for curve in severity.values() for moment, _ in curve)
     write_report(
         folder / "demo-report.html",
         outcome,
-        timeline=Timeline(start=min(moments), end=max(moments)),
+        timeline=Timeline(start=live, end=end),
         faults=faults,
         severity=severity,
         health=read_results(layout, "health", Health),

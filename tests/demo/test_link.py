@@ -16,12 +16,14 @@ async def test_a_cut_drops_what_is_open_and_a_join_lets_through_again() -> None:
         while line := await reader.readline():
             writer.write(line)
         writer.close()
+        await writer.wait_closed()
 
     async def ask() -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
         writer.write(b"there?\n")
         answer = await asyncio.wait_for(reader.readline(), 5)
         writer.close()
+        await writer.wait_closed()
         return answer
 
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
