@@ -202,25 +202,32 @@ class JournalDatabase:
                 self._writer.execute("INSERT OR REPLACE INTO newest VALUES (1, ?, ?)", snapshot)
         return deleted
 
-    def set_delivered(self, held: Sequence[tuple[int, int]], *, withdraw: bool) -> int:
-        """Mark the segments inside *held* as delivered, and with *withdraw* all others as not; return the changes."""
-        ranges = merged(held)
-        gaps = _between(ranges) if withdraw else []
+    def set_delivered(self, held: Sequence[tuple[int, int]]) -> int:
+        """Mark the segments inside *held* as delivered; return how many changed."""
         with self._transaction():
             marked = self._set_delivered_time(
-                "delivered_time IS NULL AND first_seq >= ? AND last_seq <= ?", time.time_ns(), ranges
+                "delivered_time IS NULL AND first_seq >= ? AND last_seq <= ?", time.time_ns(), merged(held)
             )
+        self._count_delivered(len(marked), sum(marked))
+        return len(marked)
+
+    def withdraw_outside(self, held: Sequence[tuple[int, int]]) -> int:
+        """Mark the segments that are not inside *held* as not delivered; return how many changed."""
+        with self._transaction():
             withdrawn = self._set_delivered_time(
-                "delivered_time IS NOT NULL AND last_seq >= ? AND first_seq <= ?", None, gaps
+                "delivered_time IS NOT NULL AND last_seq >= ? AND first_seq <= ?", None, _between(merged(held))
             )
-        moved = sum(marked) - sum(withdrawn)
+        self._count_delivered(-len(withdrawn), -sum(withdrawn))
+        return len(withdrawn)
+
+    def _count_delivered(self, segments: int, observations: int) -> None:
+        now = self.counters
         self.counters = replace(
-            self.counters,
-            delivered=self.counters.delivered + moved,
-            pending=self.counters.pending - moved,
-            segments_pending=self.counters.segments_pending - len(marked) + len(withdrawn),
+            now,
+            delivered=now.delivered + observations,
+            pending=now.pending - observations,
+            segments_pending=now.segments_pending - segments,
         )
-        return len(marked) + len(withdrawn)
 
     def _set_delivered_time(self, where: str, moment: int | None, ranges: Sequence[tuple[int, int]]) -> list[int]:
         statement = f"UPDATE segment SET delivered_time = ? WHERE {where} RETURNING observations"  # noqa: S608 - our own words

@@ -60,14 +60,15 @@ class SegmentStore:
 
         Ranges that touch count as one. Others stay as they are.
         """
-        return await self._journal.write(lambda database: database.set_delivered(ranges, withdraw=False))
+        return await self._journal.write(lambda database: database.set_delivered(ranges))
 
-    async def reconcile(self, held: Sequence[tuple[int, int]]) -> int:
-        """Make the delivered segments those that lie inside *held*, all that the cloud says it has.
+    async def withdraw_outside(self, held: Sequence[tuple[int, int]]) -> int:
+        """Take back what was marked as delivered and does not lie inside *held*, all that the cloud says it has.
 
-        A cloud that was restored from a backup holds less than before: what it lost becomes pending again.
+        A cloud that was restored from a backup holds less than before: what it lost becomes pending again. What it
+        holds beyond is not marked here: only its answer to the very bytes says that it holds these.
         """
-        return await self._journal.write(lambda database: database.set_delivered(held, withdraw=True))
+        return await self._journal.write(lambda database: database.withdraw_outside(held))
 
     async def wait_beyond(self, seq: int) -> bool:
         """Wait until a segment ends after *seq*; return False when the journal is closed instead."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
 import aiohttp
 import msgspec
@@ -25,8 +25,11 @@ _ANSWER_LIMIT = 16 * 2**20
 _TIMEOUT = aiohttp.ClientTimeout(total=300.0, sock_connect=10.0, sock_read=60.0)
 
 
+_Seq = Annotated[int, msgspec.Meta(ge=1, le=2**62)]  # an answer is hostile until checked; SQLite counts to 2**63
+
+
 class _Held(msgspec.Struct, frozen=True):
-    held: list[Range]
+    held: list[tuple[_Seq, _Seq]]
 
 
 class _Refusal(msgspec.Struct, frozen=True):

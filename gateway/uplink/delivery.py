@@ -1,9 +1,10 @@
 """Delivery: one more reader of the journal, which ends when the cloud holds every segment.
 
-Each connection begins with the cloud's ledger. What it holds is delivered, whatever this side believed; the rest is
-sent, oldest first. A segment ends *accepted* (the ledger has it), *refused* (kept, with the cloud's reason, and
-offered again when the gateway starts anew) or *kept* (sent again, for ever). Only the ledger's word marks a segment as
-delivered, never the lack of an error.
+Each connection begins with the cloud's ledger. What it does not hold is not delivered, whatever this side believed; the
+segments that are not delivered are sent, oldest first. One ends *accepted* (the ledger has it), *refused* (kept, with
+the cloud's reason, and offered again when the gateway starts anew) or *kept* (sent again, for ever). Only the cloud's
+answer to a segment's own bytes marks it as delivered: the ledger knows pages by number, and a journal that was cloned or
+restored from a backup has other pages under the same numbers. A segment whose answer was lost is sent twice, stored once.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ async def deliver(journal: Journal, config: UplinkConfig, condition: UplinkCondi
         while True:
             try:
                 seen = journal.counters.compacted_pages
-                await segments.reconcile(await cloud.ledger(journal.epoch))
+                await segments.withdraw_outside(await cloud.ledger(journal.epoch))
                 _connected(condition)
                 wait_s = config.retry_min_s
                 async for entry in _pending(segments, condition):
@@ -98,7 +99,7 @@ async def _send(
         return
     if not any(first <= pages[0] and pages[1] <= last for first, last in held):
         raise UploadDeferred(f"the cloud took segment {pages[0]}-{pages[1]}, but its ledger does not have it", 0.0)
-    await segments.mark_delivered(held)
+    await segments.mark_delivered([pages])
 
 
 async def _news(segments: SegmentStore, seen: int, patience_s: float) -> bool:

@@ -187,9 +187,9 @@ async def test_a_cloud_that_lost_segments_gets_them_again(journal: Journal) -> N
         pass
     store = SegmentStore(journal)
     await store.mark_delivered([(1, 6)])
-    assert await store.reconcile([(3, 4)]) == 2
+    assert await store.withdraw_outside([(3, 4)]) == 2
     assert ranges(await store.pending()) == [(1, 2), (5, 6)]
-    assert await store.reconcile([]) == 1
+    assert await store.withdraw_outside([]) == 1
 
 
 async def test_the_compactor_runs_until_the_close(journal: Journal) -> None:
@@ -246,7 +246,7 @@ steps = st.lists(
         st.tuples(st.just("append"), st.integers(1, 3)),
         st.tuples(st.just("compact"), st.integers(1, 3)),
         st.tuples(st.just("deliver"), st.integers(1, 12)),
-        st.tuples(st.just("reconcile"), st.integers(1, 12)),
+        st.tuples(st.just("withdraw"), st.integers(1, 12)),
         st.tuples(st.just("trim"), st.just(0)),
         st.tuples(st.just("restart"), st.just(0)),
     ),
@@ -283,8 +283,8 @@ async def take_step(journal: Journal, step: str, number: int) -> None:
         await compact_once(journal, max_pages=number)
     elif step == "deliver":
         await store.mark_delivered([(number, number + 3)])
-    elif step == "reconcile":
-        await store.reconcile([(1, number)])
+    elif step == "withdraw":
+        await store.withdraw_outside([(1, number)])
     else:
         await trim(journal)
 

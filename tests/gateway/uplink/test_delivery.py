@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -12,13 +13,14 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from yarl import URL
 
 from cloud_service.fleet import gateways
 from cloud_service.testing import CloudProcess
 from gateway.config import UplinkConfig
 from gateway.errors import ConfigError, UploadDeferred
 from gateway.journal import Journal, SegmentStore, compact_once
-from gateway.uplink import CloudClient, UplinkCondition, deliver
+from gateway.uplink import CloudClient, UplinkCondition, client, deliver
 from models.records import Observations, Stream
 
 ROWS = 20
@@ -248,6 +250,38 @@ async def tampered(*_: object) -> bytes:
     return b"changed on the way"
 
 
+async def test_a_journal_restored_from_a_backup_is_noticed(tmp_path: Path) -> None:
+    """Its new pages have numbers that the cloud holds already: they are refused and kept, not taken for delivered."""
+    with CloudProcess(tmp_path / "cloud") as cloud:
+        config = uplink(cloud, "gw-1")
+        await delivered_from(tmp_path / "state", config, start=0)
+        shutil.copytree(tmp_path / "state", tmp_path / "restored")
+        await delivered_from(tmp_path / "state", config, start=1)
+        journal = await Journal.open(tmp_path / "restored", "gw-1")
+        await fill(journal, 1, start=100)
+        async with delivering(journal, config) as condition:
+            await until(lambda: bool(condition.refused) or journal.counters.pending == 0)
+        assert journal.counters.pending == ROWS
+        assert "cloned or restored" in condition.warnings[0]
+        assert times_in_lake(cloud, "gw-1") == list(range(2 * ROWS))
+        await journal.close()
+
+
+async def delivered_from(state_dir: Path, config: UplinkConfig, *, start: int) -> None:
+    journal = await Journal.open(state_dir, "gw-1")
+    await fill(journal, 1, start=start)
+    async with delivering(journal, config):
+        await until(lambda: journal.counters.pending == 0)
+    await journal.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b"no JSON", b'{"held": [[1, 99999999999999999999]]}', b'{"held": [[0, 1]]}'])
+def test_an_answer_that_is_not_the_clouds_is_asked_for_again(answer: bytes) -> None:
+    """Nonsense, and numbers beyond what the journal counts to, are trouble and not the end."""
+    with pytest.raises(UploadDeferred, match="not the cloud's"):
+        client._ranges(answer, URL("https://cloud"))
+
+
 async def test_a_revoked_gateway_keeps_its_segments(cloud: CloudProcess, journal: Journal, gateway_id: str) -> None:
     """It is told why, tries on, and delivers everything once it is enrolled again."""
     config = uplink(cloud, gateway_id)
@@ -272,9 +306,9 @@ async def test_a_cloud_of_another_fleet_gets_nothing(
     config = uplink(cloud, gateway_id)
     foreign = tmp_path / "other" / "enrolled" / gateway_id / "ca.pem"
     config.ca_file.write_bytes(foreign.read_bytes())
-    async with CloudClient(config, gateway_id) as client:
+    async with CloudClient(config, gateway_id) as foreigner:
         with pytest.raises(UploadDeferred, match="certificate verify failed"):
-            await client.ledger(journal.epoch)
+            await foreigner.ledger(journal.epoch)
 
 
 async def test_delivery_ends_with_the_journal(cloud: CloudProcess, journal: Journal, gateway_id: str) -> None:
