@@ -19,11 +19,13 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 import msgspec
 import structlog
@@ -32,12 +34,16 @@ from gateway.bundles.shadow import ShadowReport, compare
 from gateway.bundles.verification import check_newer, check_release, run_golden
 from gateway.errors import BundleRefused
 from models.bundle.archive import unpack_verified
+from models.bundle.contents import MANIFEST, decode_manifest
+from models.bundle.errors import BundleError
 from models.bundle.loaded import LoadedBundle
 from models.bundle.manifest import Manifest
 
 log = structlog.get_logger()
 
 KEPT_PREVIOUS = 2
+BUSY_LIMIT_S = 60.0  # two classes rolled out together meet here; an install takes seconds
+_BUSY_STEP_S = 0.2
 _SLOT = re.compile(r"v(\d{6})")
 
 
@@ -46,7 +52,11 @@ class NoBundle(BundleRefused):
 
 
 class InstallBusy(BundleRefused):
-    """Another install or rollback is at work; this one has changed nothing."""
+    """Another install or rollback has been at work for too long; this one has changed nothing."""
+
+
+class SlotNotWritten(BundleRefused):
+    """The disk did not take the bundle; what was live stays live."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +115,21 @@ class BundleSlots:
 
         Raises:
             BundleError: If it is refused; its class names the cause, and what was live stays live.
+            BundleRefused: If nothing can be installed now; the same holds.
         """
         if self._trusted_key is None:
             raise NoBundle(f"{archive.name}: no [bundles] trusted_key_file is configured; nothing is installed")
-        with self._exclusive():
-            incoming = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self._root))
-            try:
-                return self._install(archive, incoming, self._trusted_key)
-            finally:
-                shutil.rmtree(incoming, ignore_errors=True)
+        try:
+            with self._exclusive():
+                incoming = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self._root))
+                try:
+                    return self._install(archive, incoming, self._trusted_key)
+                finally:
+                    shutil.rmtree(incoming, ignore_errors=True)
+        except OSError as error:
+            raise SlotNotWritten(
+                f"{archive.name}: {self._root} cannot be written ({error}); what is live stays"
+            ) from error
 
     def rollback(self, asset_class: str) -> Manifest:
         """Make the bundle live that was live before, from this disk alone, and return its manifest.
@@ -135,7 +151,11 @@ class BundleSlots:
     def live(self, asset_class: str) -> LoadedBundle | None:
         """Return the live bundle of *asset_class*, loaded, or None when there is none."""
         version = self.live_version(asset_class)
-        return None if version is None else LoadedBundle.load(self._slot(asset_class, version))
+        return None if version is None else self.load(asset_class, version)
+
+    def load(self, asset_class: str, version: int) -> LoadedBundle:
+        """Return the bundle in the slot of *version*, live or not; raises when it is not there or damaged."""
+        return LoadedBundle.load(self._slot(asset_class, version))
 
     def live_version(self, asset_class: str) -> int | None:
         """Return the live version of *asset_class*, from its symlink alone."""
@@ -146,17 +166,17 @@ class BundleSlots:
         return int(match[1]) if match else None
 
     def token(self, asset_class: str) -> tuple[int, int] | None:
-        """Return something cheap that changes whenever another slot becomes live."""
+        """Return something cheap that changes whenever another slot becomes live; None only where nothing is."""
         version = self.live_version(asset_class)
         if version is None:
             return None
         try:
             return version, self._slot(asset_class, version).stat().st_ino
         except OSError:
-            return None
+            return version, 0  # a slot that is gone; whoever loads it is told so
 
     def listing(self) -> tuple[Slot, ...]:
-        """Return all bundles on disk, by class and version."""
+        """Return all bundles on disk, by class and version, also those that this software cannot load."""
         slots: list[Slot] = []
         for folder in sorted(p for p in self._root.glob("*/v*") if p.is_dir() and _SLOT.fullmatch(p.name)):
             asset_class, version = folder.parent.name, int(folder.name[1:])
@@ -168,7 +188,7 @@ class BundleSlots:
                     live=self.live_version(asset_class) == version,
                     installed_at=report.installed_at if report else None,
                     replaced=report.replaced if report else None,
-                    metrics=LoadedBundle.load(folder).manifest.metrics,
+                    metrics=_metrics(folder),
                 )
             )
         return tuple(slots)
@@ -179,7 +199,9 @@ class BundleSlots:
         live = self.live_version(manifest.asset_class)
         check_newer(manifest, live)
         run_golden(incoming)
-        shadow = self._shadow(manifest.asset_class, incoming)
+        shadow, notes = self._shadow(manifest.asset_class, incoming)
+        if self._assets and manifest.asset_class not in self._assets.values():
+            notes = (*notes, f"no asset of class {manifest.asset_class} is configured here; the bundle judges nothing")
         report = InstallReport(
             asset_class=manifest.asset_class,
             version=manifest.version,
@@ -187,7 +209,7 @@ class BundleSlots:
             replaced=live,
             archive=archive.name,
             shadow=shadow,
-            notes=() if shadow else ("not scored in shadow: no live bundle or no local history",),
+            notes=notes,
         )
         self._place(manifest, incoming, report)
         self._switch(manifest.asset_class, manifest.version)
@@ -195,12 +217,21 @@ class BundleSlots:
         log.info("bundle installed", asset_class=manifest.asset_class, version=manifest.version, replaced=live)
         return report
 
-    def _shadow(self, asset_class: str, incoming: Path) -> ShadowReport | None:
-        live = self.live(asset_class)
-        if live is None or self._segments is None:
-            return None
-        mine = [asset_id for asset_id, of in self._assets.items() if of == asset_class]
-        return compare(LoadedBundle.load(incoming), live, self._segments, mine)
+    def _shadow(self, asset_class: str, incoming: Path) -> tuple[ShadowReport | None, tuple[str, ...]]:
+        """Return how candidate and live bundle compare, or why they were not compared.
+
+        A live bundle that does not load (a damaged file, features of an older software) is no reason to refuse what
+        would replace it.
+        """
+        try:
+            live = self.live(asset_class)
+        except BundleError as error:
+            return None, (f"not scored in shadow: the live bundle does not load ({error})",)
+        if live is not None and self._segments is not None:
+            mine = [asset_id for asset_id, of in self._assets.items() if of == asset_class]
+            if report := compare(LoadedBundle.load(incoming), live, self._segments, mine):
+                return report, ()
+        return None, ("not scored in shadow: no live bundle or no local history",)
 
     def _place(self, manifest: Manifest, incoming: Path, report: InstallReport) -> None:
         """Put the checked files into their slot, on disk for good, with the report beside it."""
@@ -240,7 +271,7 @@ class BundleSlots:
         for folder in (self._root / asset_class).glob("v*"):
             match = _SLOT.fullmatch(folder.stem)
             if match and int(match[1]) not in kept:
-                shutil.rmtree(folder) if folder.is_dir() else folder.unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True) if folder.is_dir() else folder.unlink(missing_ok=True)
 
     def _report(self, asset_class: str, version: int) -> InstallReport | None:
         try:
@@ -260,13 +291,32 @@ class BundleSlots:
         """Hold the folder's lock, and sweep what an interrupted install left."""
         self._root.mkdir(parents=True, exist_ok=True)
         with (self._root / ".lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InstallBusy(f"{self._root}: another install is at work; nothing is changed") from None
+            self._wait_for(lock)
             for left in self._root.glob(".incoming-*"):
                 shutil.rmtree(left, ignore_errors=True)
             yield
+
+    def _wait_for(self, lock: TextIO) -> None:
+        deadline = time.monotonic() + BUSY_LIMIT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise InstallBusy(
+                        f"{self._root}: another install has been at work for {BUSY_LIMIT_S:.0f} s; nothing is changed"
+                    ) from None
+                time.sleep(_BUSY_STEP_S)
+            else:
+                return
+
+
+def _metrics(slot: Path) -> dict[str, float]:
+    """Return the metrics in the manifest of *slot*, none where it cannot be read."""
+    try:
+        return decode_manifest((slot / MANIFEST).read_bytes()).metrics
+    except (OSError, BundleError):
+        return {}
 
 
 def _sync(path: Path) -> None:

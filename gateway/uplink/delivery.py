@@ -3,8 +3,9 @@
 Each connection begins with the cloud's ledger. What it does not hold is not delivered, whatever this side believed; the
 segments that are not delivered are sent, oldest first. One ends *accepted* (the ledger has it), *refused* (kept, with
 the cloud's reason, and offered again when the gateway starts anew) or *kept* (sent again, for ever). Only the cloud's
-answer to a segment's own bytes marks it as delivered: the ledger knows pages by number, and a journal that was cloned or
-restored from a backup has other pages under the same numbers. A segment whose answer was lost is sent twice, stored once.
+answer to a segment's own bytes marks it as delivered: the ledger knows pages by number, and a journal that was cloned
+or restored from a backup has other pages under the same numbers. A segment whose answer was lost is sent twice and
+stored once.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
+import errno
 import multiprocessing
 import os
 import shutil
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateway.bundles.slots import BundleSlots, InstallBusy, NoBundle
+from gateway.bundles.slots import BundleSlots, InstallBusy, NoBundle, SlotNotWritten
 from gateway.bundles.verification import GatewayTooOld
 from gateway.testing import ASSET_CLASS, make_bundle, public_pem
 from models.bundle.errors import (
@@ -153,9 +155,67 @@ def test_without_a_trusted_key_nothing_is_installed(tmp_path: Path, archives: di
         BundleSlots(tmp_path / "bundles", None, software_version="0.1.0").install(archives[1])
 
 
-def test_two_installs_do_not_meet(slots: BundleSlots, archives: dict[int, Path]) -> None:
-    with slots._exclusive(), pytest.raises(InstallBusy):
+def test_two_installs_do_not_meet(
+    slots: BundleSlots, archives: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits so long, and then says why it has changed nothing."""
+    monkeypatch.setattr("gateway.bundles.slots.BUSY_LIMIT_S", 0.0)
+    with slots._exclusive(), pytest.raises(InstallBusy, match="another install"):
         slots.install(archives[1])
+
+
+def test_an_install_waits_for_the_one_before_it(slots: BundleSlots, archives: dict[int, Path]) -> None:
+    """Two asset classes are rolled out at the same time."""
+    with ThreadPoolExecutor(1) as other:
+        with slots._exclusive():
+            second = other.submit(slots.install, archives[1])
+            with pytest.raises(TimeoutError):
+                second.result(timeout=0.5)
+        assert second.result().version == 1
+
+
+def test_a_live_bundle_that_does_not_load_can_be_replaced(slots: BundleSlots, archives: dict[int, Path]) -> None:
+    """Neither a damaged file nor a slot that is gone keeps the next release out, or the list from being read."""
+    slots.install(archives[1])
+    (slots._slot(ASSET_CLASS, 1) / "detector.onnx").write_bytes(b"damaged")
+    assert [s.version for s in slots.listing()] == [1]
+
+    assert "does not load" in slots.install(archives[2]).notes[0]
+    assert live_version(slots) == 2
+
+    shutil.rmtree(slots._slot(ASSET_CLASS, 2))
+    assert slots.token(ASSET_CLASS) == (2, 0)
+    slots.install(archives[3])
+    assert live_version(slots) == 3
+
+
+@pytest.mark.parametrize("step", ["rename", "symlink", "fsync"])
+def test_a_full_disk_refuses_the_bundle(
+    slots: BundleSlots, archives: dict[int, Path], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The reason is said, what was live stays live, and with room again the bundle comes in."""
+    slots.install(archives[1])
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        with pytest.raises(SlotNotWritten, match="No space left"):
+            slots.install(archives[2])
+    assert live_version(slots) == 1
+    slots.install(archives[2])
+    assert live_version(slots) == 2
+
+
+def test_a_bundle_of_a_class_that_is_not_here_says_so(
+    tmp_path: Path, archives: dict[int, Path], signing_key: Ed25519PrivateKey
+) -> None:
+    slots = BundleSlots(
+        tmp_path / "bundles", public_pem(signing_key), software_version="0.1.0", assets={"fan-1": "fan"}
+    )
+
+    assert "no asset of class" in slots.install(archives[1]).notes[-1]
 
 
 def test_what_an_interrupted_install_left_is_swept(slots: BundleSlots, archives: dict[int, Path]) -> None:
