@@ -56,9 +56,11 @@ async def rollout_command(stage: Stage, arguments: Sequence[str]) -> dict[str, A
     return report
 
 
-async def roll_out(stage: Stage, account: Account, asset_class: str, version: int) -> bool:
+async def roll_out(
+    stage: Stage, account: Account, asset_class: str, version: int, *, options: Sequence[str] = ()
+) -> bool:
     """Roll a release out, canary first, tell how it went, and return whether it is live everywhere."""
-    report = await rollout_command(stage, ["--asset-class", asset_class, "--version", str(version)])
+    report = await rollout_command(stage, ["--asset-class", asset_class, "--version", str(version), *options])
     hosts = ", ".join(_host(host) for host in report["hosts"])
     good = len(report["hosts"]) == len(stage.layout.gateways) and all(h["outcome"] == "ok" for h in report["hosts"])
     account.say(f"{asset_class} version {version} rolled out: {hosts}", kind="ok" if good else "broken")

@@ -90,7 +90,9 @@ async def _release(stage: Stage, account: Account, asset_class: str) -> None:
     account.say(f"{asset_class} version {outcome['version']} on held-out machines: {shown}")
     if not outcome["released"]:
         raise PromiseBroken(f"no release of {asset_class}: {'; '.join(outcome['reasons'])}")
-    if not await roll_out(stage, account, asset_class, outcome["version"]):
+    # Nothing is live yet, neither values nor models: there is nothing to watch and nothing to compare with.
+    options = ["--watch-windows", "0"]
+    if not await roll_out(stage, account, asset_class, outcome["version"], options=options):
         raise PromiseBroken(f"{asset_class} version {outcome['version']} is not live everywhere")
 
 

@@ -13,11 +13,12 @@ def predict(state: State, quantiles_s: FloatArray | Float32Array | None, model_v
     """Return the prognosis of one window, or None where the bundle or the window gives none.
 
     Args:
-        state: The window's state; a life is told only out of normal, where the model was trained to tell it.
+        state: The window's state. A life is told in normal too, where it says "at least as long as the model has
+            seen"; what nobody can judge has no prognosis either.
         quantiles_s: P10, P50, P90 in seconds, shape ``(3,)``; they are put in order and bounded here.
         model_version: The bundle's version.
     """
-    if quantiles_s is None or state.zone in {Zone.NORMAL, Zone.UNKNOWN} or not np.isfinite(quantiles_s).all():
+    if quantiles_s is None or state.zone is Zone.UNKNOWN or not np.isfinite(quantiles_s).all():
         return None
     ordered = np.maximum.accumulate(np.clip(np.asarray(quantiles_s, np.float64), 0.0, LONGEST_S))
     p10_s, p50_s, p90_s = ordered.tolist()

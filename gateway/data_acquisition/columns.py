@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from models.records import Float32Array, FloatArray, Int64Array, UInt32Array
 
 BAD_TYPE_MISMATCH = 0x80740000
+BAD_WAITING_FOR_INITIAL_DATA = 0x80320000
 _PROBE = 32  # items looked at before a run is taken for long
 _UNIX_EPOCH_TICKS = 116_444_736_000_000_000  # 1970 in OPC UA's count of 100 ns since 1601
 _LAST_TICKS = _UNIX_EPOCH_TICKS + (2**63 - 1) // 100
@@ -73,6 +74,25 @@ class Columns:
             sample_count=np.concatenate([p.sample_count for p in parts] or [np.empty(0, np.uint32)]),
             samples=np.concatenate([p.samples for p in parts] or [np.empty(0, np.float32)]),
         )
+
+
+def observed(values: Columns) -> Columns:
+    """Return *values* without those by which a server says that it has none yet: they are no observations.
+
+    A server answers a new monitored item at once, with BadWaitingForInitialData and no source time until its own
+    source has spoken.
+    """
+    kept = (values.status != BAD_WAITING_FOR_INITIAL_DATA) | (values.sample_count > 0)
+    if kept.all():
+        return values
+    return Columns(
+        handle=values.handle[kept],
+        source_time=values.source_time[kept],
+        value=values.value[kept],
+        status=values.status[kept],
+        sample_count=values.sample_count[kept],
+        samples=values.samples,
+    )
 
 
 def read_values(body: bytes, position: int, count: int, *, handles: bool, no_time: int) -> tuple[Columns, int]:

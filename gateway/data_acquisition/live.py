@@ -12,7 +12,7 @@ from asyncua.client.client import Client
 
 from gateway.config import AcquisitionConfig, AssetConfig
 from gateway.data_acquisition.batch import AcquisitionCounters, Batch
-from gateway.data_acquisition.columns import Columns
+from gateway.data_acquisition.columns import Columns, observed
 from gateway.data_acquisition.discovery import FoundChannel, discover
 from gateway.data_acquisition.history import Backfill, Wanted
 from gateway.data_acquisition.messages import NotificationMessage
@@ -166,7 +166,7 @@ class Live:
         """Yield the values of *messages*, after what history holds before the first of each stream."""
         if not messages:
             return
-        values = Columns.concatenate([m.values for m in messages if m.values is not None])
+        values = observed(Columns.concatenate([m.values for m in messages if m.values is not None]))
         fresh = np.unique(values.handle[~self._ready[values.handle]])
         gaps: list[Gap] = []
         if len(fresh):

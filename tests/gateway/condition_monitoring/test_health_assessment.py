@@ -115,7 +115,8 @@ def test_quantiles_of_life_are_in_order_and_bounded(quantiles: list[float]) -> N
     assert 0.0 <= told.p10_s <= told.p50_s <= told.p90_s <= LONGEST_S
 
 
-def test_no_life_is_told_without_a_model_a_number_or_a_fault() -> None:
+def test_no_life_is_told_without_a_model_a_number_or_a_known_state() -> None:
     assert predict(state(0.6), None, 3) is None
     assert predict(state(0.6), np.array([1.0, np.nan, 3.0]), 3) is None
-    assert predict(state(0.1), np.array([1.0, 2.0, 3.0]), 3) is None
+    assert predict(state(0.1, good_share=0.1), np.array([1.0, 2.0, 3.0]), 3) is None
+    assert predict(state(0.1), np.array([1.0, 2.0, 3.0]), 3) is not None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gateway.data_acquisition import Batch, OpcuaSource, live, subscription
+from gateway.data_acquisition.columns import BAD_WAITING_FOR_INITIAL_DATA
 from gateway.journal import Journal
 from gateway.pipeline import acquire
 from models.records import Gap, Observations, Stream, from_ns, is_good
@@ -54,6 +55,18 @@ async def test_a_bad_status_is_kept(plant: SmallPlant, source_of: MakeSource, st
     statuses = [row[2] for row in store.rows[Stream("pump-01", "speed_rpm")]]
     assert statuses == [0, BAD_SENSOR, 0]
     assert is_good(np.array(statuses, np.uint32)).tolist() == [True, False, True]
+
+
+async def test_a_server_that_waits_for_its_source_has_said_nothing(
+    plant: SmallPlant, source_of: MakeSource, store: Store
+) -> None:
+    """BadWaitingForInitialData is no observation; any other Bad status is (the test above)."""
+    async with collecting(source_of(plant), store):
+        await until(lambda: store.seconds("speed_rpm") == [0.0])
+        await plant.write("speed_rpm", 1, 7.0, BAD_WAITING_FOR_INITIAL_DATA)
+        await plant.write("speed_rpm", 2, 8.0)
+        await until(lambda: len(store.seconds("speed_rpm")) == 2)
+    assert store.seconds("speed_rpm") == [0, 2]
 
 
 async def test_a_waveform_is_one_observation(plant: SmallPlant, source_of: MakeSource, store: Store) -> None:
