@@ -56,6 +56,11 @@ class ObservationBalance:
     lost: int
     duplicated: int
 
+    @property
+    def balanced(self) -> bool:
+        """Whether made is stored is delivered, with nothing lost and nothing twice."""
+        return self.made == self.stored == self.delivered and not self.lost and not self.duplicated
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOutcome:

@@ -16,6 +16,7 @@ from demo.acts import PromiseBroken, roll_out, settle
 from demo.layout import Layout, lay_out
 from demo.plant.fleet import CELLS
 from demo.plant.replay import PUMP_RIG, TURBOFAN
+from demo.scenario import in_short
 from demo.stage import Stage
 from demo.verdict import balance, read_results
 from models.records import Advisory, BoolArray, Int64Array, Prognosis, State, Zone, to_ns
@@ -69,9 +70,11 @@ async def replay(name: str, data: Path, folder: Path) -> dict[str, Any]:
         account.say(
             f"made {counted.made:,}, stored {counted.stored:,}, delivered {counted.delivered:,}, "
             f"lost {counted.lost}, twice {counted.duplicated}",
-            kind="ok" if counted.made == counted.delivered else "broken",
+            kind="ok" if counted.balanced else "broken",
         )
-        return {"replay": name, "seconds": account.seconds, **what.judge(account, layout)}
+        if not counted.balanced:
+            raise PromiseBroken("what the plant made is not what arrived")
+        return {"replay": name, "seconds": round(account.seconds, 1), **what.judge(account, layout)}
 
 
 async def _hand_in_failures(stage: Stage) -> None:
@@ -86,7 +89,7 @@ async def _hand_in_failures(stage: Stage) -> None:
 async def _release(stage: Stage, account: Account, asset_class: str) -> None:
     account.say(f"training {asset_class} from what arrived", kind="step")
     outcome = await stage.cloud_command("train", "--asset-class", asset_class, allowed=(0, 3))
-    shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in outcome["held_out"].items())
+    shown = in_short(outcome["held_out"])
     account.say(f"{asset_class} version {outcome['version']} on held-out machines: {shown}")
     if not outcome["released"]:
         raise PromiseBroken(f"no release of {asset_class}: {'; '.join(outcome['reasons'])}")

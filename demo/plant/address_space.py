@@ -18,7 +18,7 @@ from asyncua.ua.object_ids import ObjectIds
 from demo.plant.channels import unit_id
 from demo.plant.source import Machine
 from demo.plant.timeline import Timeline
-from demo.plant.values import data_values
+from demo.plant.values import NOT_YET, data_values
 from models.records import Channel, Stream
 
 UNECE_URI: Final = "http://www.opcfoundation.org/UA/units/un/cefact"
@@ -47,8 +47,7 @@ def build(server: Server, namespace: int, machines: Sequence[Machine], timeline:
             stream = Stream(machine.asset_id, channel.name)
             nodes[stream] = builder.channel(monitoring, channel)
             newest = timeline.newest(timeline.index[stream])
-            for value in data_values(newest):
-                builder.start_with(nodes[stream], value)
+            builder.start_with(nodes[stream], next(data_values(newest), NOT_YET))
     return [nodes[stream] for stream in timeline.streams]
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asyncua import ua
+from asyncua.ua.status_codes import StatusCodes
 
 from models.records import Observations, from_ns
 
@@ -23,6 +24,9 @@ class Sample(ua.DataValue):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sample:
         return self
+
+
+NOT_YET = Sample(Value=_NOTHING, StatusCode=ua.StatusCode(StatusCodes.BadWaitingForInitialData))
 
 
 def data_values(rows: Observations) -> Iterator[ua.DataValue]:
