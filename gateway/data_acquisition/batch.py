@@ -42,6 +42,7 @@ class AcquisitionCounters:
         gaps: Gap records.
         reconnects: Connections after the first.
         trouble: Why there is no connection; empty while there is one.
+        untimed: Streams whose values come without a source time, as ``asset/channel``.
         missing: What was not found or cannot be watched (asset, or asset/channel), with the reason.
     """
 
@@ -54,4 +55,5 @@ class AcquisitionCounters:
     gaps: int = 0
     reconnects: int = 0
     trouble: str = ""
+    untimed: tuple[str, ...] = ()
     missing: dict[str, str] = field(default_factory=dict)

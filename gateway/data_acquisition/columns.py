@@ -103,7 +103,8 @@ def read_values(body: bytes, position: int, count: int, *, handles: bool, no_tim
         position: Where the first value begins.
         count: How many there are.
         handles: Whether a client handle stands before each (MonitoredItemNotification) or not (DataValue).
-        no_time: Source time, in ns, for values that come without one, or with one before 1970 or after 2262.
+        no_time: Source time, in ns, for values that come without one and without a server time; one before 1970 or
+            after 2262 is none.
 
     Raises:
         MalformedMessage: If the bytes end early, or are not values.
@@ -172,15 +173,17 @@ def _columns(rows: NDArray[np.void], no_time: int) -> Columns:
 
 
 def _times(rows: NDArray[np.void], names: tuple[str, ...], no_time: int) -> Int64Array:
-    name = "source" if "source" in names else "server" if "server" in names else None
-    if name is None:
-        return np.full(len(rows), no_time, np.int64)
-    ticks = rows[name]
-    known = (ticks >= _UNIX_EPOCH_TICKS) & (ticks < _LAST_TICKS)
-    nanoseconds: Int64Array = (np.where(known, ticks, _UNIX_EPOCH_TICKS) - _UNIX_EPOCH_TICKS) * 100
-    if f"{name}_pico" in names:  # in units of 10 ps
-        nanoseconds = nanoseconds + np.minimum(rows[f"{name}_pico"], 9999) // 100
-    return np.where(known, nanoseconds, no_time)
+    """Return the source time of each row; the server's where there is none, *no_time* where there is neither."""
+    times = np.full(len(rows), no_time, np.int64)
+    for name in ("server", "source"):
+        if name in names:
+            ticks = rows[name]
+            known = (ticks >= _UNIX_EPOCH_TICKS) & (ticks < _LAST_TICKS)
+            nanoseconds: Int64Array = (np.where(known, ticks, _UNIX_EPOCH_TICKS) - _UNIX_EPOCH_TICKS) * 100
+            if f"{name}_pico" in names:  # in units of 10 ps
+                nanoseconds = nanoseconds + np.minimum(rows[f"{name}_pico"], 9999) // 100
+            times = np.where(known, nanoseconds, times)
+    return times
 
 
 def _read_one(body: bytes, position: int, prefix: int, no_time: int) -> tuple[Columns, int]:

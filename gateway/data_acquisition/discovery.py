@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from asyncua import ua
 from asyncua.client.client import Client
@@ -14,10 +14,11 @@ from asyncua.ua.object_ids import ObjectIds
 from asyncua.ua.status_codes import StatusCodes
 
 from gateway.config import AssetConfig
+from gateway.data_acquisition.limits import RequestLimits, chunks
 from gateway.data_acquisition.messages import status_name
 from models.records import AssetDescription, Channel, Stream
 
-_NODES_PER_REQUEST = 100  # below what small servers allow
+_PAGES_LIMIT = 10_000  # continuation points followed for one node
 _PROPERTIES = ("EURange", "EngineeringUnits", "SampleRate")
 _HISTORY_READ = 0x04  # bit of AccessLevel
 _NUMBERS = frozenset(kind for kind in ua.VariantType if 1 <= kind.value <= 11)  # Boolean to Double
@@ -25,8 +26,6 @@ _NO_ACCESS = frozenset(
     {StatusCodes.BadNodeIdUnknown, StatusCodes.BadNodeIdInvalid, StatusCodes.BadNotReadable,
      StatusCodes.BadUserAccessDenied, StatusCodes.BadAttributeIdInvalid}
 )  # fmt: skip
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +40,14 @@ class FoundChannel:
 
 @dataclass(frozen=True, kw_only=True)
 class Discovery:
-    """What was found, and the reason for each thing that was not (key: asset, or asset/channel)."""
+    """What was found, and the reason for each thing that was not (key: asset, or asset/channel).
+
+    ``untimed`` are the streams found whose values come without a source time.
+    """
 
     found: tuple[FoundChannel, ...]
     missing: Mapping[str, str]
+    untimed: tuple[Stream, ...] = ()
 
     def descriptions(self, assets: Iterable[AssetConfig]) -> tuple[AssetDescription, ...]:
         """Return the *assets* that have at least one channel, as found."""
@@ -76,17 +79,20 @@ class _Reference:
     is_variable: bool
 
 
-async def discover(client: Client, assets: Sequence[AssetConfig], channels: Mapping[str, Sequence[str]]) -> Discovery:
+async def discover(
+    client: Client, assets: Sequence[AssetConfig], channels: Mapping[str, Sequence[str]], limits: RequestLimits
+) -> Discovery:
     """Find the channels of *assets*.
 
     Args:
         client: The connected client.
         assets: With the browse path of each below Objects; the namespaces of the names do not matter.
         channels: Browse names of the channels by asset class; none means every variable with EngineeringUnits.
+        limits: How much one request may ask for.
     """
-    folders = await _folders(client, assets)
+    folders = await _folders(client, limits, assets)
     children = await _browse(
-        client, [node for node in folders.values() if node is not None], ObjectIds.HierarchicalReferences
+        client, limits, [node for node in folders.values() if node is not None], ObjectIds.HierarchicalReferences
     )
     missing: dict[str, str] = {}
     candidates: list[_Candidate] = []
@@ -105,18 +111,19 @@ async def discover(client: Client, assets: Sequence[AssetConfig], channels: Mapp
             for name in wanted or by_name
             if name in by_name
         ]
-    found = await _describe(client, candidates, missing)
-    return Discovery(found=tuple(found), missing=missing)
+    untimed: list[Stream] = []
+    found = await _describe(client, limits, candidates, missing, untimed)
+    return Discovery(found=tuple(found), missing=missing, untimed=tuple(untimed))
 
 
-async def _folders(client: Client, assets: Sequence[AssetConfig]) -> dict[str, ua.NodeId | None]:
+async def _folders(client: Client, limits: RequestLimits, assets: Sequence[AssetConfig]) -> dict[str, ua.NodeId | None]:
     """Return the node at each asset's path, all paths one level at a time."""
     objects = ua.NodeId(ua.Int32(ObjectIds.ObjectsFolder))
     at: dict[str, ua.NodeId | None] = {asset.asset_id: objects for asset in assets}
     steps = {asset.asset_id: [step for step in asset.path.split("/") if step] for asset in assets}
     for level in range(max((len(path) for path in steps.values()), default=0)):
         open_nodes = {node for asset, node in at.items() if node is not None and level < len(steps[asset])}
-        children = await _browse(client, list(open_nodes), ObjectIds.HierarchicalReferences)
+        children = await _browse(client, limits, list(open_nodes), ObjectIds.HierarchicalReferences)
         for asset, path in steps.items():
             node = at[asset]
             if node is not None and level < len(path):
@@ -124,10 +131,12 @@ async def _folders(client: Client, assets: Sequence[AssetConfig]) -> dict[str, u
     return at
 
 
-async def _browse(client: Client, nodes: Sequence[ua.NodeId], reference: int) -> dict[ua.NodeId, list[_Reference]]:
+async def _browse(
+    client: Client, limits: RequestLimits, nodes: Sequence[ua.NodeId], reference: int
+) -> dict[ua.NodeId, list[_Reference]]:
     """Return what *nodes* refer to by *reference* or a subtype of it."""
     found: dict[ua.NodeId, list[_Reference]] = {}
-    for some in _chunks(nodes):
+    for some in chunks(nodes, limits.browse):
         descriptions = [
             ua.BrowseDescription(
                 NodeId=node,
@@ -141,14 +150,27 @@ async def _browse(client: Client, nodes: Sequence[ua.NodeId], reference: int) ->
         ]
         results = await client.uaclient.browse(ua.BrowseParameters(NodesToBrowse=descriptions))
         for node, result in zip(some, results, strict=True):
-            found[node] = [_reference(r) for r in result.References]
-            while result.ContinuationPoint:
-                parameters = ua.BrowseNextParameters(
-                    ReleaseContinuationPoints=False, ContinuationPoints=[result.ContinuationPoint]
-                )
-                (result,) = await client.uaclient.browse_next(parameters)  # noqa: PLW2901 - the same result goes on
-                found[node] += [_reference(r) for r in result.References]
+            found[node] = await _all_references(client, result)
+        # A server keeps few continuation points; who got none asks again, alone.
+        if len(some) > 1:
+            for node, result in zip(some, results, strict=True):
+                if result.StatusCode.value == StatusCodes.BadNoContinuationPoints:
+                    found |= await _browse(client, limits, [node], reference)
     return found
+
+
+async def _all_references(client: Client, result: ua.BrowseResult) -> list[_Reference]:
+    """Return the references in *result* and behind its continuation points."""
+    references = [_reference(r) for r in result.References]
+    for _ in range(_PAGES_LIMIT):
+        if not result.ContinuationPoint:
+            break
+        parameters = ua.BrowseNextParameters(
+            ReleaseContinuationPoints=False, ContinuationPoints=[result.ContinuationPoint]
+        )
+        (result,) = await client.uaclient.browse_next(parameters)
+        references += [_reference(r) for r in result.References]
+    return references
 
 
 def _reference(description: ua.ReferenceDescription) -> _Reference:
@@ -157,12 +179,21 @@ def _reference(description: ua.ReferenceDescription) -> _Reference:
     return _Reference(str(description.BrowseName.Name), plain, description.NodeClass == ua.NodeClass.Variable)
 
 
-async def _describe(client: Client, candidates: Sequence[_Candidate], missing: dict[str, str]) -> list[FoundChannel]:
-    """Return the *candidates* that carry numbers, with their properties; others that were named go to *missing*."""
+async def _describe(
+    client: Client,
+    limits: RequestLimits,
+    candidates: Sequence[_Candidate],
+    missing: dict[str, str],
+    untimed: list[Stream],
+) -> list[FoundChannel]:
+    """Return the *candidates* that carry numbers, with their properties.
+
+    Others that were named go to *missing*, those without a source time to *untimed*.
+    """
     nodes = [candidate.node for candidate in candidates]
-    properties = await _properties(client, nodes)
-    levels = await _read(client, nodes, AttributeIds.AccessLevel)
-    values = await _read(client, nodes, AttributeIds.Value)
+    properties = await _properties(client, limits, nodes)
+    levels = await _read(client, limits, nodes, AttributeIds.AccessLevel)
+    values = await _read(client, limits, nodes, AttributeIds.Value)
     found = []
     for candidate, told, level, value in zip(candidates, properties, levels, values, strict=True):
         if not candidate.named and "EngineeringUnits" not in told:
@@ -170,6 +201,8 @@ async def _describe(client: Client, candidates: Sequence[_Candidate], missing: d
         if reason := _why_not(value):
             missing["/".join(candidate.stream)] = f"node {candidate.node.to_string()} {reason}; channel left out"
             continue
+        if value.SourceTimestamp is None and value.Value is not None and value.Value.Value is not None:
+            untimed.append(candidate.stream)
         found.append(
             FoundChannel(
                 stream=candidate.stream,
@@ -181,20 +214,24 @@ async def _describe(client: Client, candidates: Sequence[_Candidate], missing: d
     return found
 
 
-async def _properties(client: Client, nodes: Sequence[ua.NodeId]) -> list[dict[str, ua.DataValue]]:
+async def _properties(
+    client: Client, limits: RequestLimits, nodes: Sequence[ua.NodeId]
+) -> list[dict[str, ua.DataValue]]:
     """Return the properties of each of *nodes* that tell about its values."""
-    references = await _browse(client, nodes, ObjectIds.HasProperty)
+    references = await _browse(client, limits, nodes, ObjectIds.HasProperty)
     wanted = [(node, p.name, p.node) for node in nodes for p in references[node] if p.name in _PROPERTIES]
-    values = await _read(client, [node for _, _, node in wanted], AttributeIds.Value)
+    values = await _read(client, limits, [node for _, _, node in wanted], AttributeIds.Value)
     told: dict[ua.NodeId, dict[str, ua.DataValue]] = {node: {} for node in nodes}
     for (node, name, _), value in zip(wanted, values, strict=True):
         told[node][name] = value
     return [told[node] for node in nodes]
 
 
-async def _read(client: Client, nodes: Sequence[ua.NodeId], attribute: AttributeIds) -> list[ua.DataValue]:
+async def _read(
+    client: Client, limits: RequestLimits, nodes: Sequence[ua.NodeId], attribute: AttributeIds
+) -> list[ua.DataValue]:
     values: list[ua.DataValue] = []
-    for some in _chunks(nodes):
+    for some in chunks(nodes, limits.read):
         values += await client.uaclient.read_attributes(list(some), attribute)
     return values
 
@@ -228,7 +265,3 @@ def _plain(value: ua.DataValue | None, kind: Any, default: Any) -> Any:
     """Return what *value* holds if it is of *kind*, else *default*: a server may hold anything."""
     held = value.Value.Value if value is not None and value.Value is not None else None
     return held if isinstance(held, kind) else default
-
-
-def _chunks(nodes: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (nodes[i : i + _NODES_PER_REQUEST] for i in range(0, len(nodes), _NODES_PER_REQUEST))

@@ -18,11 +18,11 @@ from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaError, UaStatusCodeError
 
 from gateway.data_acquisition.columns import Columns, MalformedMessage
+from gateway.data_acquisition.limits import chunks
 from gateway.data_acquisition.messages import HistoryPage, read_history_response, status_name
 from gateway.errors import SourceUnavailable
 from models.records import Gap, Observations, Stream, from_ns
 
-_NODES_PER_REQUEST = 50
 _ROWS_WANTED = 20_000  # in one slice
 _ROWS_LIMIT = 10 * _ROWS_WANTED  # then the slice is read again, narrower
 _SAMPLES_LIMIT = 20_000_000
@@ -37,7 +37,7 @@ _LOST = frozenset(
     {StatusCodes.BadSessionIdInvalid, StatusCodes.BadSessionClosed, StatusCodes.BadSessionNotActivated,
      StatusCodes.BadSecureChannelClosed, StatusCodes.BadSecureChannelIdInvalid, StatusCodes.BadConnectionClosed,
      StatusCodes.BadServerHalted, StatusCodes.BadShutdown, StatusCodes.BadTimeout, StatusCodes.BadCommunicationError,
-     StatusCodes.BadOutOfMemory, StatusCodes.BadTcpServerTooBusy, StatusCodes.BadTooManyOperations}
+     StatusCodes.BadOutOfMemory, StatusCodes.BadTcpServerTooBusy}
 )  # fmt: skip
 
 
@@ -84,11 +84,12 @@ class _Reading:
 
 
 class Backfill:
-    """Reads the history of *wanted* streams through *client*; iterate over `slices` once."""
+    """Reads the history of *wanted* streams through *client*, *per_request* at a time; iterate over `slices` once."""
 
-    def __init__(self, client: Client, server_name: str, wanted: Sequence[Wanted]) -> None:
+    def __init__(self, client: Client, server_name: str, wanted: Sequence[Wanted], *, per_request: int) -> None:
         self._client = client
         self._server_name = server_name
+        self._per_request = per_request
         self._wanted = [w for w in wanted if w.start < w.end]
         self._streams = tuple(w.stream for w in self._wanted)
         self._failed: set[int] = set()
@@ -126,7 +127,7 @@ class Backfill:
         known; once history has the newest of these, what was before is there.
         """
         newest = max(wanted.end for wanted in self._wanted)
-        latest = [i for i, wanted in enumerate(self._wanted) if wanted.end == newest][:_NODES_PER_REQUEST]
+        latest = [i for i, wanted in enumerate(self._wanted) if wanted.end == newest][: self._per_request]
         deadline = asyncio.get_running_loop().time() + _SETTLE_S
         while True:
             reading = _Reading()
@@ -166,8 +167,8 @@ class Backfill:
             for index, wanted in enumerate(self._wanted)
             if index not in self._failed and wanted.start < end and wanted.end > start
         ]
-        for i in range(0, len(indices), _NODES_PER_REQUEST):
-            await self._read_nodes(indices[i : i + _NODES_PER_REQUEST], start, end, reading)
+        for some in chunks(indices, self._per_request):
+            await self._read_nodes(some, start, end, reading)
             if reading.is_too_large:
                 break
         return reading

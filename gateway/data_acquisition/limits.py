@@ -13,7 +13,14 @@ from asyncua.ua.object_ids import ObjectIds
 
 T = TypeVar("T")
 
-_BROWSE, _READ, _HISTORY, _ITEMS = 100, 100, 50, 500  # more saves no time
+MOST = 500
+_BROWSE, _READ, _HISTORY, _ITEMS = 100, 100, 50, MOST  # more saves no time
+_OPERATION_LIMITS = (
+    ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerBrowse,
+    ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
+    ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerHistoryReadData,
+    ObjectIds.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +38,11 @@ async def read_limits(client: Client, at_most: int) -> RequestLimits:
 
     One node a request, since a server may take no more. What it does not tell is not limited.
     """
-    return RequestLimits(
-        browse=min(_BROWSE, at_most, await _told(client, ObjectIds.OperationLimitsType_MaxNodesPerBrowse)),
-        read=min(_READ, at_most, await _told(client, ObjectIds.OperationLimitsType_MaxNodesPerRead)),
-        history=min(_HISTORY, at_most, await _told(client, ObjectIds.OperationLimitsType_MaxNodesPerHistoryReadData)),
-        items=min(_ITEMS, at_most, await _told(client, ObjectIds.OperationLimitsType_MaxMonitoredItemsPerCall)),
+    told = [await _told(client, limit) for limit in _OPERATION_LIMITS]
+    browse, read, history, items = (
+        min(usual, most, at_most) for usual, most in zip((_BROWSE, _READ, _HISTORY, _ITEMS), told, strict=True)
     )
+    return RequestLimits(browse=browse, read=read, history=history, items=items)
 
 
 async def _told(client: Client, limit: int) -> int:
@@ -44,9 +50,6 @@ async def _told(client: Client, limit: int) -> int:
     (value,) = await client.uaclient.read_attributes([node], AttributeIds.Value)
     told = value.Value.Value if value.Value is not None else None
     return told if isinstance(told, int) and told > 0 else MOST
-
-
-MOST = 1_000_000
 
 
 def chunks(whole: Sequence[T], size: int) -> Iterator[Sequence[T]]:

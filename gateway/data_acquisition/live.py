@@ -15,6 +15,7 @@ from gateway.data_acquisition.batch import AcquisitionCounters, Batch
 from gateway.data_acquisition.columns import Columns, observed
 from gateway.data_acquisition.discovery import FoundChannel, discover
 from gateway.data_acquisition.history import Backfill, Wanted
+from gateway.data_acquisition.limits import RequestLimits
 from gateway.data_acquisition.messages import NotificationMessage
 from gateway.data_acquisition.subscription import Item, Subscription
 from gateway.errors import SourceUnavailable
@@ -42,6 +43,7 @@ class Live:
         assets: The assets to find.
         channels: Their channels by asset class.
         acquisition: Sampling and publishing.
+        limits: How much one request may ask for.
         newest: Gives the newest stored source time of a stream, ns, or None.
         counters: Kept up to date.
     """
@@ -55,6 +57,7 @@ class Live:
         assets: Sequence[AssetConfig],
         channels: Mapping[str, Sequence[str]],
         acquisition: AcquisitionConfig,
+        limits: RequestLimits,
         newest: Callable[[Stream], int | None],
         counters: AcquisitionCounters,
     ) -> None:
@@ -64,6 +67,7 @@ class Live:
         self._assets = assets
         self._channels = channels
         self._acquisition = acquisition
+        self._limits = limits
         self._newest = newest
         self._counters = counters
         # Row i of each is the channel with client handle i; what the server refused stays not watched.
@@ -75,7 +79,7 @@ class Live:
 
     async def watch(self) -> Results:
         """Find the channels that are not watched yet and have them reported; return the assets if there are any."""
-        discovery = await discover(self._client, self._assets, self._channels)
+        discovery = await discover(self._client, self._assets, self._channels, self._limits)
         handles = {found.stream: handle for handle, found in enumerate(self._found)}
         items = []
         for found in discovery.found:
@@ -84,10 +88,11 @@ class Live:
                 self._add(found)
             if not self._watched[handle]:
                 items.append(Item(handle=handle, node=found.node))
-        refused = await self._subscription.watch(items, self._acquisition)
+        refused = await self._subscription.watch(items, self._acquisition, per_request=self._limits.items)
         accepted = [item.handle for item in items if item.handle not in refused]
         self._watched[accepted] = True
         self._note_missing(dict(discovery.missing), refused)
+        self._counters.untimed = tuple("/".join(stream) for stream in discovery.untimed)
         return Results(assets=discovery.descriptions(self._assets) if accepted else ())
 
     def _add(self, found: FoundChannel) -> None:
@@ -171,7 +176,8 @@ class Live:
         gaps: list[Gap] = []
         if len(fresh):
             wanted, gaps = self._holes(fresh, values)
-            async with aclosing(Backfill(self._client, self._server_name, wanted).slices()) as slices:
+            backfill = Backfill(self._client, self._server_name, wanted, per_request=self._limits.history)
+            async with aclosing(backfill.slices()) as slices:
                 async for part in slices:
                     if len(part.observations) or part.gaps:
                         yield self._counted(part.observations, part.gaps)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import structlog
 from asyncua.client.client import Client
-from asyncua.ua.uaerrors import UaError
+from asyncua.ua.status_codes import StatusCodes
+from asyncua.ua.uaerrors import UaError, UaStatusCodeError
 
 from gateway.config import (
     AcquisitionConfig,
@@ -25,6 +26,7 @@ from gateway.data_acquisition.batch import AcquisitionCounters, Batch
 from gateway.data_acquisition.certificate import application_uri, ensure_application_certificate
 from gateway.data_acquisition.columns import MalformedMessage
 from gateway.data_acquisition.connection import Identity, connected
+from gateway.data_acquisition.limits import MOST, read_limits
 from gateway.data_acquisition.live import Live
 from gateway.data_acquisition.subscription import Subscription
 from gateway.errors import ConfigError, SourceUnavailable
@@ -34,6 +36,10 @@ log = structlog.get_logger()
 
 _BACK_OFF_FIRST_S = 0.25
 _BACK_OFF_MOST_S = 15.0
+_TOO_LARGE = frozenset(
+    {StatusCodes.BadTooManyOperations, StatusCodes.BadRequestTooLarge, StatusCodes.BadResponseTooLarge,
+     StatusCodes.BadEncodingLimitsExceeded}
+)  # fmt: skip
 
 
 class OpcuaSource:
@@ -76,6 +82,7 @@ class OpcuaSource:
         self._newest = newest
         self._described: tuple[AssetDescription, ...] = ()
         self._connections = 0
+        self._at_most = MOST
 
     @property
     def connected(self) -> bool:
@@ -86,7 +93,11 @@ class OpcuaSource:
     def warnings(self) -> tuple[str, ...]:
         """What is not as it should be: weaker security, no connection, channels left out; one sentence each."""
         trouble = (self.counters.trouble,) if self.counters.trouble else ()
-        return (*server_warnings(self.server), *trouble, *self.counters.missing.values())
+        untimed = self.counters.untimed
+        names = ", ".join(untimed[:5]) + " and others" * (len(untimed) > 5)
+        told = f"{self.server.name}: no source time comes with {names}; the server's is taken for when it was measured"
+        timing = (told,) if untimed else ()
+        return (*server_warnings(self.server), *trouble, *self.counters.missing.values(), *timing)
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
         """Yield batches for ever; each waits at the server until it is acknowledged.
@@ -109,7 +120,7 @@ class OpcuaSource:
             except ConfigError:
                 raise
             except (SourceUnavailable, MalformedMessage, UaError, OSError) as error:
-                trouble = str(error) or type(error).__name__
+                trouble = self._ask_for_less(error) or str(error) or type(error).__name__
             except Exception as error:  # whatever a server's answer sets off in the stack: the others go on
                 log.exception("unexpected failure", server=self.server.name)
                 trouble = f"{self.server.name}: {error!r}; the connection is made anew"
@@ -131,6 +142,7 @@ class OpcuaSource:
                 assets=self._assets,
                 channels=self._channels,
                 acquisition=self._acquisition,
+                limits=await read_limits(client, self._at_most),
                 newest=self._newest,
                 counters=self.counters,
             )
@@ -141,6 +153,13 @@ class OpcuaSource:
         finally:
             self.counters.connected = False
             await subscription.close()
+
+    def _ask_for_less(self, error: Exception) -> str:
+        """Return what is done about a request that was too large for the server; nothing when *error* is another."""
+        if not isinstance(error, UaStatusCodeError) or error.code not in _TOO_LARGE or self._at_most == 1:
+            return ""
+        self._at_most = max(self._at_most // 4, 1)
+        return f"{self.server.name}: {error}; it is asked for {self._at_most} at a time from now on"
 
     def _on_connected(self, found: Results) -> Batch:
         """Take note of the connection; return what the log should know of it."""

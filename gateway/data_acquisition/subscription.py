@@ -23,6 +23,7 @@ from asyncua.ua.uaerrors import UaError, UaStatusCodeError
 
 from gateway.config import AcquisitionConfig
 from gateway.data_acquisition.columns import MalformedMessage
+from gateway.data_acquisition.limits import chunks
 from gateway.data_acquisition.messages import (
     NotificationMessage,
     read_publish_response,
@@ -38,7 +39,6 @@ _UNACKNOWLEDGED_LIMIT = 400  # messages; then no more are asked for until some a
 _KEEP_ALIVE_S = 2.5
 _LIFETIME_S = 60.0
 _SILENCE_FACTOR = 4  # keep-alives that may be missed
-_ITEMS_PER_REQUEST = 500
 _LAST_SEQUENCE_NUMBER = 2**32 - 1
 
 
@@ -94,26 +94,26 @@ class Subscription:
             raise SourceUnavailable(f"{server_name}: the server offers no keep-alive; it is tried again")
         return cls(client, server_name, response.Parameters)
 
-    async def watch(self, items: Sequence[Item], acquisition: AcquisitionConfig) -> dict[int, str]:
-        """Have the values of *items* reported, each change of value, status or source time.
+    async def watch(self, items: Sequence[Item], acquisition: AcquisitionConfig, *, per_request: int) -> dict[int, str]:
+        """Have the values of *items* reported, each change of value, status or source time; *per_request* at a time.
 
         Returns:
             For each item that the server refused: its handle and the reason.
         """
         refused: dict[int, str] = {}
         smaller_queues = 0
-        for i in range(0, len(items), _ITEMS_PER_REQUEST):
-            some = items[i : i + _ITEMS_PER_REQUEST]
+        for some in chunks(items, per_request):
             parameters = ua.CreateMonitoredItemsParameters(
                 SubscriptionId=self._id,
-                TimestampsToReturn=ua.TimestampsToReturn.Source,
+                TimestampsToReturn=ua.TimestampsToReturn.Both,  # the server's is for values without a source time
                 ItemsToCreate=[_create_request(item, acquisition) for item in some],
             )
             results = await self._client.uaclient.create_monitored_items(parameters)
             for item, result in zip(some, results, strict=True):
                 if not result.StatusCode.is_good():
                     refused[item.handle] = f"cannot be watched ({status_name(result.StatusCode.value)})"
-                smaller_queues += result.RevisedQueueSize < acquisition.queue_size
+                else:
+                    smaller_queues += result.RevisedQueueSize < acquisition.queue_size
         if smaller_queues:
             log.warning(
                 "server gives smaller queues",
