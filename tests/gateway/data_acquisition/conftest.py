@@ -50,7 +50,13 @@ def source_of(tmp_path: Path, store: Store) -> Callable[..., OpcuaSource]:
     """Make a source for a plant, which it trusts unless told otherwise."""
 
     def make(
-        plant: SmallPlant, *, trusted: bool = True, endpoint: str = "", newest: Newest = store.newest, **server: Any
+        plant: SmallPlant,
+        *,
+        trusted: bool = True,
+        endpoint: str = "",
+        newest: Newest = store.newest,
+        channels: tuple[str, ...] = CHANNELS,
+        **server: Any,
     ) -> OpcuaSource:
         pki = tmp_path / "pki"
         (pki / "trusted").mkdir(parents=True, exist_ok=True)
@@ -72,7 +78,7 @@ def source_of(tmp_path: Path, store: Store) -> Callable[..., OpcuaSource]:
             [asset],
             AcquisitionConfig(publishing_interval_ms=50.0),
             gateway_id="gw-1",
-            asset_classes={"pump": AssetClassConfig(channels=CHANNELS)},
+            asset_classes={"pump": AssetClassConfig(channels=channels)},
             pki_dir=pki,
             newest=newest,
         )
