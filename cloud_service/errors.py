@@ -11,7 +11,8 @@ CloudError
 │   └── RangeConflict     409: pages are held with other content; the gateway was cloned or restored
 ├── TrainingFailed        no version is registered; what is live stays
 ├── ArchiveUnreadable     a file is no bundle; nothing is rolled out
-├── RolloutError          in ``rollout``: Ansible cannot run on the inventory; no gateway was touched
+├── CollectionMissing     the collection wearsight.fleet is nowhere; nothing is rolled out
+├── RolloutError          Ansible cannot run on the inventory; no gateway was touched
 ├── RegistryError         the version keeps its status; the message says which one that is
 └── RecordRejected        a maintenance record is not stored; the message names its field
 ```
@@ -81,6 +82,14 @@ class TrainingFailed(CloudError):
 
 class ArchiveUnreadable(CloudError):
     """A file is no bundle at all; nothing is rolled out."""
+
+
+class CollectionMissing(CloudError):
+    """The collection is neither in the source tree nor installed; nothing is rolled out."""
+
+
+class RolloutError(CloudError):
+    """Ansible could not be run on this inventory at all; no gateway was touched."""
 
 
 class RegistryError(CloudError):

@@ -19,19 +19,21 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from typing import Any, Protocol
 
 import structlog
 
 from gateway.bundles.slots import BundleSlots
-from gateway.condition_monitoring.blocks import Blocks
+from gateway.condition_monitoring.blocks import ActiveBundle, Blocks, by_zone
 from gateway.condition_monitoring.monitor import monitor
 from gateway.config import GatewayConfig, HistorianConfig
 from gateway.data_acquisition import AcquisitionCounters, Batch, open_sources
 from gateway.historian import InfluxHistorian, keep_history
 from gateway.journal import Journal, JournalReader, compact
 from gateway.status import (
+    BundleComparison,
     BundleHealth,
     HealthReport,
     JournalHealth,
@@ -63,9 +65,10 @@ async def acquire(source: Source, journal: Journal) -> None:
     """
     async with aclosing(source.batches()) as batches:
         async for batch in batches:  # data acquisition
-            await journal.append(batch.observations)
+            # Gaps first: of a batch cut in two, a gap is then told twice rather than never.
             if batch.results:
                 await journal.append_results(batch.results)
+            await journal.append(batch.observations)
             await batch.acknowledge()
 
 
@@ -162,10 +165,7 @@ class Gateway:
                 observations_pending=counters.pending,
             ),
             acquisition={name: _source_health(source.counters) for name, source in self._sources.items()},
-            bundles={
-                asset_class: BundleHealth(version=b.version, activated_at=b.activated_at, states=b.states)
-                for asset_class, b in self._blocks.active().items()
-            },
+            bundles={asset_class: _bundle_health(bundle) for asset_class, bundle in self._blocks.active().items()},
             open_advisories=self._blocks.open_advisories(),
             warnings=warnings,
         )
@@ -223,6 +223,17 @@ def _source_health(counters: AcquisitionCounters) -> SourceHealth:
         streams=counters.streams,
         observations=counters.observations,
         reconnects=counters.reconnects,
+    )
+
+
+def _bundle_health(bundle: ActiveBundle) -> BundleHealth:
+    health = BundleHealth(version=bundle.version, activated_at=bundle.activated_at, states=bundle.states)
+    if (compared := bundle.comparison) is None:
+        return health
+    live, replaced = by_zone(compared.live), by_zone(compared.replaced)
+    return replace(
+        health,
+        comparison=BundleComparison(replaced_version=compared.replaced_version, live=live, replaced=replaced),
     )
 
 

@@ -51,12 +51,22 @@ class SourceHealth:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BundleComparison:
+    """What the live bundle and the one it replaced say of the same observations: windows by zone since the switch."""
+
+    replaced_version: int
+    live: dict[str, int]
+    replaced: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BundleHealth:
     """The live bundle of an asset class and how many windows lay in which zone since it became live here."""
 
     version: int
     activated_at: datetime
     states: dict[str, int]
+    comparison: BundleComparison | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-from cloud_service.errors import CloudError
+from cloud_service.errors import CollectionMissing
 
 # Without the ServerAlive settings a host that is cut off while a connection is open hangs the playbook for minutes.
 SSH_ARGUMENTS = (
     "-o ControlMaster=auto -o ControlPersist=15s -o ConnectTimeout=3 -o ServerAliveInterval=1 -o ServerAliveCountMax=3"
 )
-
-
-class CollectionMissing(CloudError):
-    """The collection is neither in the source tree nor installed; nothing is rolled out."""
 
 
 def find_collection() -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 import ansible_runner
 
-from cloud_service.errors import CloudError
+from cloud_service.errors import RolloutError
 from cloud_service.rollout.collection import find_collection, link_collection, settings
 from cloud_service.rollout.report import Listener, RolloutEvent, RolloutReport
 from models.bundle.manifest import Manifest
@@ -23,16 +23,12 @@ from models.bundle.manifest import Manifest
 KEPT_RUNS = 10
 
 
-class RolloutError(CloudError):
-    """Ansible could not be run on this inventory at all; no gateway was touched."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Watch:
     """How new models are judged on a gateway before they count as live.
 
     Attributes:
-        windows: Windows they must have scored.
+        windows: Windows they must have scored, and the previous models beside them; at most 1000.
         timeout_s: Seconds to wait for them; too few by then is not well.
         alert_budget: How much the share of windows in warning or alarm may grow over the previous models', 0 to 1.
         unknown_budget: The same for windows whose state is unknown.

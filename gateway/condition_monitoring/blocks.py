@@ -12,7 +12,9 @@ import structlog
 from gateway.advisory_generation.context import AssetContext
 from gateway.bundles.slots import BundleSlots
 from gateway.condition_monitoring.class_blocks import ClassBlocks, Unmonitored
+from gateway.condition_monitoring.comparison import Comparison, count
 from models.bundle.errors import BundleError
+from models.bundle.loaded import LoadedBundle
 from models.records import OPEN_STATES, Advisory, GatewayEvent, Observations, Results, State, Zone
 
 log = structlog.get_logger()
@@ -30,6 +32,7 @@ class ClassMemory:
         manipulator: The open windows, and the features of the last ones.
         activated_at: When the live bundle became live here, by the gateway's clock.
         states: Windows by zone since then.
+        comparison: With the bundle it replaced; None where it replaced none, or a newer one.
         contexts: The advisor's, by asset.
         newest_step: While there is no bundle, the last step each asset was reported unknown for.
     """
@@ -39,6 +42,7 @@ class ClassMemory:
     manipulator: bytes = b""
     activated_at: datetime | None = None
     states: dict[str, int] = field(default_factory=dict)
+    comparison: Comparison | None = None
     contexts: dict[str, AssetContext] = field(default_factory=dict)
     newest_step: dict[str, int] = field(default_factory=dict)
 
@@ -50,6 +54,7 @@ class ActiveBundle:
     version: int
     activated_at: datetime
     states: dict[str, int]
+    comparison: Comparison | None
 
 
 class Blocks:
@@ -67,6 +72,7 @@ class Blocks:
         self._slots = slots
         self._memory = {asset_class: ClassMemory() for asset_class in self._assets}
         self._running: dict[str, ClassBlocks | Unmonitored] = {c: self._unmonitored(c) for c in self._assets}
+        self._replaced: dict[str, ClassBlocks] = {}
         self._failed: dict[str, Token | None] = {}
         self.warnings: dict[str, str] = {}
 
@@ -81,12 +87,16 @@ class Blocks:
                 self._running[asset_class] = self._unmonitored(asset_class)
                 if memory.token is not None and memory.token == self._slots.token(asset_class):
                     self._load(asset_class)
+                    self._load_replaced(asset_class)
 
     def state(self) -> bytes:
         """Return all that must be known to go on from here as if nothing had happened."""
         for asset_class, running in self._running.items():
             if isinstance(running, ClassBlocks):
                 self._memory[asset_class].manipulator = running.manipulator.state()
+        for asset_class, replaced in self._replaced.items():
+            if (comparison := self._memory[asset_class].comparison) is not None:
+                comparison.manipulator = replaced.manipulator.state()
         return msgspec.msgpack.encode(self._memory)
 
     def follow_bundles(self) -> Results:
@@ -111,6 +121,7 @@ class Blocks:
                 continue
             memory.activated_at = datetime.now(UTC)
             memory.states = {}
+            self._compare_with(asset_class, before)
             events.append(self._event(asset_class, before, token))
             if isinstance(running := self._running[asset_class], ClassBlocks):
                 withdrawn += running.withdraw()
@@ -121,7 +132,8 @@ class Blocks:
         parts = []
         for asset_class, running in self._running.items():
             part = running.results(observations)
-            self._count(asset_class, part.states)
+            count(self._memory[asset_class].states, part.states)
+            self._compare(asset_class, observations, part.states)
             parts.append(part)
         results = Results(
             states=tuple(s for p in parts for s in p.states),
@@ -137,7 +149,8 @@ class Blocks:
             asset_class: ActiveBundle(
                 version=memory.token[0],
                 activated_at=memory.activated_at,
-                states={str(zone): memory.states.get(zone, 0) for zone in Zone},
+                states=by_zone(memory.states),
+                comparison=memory.comparison,
             )
             for asset_class, memory in self._memory.items()
             if memory.token is not None and memory.activated_at is not None
@@ -156,12 +169,7 @@ class Blocks:
             if bundle is None:
                 self._running[asset_class] = self._unmonitored(asset_class)
                 return True
-            running = ClassBlocks(
-                gateway_id=self._gateway_id,
-                bundle=bundle,
-                asset_ids=self._assets[asset_class],
-                contexts=memory.contexts,
-            )
+            running = self._blocks_of(asset_class, bundle)
             if memory.manipulator and memory.feature_hash == bundle.manifest.feature_hash:
                 running.manipulator.restore(memory.manipulator)
         except (OSError, ValueError, BundleError) as error:
@@ -178,10 +186,47 @@ class Blocks:
     def _unmonitored(self, asset_class: str) -> Unmonitored:
         return Unmonitored(asset_class, self._assets[asset_class], self._memory[asset_class].newest_step)
 
-    def _count(self, asset_class: str, states: tuple[State, ...]) -> None:
-        counted = self._memory[asset_class].states
-        for state in states:
-            counted[state.zone] = counted.get(state.zone, 0) + 1
+    def _compare_with(self, asset_class: str, replaced: Token | None) -> None:
+        """Let the bundle that was live in slot *replaced* go on beside what is live, unless this is a way back."""
+        memory = self._memory[asset_class]
+        memory.comparison = None
+        self._replaced.pop(asset_class, None)
+        if replaced is not None and memory.token is not None and replaced < memory.token:
+            memory.comparison = Comparison(replaced_version=replaced[0], manipulator=memory.manipulator)
+            self._load_replaced(asset_class)
+
+    def _compare(self, asset_class: str, observations: Observations, states: tuple[State, ...]) -> None:
+        """Count what the replaced bundle says of *observations*, of which the live one says *states*."""
+        comparison, replaced = self._memory[asset_class].comparison, self._replaced.get(asset_class)
+        if comparison is None or replaced is None:
+            return
+        comparison.add(live=states, replaced=replaced.states(observations))
+        if comparison.enough:
+            comparison.manipulator = b""
+            del self._replaced[asset_class]
+
+    def _load_replaced(self, asset_class: str) -> None:
+        """Take up a comparison where it was; when that cannot be done, its counts stay as they are."""
+        memory = self._memory[asset_class]
+        if memory.comparison is None or not memory.comparison.manipulator:
+            return
+        version = memory.comparison.replaced_version
+        try:
+            replaced = self._blocks_of(asset_class, self._slots.load(asset_class, version))
+            replaced.manipulator.restore(memory.comparison.manipulator)
+        except (OSError, ValueError, BundleError) as error:
+            memory.comparison.manipulator = b""
+            log.warning("no more comparison", asset_class=asset_class, replaced=version, error=str(error))
+            return
+        self._replaced[asset_class] = replaced
+
+    def _blocks_of(self, asset_class: str, bundle: LoadedBundle) -> ClassBlocks:
+        return ClassBlocks(
+            gateway_id=self._gateway_id,
+            bundle=bundle,
+            asset_ids=self._assets[asset_class],
+            contexts=self._memory[asset_class].contexts,
+        )
 
     def _event(self, asset_class: str, before: Token | None, token: Token | None) -> GatewayEvent:
         version = "none" if token is None else str(token[0])
@@ -193,6 +238,11 @@ class Blocks:
             message=f"{asset_class}: bundle version {version} is live, in the place of {replaced}",
             detail={"asset_class": asset_class, "version": version, "replaced": replaced},
         )
+
+
+def by_zone(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return *counts* with every zone in it."""
+    return {str(zone): counts.get(zone, 0) for zone in Zone}
 
 
 def _decode(saved: bytes | None) -> dict[str, ClassMemory]:

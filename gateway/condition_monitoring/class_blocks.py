@@ -89,6 +89,11 @@ class ClassBlocks:
         advisories = self._advisor.advise(states, health, prognoses)  # advisory generation
         return Results(states=states, health=health, prognoses=prognoses, advisories=advisories)
 
+    def states(self, observations: Observations) -> tuple[State, ...]:
+        """Return the states alone, for a bundle that only runs beside the live one; no advisory comes of them."""
+        windows, prepared = self.manipulator.manipulate(observations)
+        return self._states(windows, prepared) if windows else ()
+
     def _states(self, windows: Sequence[Window], prepared: Prepared) -> tuple[State, ...]:
         """Return the state of each window; the model sees only those with enough good observations."""
         spans = [_span(window) for window in windows]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cloud_service.rollout.collection import CollectionMissing, find_collection, link_collection, settings
+from cloud_service.errors import CollectionMissing
+from cloud_service.rollout.collection import find_collection, link_collection, settings
 
 ROLES = sorted(path.name for path in (find_collection() / "roles").iterdir())
 STEPS = {

@@ -1,205 +1,141 @@
-"""The playbook ``rollout`` as the cloud runs it, on local connections: canary first, and the rest only after it."""
+"""The playbook ``rollout`` as the cloud runs it, to running gateways: canary first, and the rest only after it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from http.server import ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloud_service.rollout import HostStatus, RolloutEvent, RolloutReport, Watch, roll_out
-from models.bundle.manifest import Lineage, Manifest, Thresholds
-from tests.cloud_service.rollout import stand_in
+from cloud_service.rollout import HostStatus, RolloutEvent, RolloutReport
+from demo.tampering import broken_copy
+from gateway.testing import ASSET_CLASS
+from tests.cloud_service.rollout.small_fleet import WATCH, Fleet, manifest_of, running_fleet
 
-pytestmark = pytest.mark.slow
-
-HOSTS = ("gw-1", "gw-2", "gw-3")
-NOW = datetime(2026, 3, 2, tzinfo=UTC)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
-def manifest(version: int) -> Manifest:
-    """Return a manifest of which the rollout reads class and version."""
-    limits = Thresholds(
-        warning=0.5, alarm=0.7, minimum_good_share=0.5, on_delay_windows=2, off_delay_windows=2, minimum_confidence=0.5
-    )
-    lineage = Lineage(
-        trained_at=NOW,
-        trained_on_assets=(),
-        held_out_assets=(),
-        observations=0,
-        lake_digest="",
-        replaces_version=version - 1,
-        software_version="0.1.0",
-    )
-    return Manifest(
-        schema_version=1,
-        asset_class=stand_in.ASSET_CLASS,
-        version=version,
-        channels=(),
-        feature_hash="",
-        thresholds=limits,
-        failure_modes=(),
-        actions={},
-        files={},
-        opset={},
-        minimum_gateway_version="0.1.0",
-        not_after=NOW,
-        metrics={},
-        lineage=lineage,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fleet:
-    """Three gateways on this machine, version 1 live on each, ``gw-1`` the canary."""
-
-    folder: Path
-    url: str
-
-    def inventory(self, *names: str) -> dict[str, Any]:
-        """Return the inventory of the gateways *names*, the canary among them; of all when none is named."""
-        program = self.folder / "wearsight-gateway"
-        hosts = {
-            name: {
-                "ansible_connection": "local",
-                "ansible_python_interpreter": sys.executable,
-                "gateway_program": str(program),
-                "gateway_config": str(self.folder / name / "gateway.toml"),
-                "gateway_health_url": f"{self.url}/{name}/health",
-            }
-            for name in names or HOSTS
-        }
-        canary = {"hosts": {"gw-1": hosts.pop("gw-1")}}
-        return {"gateways": {"children": {"canary": canary, "rest": {"hosts": hosts}}}}
-
-    def release(self, bundle: dict[str, Any], **options: Any) -> RolloutReport:
-        """Roll *bundle* out as version 2."""
-        archive = self.folder / "bundle.tar"
-        archive.write_text(json.dumps({"version": 2, **bundle}))
-        settings: dict[str, Any] = {"inventory": self.inventory(), "watch": Watch(windows=20, timeout_s=3)}
-        return roll_out(
-            archive=archive, manifest=manifest(2), private_data_dir=self.folder / "runner", **(settings | options)
-        )
-
-    @property
-    def versions(self) -> list[int]:
-        """What is live on each gateway, in order."""
-        return [json.loads((self.folder / name / "live.json").read_text())["version"] for name in HOSTS]
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """Three gateways that answer."""
-    program = tmp_path / "wearsight-gateway"
-    program.write_text(f"#!{sys.executable}\n" + Path(stand_in.__file__).read_text())
-    program.chmod(0o755)
-    for name in HOSTS:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "live.json").write_text(json.dumps({"version": 1, "alarms": 0.02}))
-    handler = type("Handler", (stand_in.HealthHandler,), {"folder": tmp_path})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield Fleet(folder=tmp_path, url=f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-        thread.join()
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """The fleet, started once; what a test leaves live, the next one begins with."""
+    with running_fleet(tmp_path_factory.mktemp("fleet")) as fleet:
+        yield fleet
 
 
 def statuses(report: RolloutReport) -> list[HostStatus]:
     return [outcome.status for outcome in report.hosts.values()]
 
 
-def test_a_good_bundle_goes_to_the_canary_and_then_to_the_rest(fleet: Fleet) -> None:
-    """No other gateway is asked to install before the canary was watched; a second rollout changes nothing."""
-    heard: list[RolloutEvent] = []
-    report = fleet.release({"alarms": 0.05}, on_event=heard.append)
+def test_a_good_release_goes_to_the_canary_and_then_to_the_rest(fleet: Fleet) -> None:
+    """No other gateway is asked to install before the canary was watched.
 
-    assert statuses(report) == [HostStatus.OK] * 3
+    Half of the canary's windows are alarms, by the old models and the new, and it has just been restarted.
+    """
+    heard: list[RolloutEvent] = []
+    fleet.stop(fleet.gateways[0])
+    fleet.start(fleet.gateways[0])
+    fleet.wait_until_watched(fleet.gateways[0])
+    archive = fleet.bundle()
+    before = fleet.versions
+    report = fleet.release(archive, on_event=heard.append)
+
+    version = manifest_of(archive).version
+    assert statuses(report) == [HostStatus.OK, HostStatus.OK], report
     assert report.succeeded
-    assert fleet.versions == [2, 2, 2]
+    assert fleet.versions == [version, version]
+    listed = json.loads(fleet.call(fleet.gateways[0], "list", "--json").stdout)
+    assert [slot["version"] for slot in listed if slot["live"]] == [version]
+    assert [fleet.health(gateway)["bundles"][ASSET_CLASS]["version"] for gateway in fleet.gateways] == fleet.versions
+    assert f"by version {before[0]}" in report.hosts["gw-1"].reason
     steps = [(event.host, event.step) for event in heard]
     watched = steps.index(("gw-1", "Wait until the new models have scored enough windows"))
     assert watched < steps.index(("gw-2", "Ask the gateway what is live"))
-    again = fleet.release({"alarms": 0.05}, inventory=fleet.inventory("gw-1"))
-    assert again.hosts["gw-1"].reason == "was live already"
 
 
-def test_a_broken_bundle_ends_at_the_canary(fleet: Fleet) -> None:
-    """The gateway's own reason is told, and no other gateway is touched."""
-    report = fleet.release({"alarms": 0.0, "broken": True})
+@pytest.mark.parametrize("which", ["new", "live"])
+def test_a_changed_byte_ends_the_release_at_the_canary(fleet: Fleet, tmp_path: Path, which: str) -> None:
+    """The gateway's own reason is told, no other is touched; that the version is live does not make a copy good."""
+    before = fleet.versions
+    archive = fleet.bundle() if which == "new" else fleet.archive(before[0])
+    broken = broken_copy(archive, tmp_path / archive.name)
+    report = fleet.release(broken, manifest=manifest_of(archive))
 
-    assert statuses(report) == [HostStatus.REFUSED, HostStatus.SKIPPED, HostStatus.SKIPPED]
-    assert "DigestMismatch" in report.hosts["gw-1"].reason
-    assert fleet.versions == [1, 1, 1]
-
-
-def test_a_broken_copy_of_what_is_live_is_refused(fleet: Fleet) -> None:
-    """That its version is live already does not make it good."""
-    (fleet.folder / "gw-1/live.json").write_text(json.dumps({"version": 2, "alarms": 0.02}))
-    report = fleet.release({"alarms": 0.0, "broken": True})
-
-    assert statuses(report) == [HostStatus.REFUSED, HostStatus.SKIPPED, HostStatus.SKIPPED]
+    assert statuses(report) == [HostStatus.REFUSED, HostStatus.SKIPPED], report
+    assert "is changed; the bundle is refused" in report.hosts["gw-1"].reason
+    assert fleet.versions == before
 
 
-def test_a_bundle_that_alarms_too_much_is_rolled_back(fleet: Fleet) -> None:
-    """The canary gets its previous version back, and no other gateway is touched."""
-    report = fleet.release({"alarms": 0.4})
+def test_a_release_that_cries_wolf_is_rolled_back(fleet: Fleet) -> None:
+    """Signed and sound, but it alarms on healthy machines: the canary goes back, and no other gateway is touched."""
+    before = fleet.versions
+    report = fleet.release(fleet.bundle(wolf=True))
 
-    assert statuses(report) == [HostStatus.ROLLED_BACK, HostStatus.SKIPPED, HostStatus.SKIPPED]
-    assert "0.400 of them in warning or alarm (0.020 before)" in report.hosts["gw-1"].reason
-    assert fleet.versions == [1, 1, 1]
-
-
-def test_a_wider_budget_lets_the_same_bundle_through(fleet: Fleet) -> None:
-    """It is the budget that rolled it back, and nothing else."""
-    watch = Watch(windows=20, timeout_s=3, alert_budget=0.5)
-    report = fleet.release({"alarms": 0.4}, watch=watch, inventory=fleet.inventory("gw-1"))
-
-    assert statuses(report) == [HostStatus.OK]
+    assert statuses(report) == [HostStatus.ROLLED_BACK, HostStatus.SKIPPED], report
+    assert "alerts grew by more than the budget" in report.hosts["gw-1"].reason
+    assert fleet.versions == before
 
 
-def test_a_bundle_that_cannot_be_judged_is_rolled_back(fleet: Fleet) -> None:
+def test_a_wider_budget_lets_the_same_release_through(fleet: Fleet) -> None:
+    """Control to the one above: it is the budget that rolled it back. What is live is judged anew by each rollout."""
+    before = fleet.versions
+    wolf = fleet.bundle(wolf=True)
+    canary = fleet.canary_alone()
+    let_through = fleet.release(wolf, watch=replace(WATCH, alert_budget=0.9), inventory=canary)
+
+    assert statuses(let_through) == [HostStatus.OK], let_through
+    assert fleet.versions[0] == manifest_of(wolf).version
+    judged_again = fleet.release(wolf, inventory=canary)
+    assert statuses(judged_again) == [HostStatus.ROLLED_BACK], judged_again
+    assert "was live already" in judged_again.hosts["gw-1"].reason
+    assert fleet.versions == before
+
+
+def test_a_release_that_cannot_be_judged_is_rolled_back(fleet: Fleet) -> None:
     """Too few windows in the time given is not doing well."""
-    report = fleet.release({"alarms": 0.0}, watch=Watch(windows=stand_in.WINDOWS + 1, timeout_s=1))
+    before = fleet.versions
+    report = fleet.release(fleet.bundle(), watch=replace(WATCH, windows=1_000_000, timeout_s=1))
 
-    assert statuses(report) == [HostStatus.ROLLED_BACK, HostStatus.SKIPPED, HostStatus.SKIPPED]
+    assert statuses(report) == [HostStatus.ROLLED_BACK, HostStatus.SKIPPED], report
     assert "too few windows to judge by" in report.hosts["gw-1"].reason
-    assert fleet.versions == [1, 1, 1]
+    assert fleet.versions == before
 
 
 def test_an_archive_with_another_digest_is_not_handed_over(fleet: Fleet) -> None:
     """What the registry released is what is rolled out."""
-    report = fleet.release({"alarms": 0.0}, digest=hashlib.sha256(b"the one released").hexdigest())
+    before = fleet.versions
+    report = fleet.release(fleet.bundle(), digest=hashlib.sha256(b"the one released").hexdigest())
 
-    assert statuses(report) == [HostStatus.FAILED, HostStatus.SKIPPED, HostStatus.SKIPPED]
-    assert fleet.versions == [1, 1, 1]
+    assert statuses(report) == [HostStatus.FAILED, HostStatus.SKIPPED], report
+    assert fleet.versions == before
 
 
 def test_a_neighbour_of_a_failed_host_is_still_judged(fleet: Fleet) -> None:
-    """A canary out of reach ends the rollout after its ring; the other one keeps the bundle, for it was watched."""
-    inventory = fleet.inventory()
-    rings = inventory["gateways"]["children"]
-    rings["canary"]["hosts"] |= {"gw-2": rings["rest"]["hosts"].pop("gw-2")}
-    rings["canary"]["hosts"]["gw-1"] |= {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
-    report = fleet.release({"alarms": 0.0}, inventory=inventory)
+    """A canary out of reach ends the rollout after its ring; the other one keeps the release, for it was watched."""
+    gone = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    inventory: dict[str, Any] = fleet.inventory()
+    inventory["gateways"]["children"]["canary"]["hosts"] |= {"gone": gone}
+    archive = fleet.bundle()
+    rest = fleet.versions[1]
+    report = fleet.release(archive, inventory=inventory)
 
-    assert statuses(report) == [HostStatus.UNREACHABLE, HostStatus.OK, HostStatus.SKIPPED]
-    assert fleet.versions == [1, 2, 1]
+    assert {host: outcome.status for host, outcome in report.hosts.items()} == {
+        "gw-1": HostStatus.OK,
+        "gone": HostStatus.UNREACHABLE,
+        "gw-2": HostStatus.SKIPPED,
+    }, report
+    assert fleet.versions == [manifest_of(archive).version, rest]
 
 
 def test_an_inventory_without_canary_releases_nothing(fleet: Fleet) -> None:
     """There must be someone to try it on first."""
+    before = fleet.versions
     inventory = fleet.inventory()
-    del inventory["gateways"]["children"]["canary"]
-    report = fleet.release({"alarms": 0.0}, inventory=inventory)
+    del inventory["gateways"]["children"]
+    report = fleet.release(fleet.bundle(), inventory=inventory)
 
     assert not report.succeeded
-    assert fleet.versions == [1, 1, 1]
+    assert fleet.versions == before
