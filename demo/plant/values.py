@@ -26,7 +26,7 @@ class Sample(ua.DataValue):
         return self
 
 
-NOT_YET = Sample(Value=_NOTHING, StatusCode=ua.StatusCode(StatusCodes.BadWaitingForInitialData))
+NOT_YET = Sample(Value=_NOTHING, StatusCode=ua.StatusCode(ua.UInt32(StatusCodes.BadWaitingForInitialData)))
 
 
 def data_values(rows: Observations) -> Iterator[ua.DataValue]:
