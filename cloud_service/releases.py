@@ -188,9 +188,20 @@ def _training_data(asset_class: str, store: Store, lake: Lake) -> TrainingData:
 
 
 def _common_channels(described: Sequence[AssetDescription]) -> tuple[Channel, ...]:
-    """Return the channels that every asset of a class has, as the first describes them."""
-    shared = set.intersection(*({channel.name for channel in description.channels} for description in described))
-    return tuple(channel for channel in described[0].channels if channel.name in shared)
+    """Return the channels that every asset of a class has, in the same unit and at the same rate.
+
+    A range that the server does not tell is told as 0 to 0: nothing is scaled by it.
+    """
+    shared = set.intersection(*({_measure(channel) for channel in one.channels} for one in described))
+    return tuple(
+        channel if math.isfinite(channel.low) and math.isfinite(channel.high) else replace(channel, low=0.0, high=0.0)
+        for channel in described[0].channels
+        if _measure(channel) in shared
+    )
+
+
+def _measure(channel: Channel) -> tuple[str, str, float]:
+    return channel.name, channel.unit, channel.sample_rate_hz
 
 
 def _load(live: BundleVersion, pki: Pki) -> tuple[LoadedBundle | None, str]:

@@ -21,6 +21,7 @@ from gateway.errors import ConfigError
 
 SAMPLE = Path(__file__).with_name("sample.toml")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # as bundles.verification wants it for slots
 
 
 class Security(StrEnum):
@@ -226,10 +227,19 @@ def _problems(config: GatewayConfig) -> Iterator[str]:
     yield from _asset_problems(config)
     if config.uplink is not None:
         yield from _number_problems(config.uplink, "uplink")
-        if urlsplit(config.uplink.cloud_url).scheme != "https":
-            yield f"uplink.cloud_url {config.uplink.cloud_url!r} must start with https://"
+        if not _is_url(config.uplink.cloud_url, "https"):
+            yield f"uplink.cloud_url {config.uplink.cloud_url!r} must be https://host:port"
         if config.uplink.retry_max_s < config.uplink.retry_min_s:
             yield "uplink.retry_max_s is below uplink.retry_min_s"
+
+
+def _is_url(url: str, scheme: str) -> bool:
+    """Return whether *url* has *scheme*, a host, and no impossible port."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == scheme and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a broken IPv6 address, a port that is no number
+        return False
 
 
 def _address_problems(status: StatusConfig) -> Iterator[str]:
@@ -253,8 +263,8 @@ def _server_problems(config: GatewayConfig) -> Iterator[str]:
     for i, server in enumerate(config.server):
         if not _NAME.fullmatch(server.name):
             yield f"server[{i}].name {server.name!r} must be 1 to 64 letters, digits, '.', '_' or '-'"
-        if urlsplit(server.endpoint).scheme != "opc.tcp":
-            yield f"server[{i}].endpoint {server.endpoint!r} must start with opc.tcp://"
+        if not _is_url(server.endpoint, "opc.tcp"):
+            yield f"server[{i}].endpoint {server.endpoint!r} must be opc.tcp://host:port/path"
         if (server.user is None) != (server.password_file is None):
             yield f"server[{i}]: user and password_file belong together"
 
@@ -271,6 +281,8 @@ def _asset_problems(config: GatewayConfig) -> Iterator[str]:
             known = sorted(config.asset_class)
             yield f"asset[{i}].asset_class {asset.asset_class!r} ({asset.asset_id}) is not configured; known: {known}"
     for name, asset_class in config.asset_class.items():
+        if not _CLASS_NAME.fullmatch(name):
+            yield f"asset_class.{name}: must be 1 to 64 letters, digits, '_' or '-', as bundles need it"
         yield from _repeated(f"asset_class.{name}.channels", list(asset_class.channels))
 
 

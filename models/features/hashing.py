@@ -26,7 +26,7 @@ def feature_hash(spec: FeatureSpecification) -> str:
     """
     told = msgspec.json.encode(
         {
-            "specification": spec,
+            "specification": _canonical(spec),
             "features": feature_names(spec),
             "inputs": input_names(spec),
             "revisions": revisions(),
@@ -36,6 +36,20 @@ def feature_hash(spec: FeatureSpecification) -> str:
         order="sorted",
     )
     return hashlib.sha256(told).hexdigest()
+
+
+def _canonical(spec: FeatureSpecification) -> object:
+    """Return *spec* such that equal ones are told alike: 0, 0.0 and -0.0 are one number."""
+    typed = msgspec.json.decode(msgspec.json.encode(spec), type=FeatureSpecification)
+    return _unsigned_zero(msgspec.to_builtins(typed))
+
+
+def _unsigned_zero(told: object) -> object:
+    if isinstance(told, dict):
+        return {name: _unsigned_zero(value) for name, value in told.items()}
+    if isinstance(told, list | tuple):
+        return [_unsigned_zero(value) for value in told]
+    return told + 0.0 if isinstance(told, float) else told
 
 
 def reference_window(spec: FeatureSpecification) -> Window:

@@ -20,6 +20,7 @@ MAX_OVERLAP = 1000
 SPEED_CHANNEL = "speed_rpm"
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_LONGEST_CHANNEL = 100
 
 
 class FeatureError(ValueError):
@@ -93,7 +94,12 @@ def _check_channels(spec: FeatureSpecification) -> None:
     if not 1 <= len(names) <= MAX_CHANNELS or len(set(names)) != len(names):
         raise FeatureError(f"{spec.asset_class}: 1 to {MAX_CHANNELS} channels with different names are needed")
     for channel in spec.channels:
-        if not _NAME.fullmatch(channel.name) or not 0.0 <= channel.sample_rate_hz <= 1e7:
-            raise FeatureError(f"{spec.asset_class}: channel {channel.name!r} has no plain name or sample rate")
+        # A browse name is what the machine's maker wrote: spaces, brackets, letters of any script.
+        if not channel.name.isprintable() or not 1 <= len(channel.name) <= _LONGEST_CHANNEL:
+            raise FeatureError(
+                f"{spec.asset_class}: channel {channel.name!r} is no name of 1 to 100 printable characters"
+            )
+        if not 0.0 <= channel.sample_rate_hz <= 1e7:
+            raise FeatureError(f"{spec.asset_class}: channel {channel.name!r} has sample rate {channel.sample_rate_hz}")
         if not (math.isfinite(channel.low) and math.isfinite(channel.high)):
             raise FeatureError(f"{spec.asset_class}: channel {channel.name!r} needs a finite range")

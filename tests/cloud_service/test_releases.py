@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cloud_service.registry.registry import BundleStatus, Registry
 from cloud_service.releases import (
     AssetReader,
     Trained,
+    _common_channels,
     _note_rollout,
     _training_data,
     archive_to_roll_out,
@@ -25,11 +27,13 @@ from cloud_service.releases import (
 )
 from cloud_service.rollout import HostOutcome, HostStatus, RolloutReport
 from cloud_service.store import Store
+from cloud_service.training.specifications import specification_for
 from demo.plant.fleet import archive_assets
 from demo.plant.simulator import simulate
 from models.bundle.archive import unpack_verified
 from models.bundle.errors import FeatureHashMismatch
 from models.bundle.loaded import LoadedBundle
+from models.features.hashing import feature_hash
 from models.records import AssetDescription, Channel, Observations, Page, Results, Stream, from_ns
 from models.segment import decode_segment, encode_segment, segment_digest
 
@@ -220,3 +224,17 @@ def test_what_cannot_be_compared_waits_for_a_hand(archive_site: Site, monkeypatc
     assert trained.status == BundleStatus.CANDIDATE
     assert not trained.released
     assert "by hand" in trained.reasons[0]
+
+
+def test_channels_in_other_units_are_no_common_channels() -> None:
+    """What one machine tells in bar and another in psi is not one quantity; a range that is not told is told as 0."""
+    unranged = Channel(name="flow", unit="l/min", low=-math.inf, high=math.inf)
+    pressure = Channel(name="pressure", unit="bar", low=0.0, high=10.0)
+    one, other = (
+        AssetDescription(asset_id=asset_id, asset_class="pump", channels=(unranged, replace(pressure, unit=unit)))
+        for asset_id, unit in (("a", "bar"), ("b", "psi"))
+    )
+
+    assert _common_channels([one, other]) == (replace(unranged, low=0.0, high=0.0),)
+    assert _common_channels([one, one]) == (replace(unranged, low=0.0, high=0.0), pressure)
+    assert feature_hash(specification_for("pump", _common_channels([one, one])))

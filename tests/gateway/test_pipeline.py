@@ -15,7 +15,7 @@ from gateway.data_acquisition import Batch
 from gateway.journal import CommitFailed, Journal
 from gateway.pipeline import acquire
 from gateway.testing import ScriptedSource, cut, run_machine
-from models.records import GatewayEvent, Observations, Results, from_ns
+from models.records import Gap, GatewayEvent, Observations, Results, from_ns
 
 MACHINE = cut(run_machine("m-1", hours=6), 3)
 EVENT = GatewayEvent(kind="source_connected", gateway_time=from_ns(0), message="cell-1 is connected")
@@ -48,6 +48,21 @@ async def test_what_cannot_be_committed_is_not_acknowledged(journal: Journal, mo
         await acquire(source, journal)
 
     assert source.acknowledged == []
+
+
+async def test_a_gap_is_told_before_the_values_that_end_it(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the two commits, the gateway meets the hole again; after the values it would meet none."""
+
+    async def killed(_observations: Observations) -> int | None:
+        raise CommitFailed("killed here")
+
+    gap = Gap(asset_id="m-1", channel="load_pct", from_time=from_ns(0), to_time=from_ns(10**9), cause="not listened")
+    monkeypatch.setattr(journal, "append", killed)
+    with pytest.raises(CommitFailed):
+        await acquire(ScriptedSource([Batch(observations=MACHINE[0], results=Results(gaps=(gap,)))]), journal)
+
+    pages = await journal.read(lambda database: database.decoded_pages(0, limit=10, max_bytes=2**20))
+    assert [page.content for page in pages] == [Results(gaps=(gap,))]
 
 
 async def test_an_acknowledgement_finds_its_batch_durable(

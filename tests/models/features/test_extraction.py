@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -161,6 +162,24 @@ def test_the_hash_changes_with_the_specification(spec: FeatureSpecification) -> 
     assert feature_hash(replace(spec)) == feature_hash(spec)
 
 
+def test_equal_specifications_hash_equally(spec: FeatureSpecification) -> None:
+    """Whether a number was written 0, 0.0 or -0.0, and whether it went through JSON."""
+    zeros = [replace(spec, channels=(replace(spec.channels[0], low=low), *spec.channels[1:])) for low in (0, 0.0, -0.0)]
+
+    assert len({feature_hash(one) for one in zeros}) == 1
+    through = msgspec.json.decode(msgspec.json.encode(zeros[0]), type=FeatureSpecification)
+    assert feature_hash(through) == feature_hash(zeros[0])
+    assert feature_hash(replace(spec, window_s=round(spec.window_s))) == feature_hash(spec)
+
+
+def test_a_channel_may_have_the_name_its_maker_gave_it(spec: FeatureSpecification) -> None:
+    """Browse names hold spaces, brackets and letters of any script; control characters are refused."""
+    named = replace(spec.channels[0], name="Motor-Temperatur (Öl) [°C] / 1")
+    assert feature_hash(replace(spec, channels=(named, *spec.channels[1:])))
+    with pytest.raises(FeatureError, match="printable"):
+        replace(spec, channels=(replace(named, name="a\nb"), *spec.channels[1:]))
+
+
 def test_the_hash_changes_with_the_code(spec: FeatureSpecification, monkeypatch: pytest.MonkeyPatch) -> None:
     """A formula that answers differently is noticed, even when its revision was left as it was."""
     before = feature_hash(spec)
@@ -182,7 +201,7 @@ def test_the_hash_changes_with_the_code(spec: FeatureSpecification, monkeypatch:
         {"late_s": -1.0},
         {"context_windows": 1},
         {"expected_counts": (1.0,)},
-        {"channels": (Channel(name="a/b", unit="1", low=0.0, high=1.0),)},
+        {"channels": (Channel(name="a\nb", unit="1", low=0.0, high=1.0),)},
         {"channels": (Channel(name="a", unit="1", low=0.0, high=float("inf")),)},
     ],
 )
