@@ -16,6 +16,7 @@ from asyncua import ua
 from asyncua.client.client import Client
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from asyncua.crypto.uacrypto import CertProperties
+from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaError
 
 from gateway.config import Security, ServerConfig, read_secret
@@ -30,6 +31,9 @@ _PROBE_S = 10.0
 _MESSAGE_LIMIT = 64 * 2**20
 _CHANNEL_LIFETIME_MS = 3_600_000
 _SESSION_TIMEOUT_MS = 60_000
+_CHANNEL_REFUSED = frozenset(
+    {StatusCodes.BadSecurityChecksFailed, StatusCodes.BadCertificateUntrusted, StatusCodes.BadCertificateUriInvalid}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +66,9 @@ async def connected(server: ServerConfig, identity: Identity) -> AsyncIterator[C
         await client.connect()
     except ServerUntrusted:
         raise
-    except (OSError, TimeoutError, UaError) as error:
+    except (OSError, TimeoutError, UaError, AssertionError) as error:
         raise SourceUnavailable(
-            f"{server.name}: cannot connect to {server.endpoint} ({_reason(error)}); it is tried again"
+            f"{server.name}: cannot connect to {server.endpoint} ({_reason(error, identity)}); it is tried again"
         ) from error
     try:
         yield client
@@ -119,5 +123,10 @@ async def _close(client: Client) -> None:
         client.disconnect_socket()
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, identity: Identity) -> str:
+    # asyncua 2.1 fails its own assertion when a server answers the opening of the channel with a fault, as node-opcua
+    # does to a client it does not trust.
+    if isinstance(error, AssertionError) or getattr(error, "code", None) in _CHANNEL_REFUSED:
+        certificate = identity.pki_dir / "application.der"
+        return f"the server refuses the secure channel; it may have to be told to trust {certificate}"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

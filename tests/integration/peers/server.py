@@ -1,0 +1,186 @@
+"""OPC UA servers of other makers, as processes: a pump that keeps a book of all it ever measured.
+
+Each is a small server of ours on a maker's library (`scripts/opcua-peers` gets the libraries), started with a port and
+a folder. The folder holds its certificate and key in the forms that makers want, and ``clients/*.der``, the clients it
+trusts. It writes ``measured.csv``: channel, source time in ns, status, numbers; a line before anybody can see the
+value. What ``speed_rpm`` measured is also its history, before a restart too; the other channels have none. It lets in
+the user ``gateway`` with the password ``secret``, and ends when its input does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from tests.integration.peers.certificate import write_certificate
+
+HERE = Path(__file__).parent
+UNITS = {
+    "bearing_temperature_c": ("°C", -40.0, 150.0, 0.0),
+    "load_pct": ("%", 0.0, 100.0, 0.0),
+    "speed_rpm": ("1/min", 0.0, 3600.0, 0.0),
+    "vibration_waveform_m_s2": ("m/s²", -500.0, 500.0, 6400.0),
+}
+WITH_HISTORY = "speed_rpm"
+CHANNELS = tuple(UNITS)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One value: when, with which status, and the number, or the samples of a waveform."""
+
+    source_time: int
+    status: int
+    numbers: tuple[float, ...]
+
+
+class Maker(ABC):
+    """Whose library a server stands on."""
+
+    name: str
+    version: str
+    programs: tuple[str, ...]
+
+    @property
+    def library(self) -> Path:
+        """Return where `scripts/opcua-peers` puts the library."""
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return cache / "wearsight" / f"{self.name}-{self.version}"
+
+    def lacking(self) -> str:
+        """Return what is not there that a server of this maker needs; nothing when all is."""
+        for program in self.programs:
+            if shutil.which(program) is None:
+                return f"{self.name} needs {program}, which is not on PATH"
+        return "" if self.library.is_dir() else f"{self.name} {self.version} is not there; scripts/opcua-peers gets it"
+
+    @abstractmethod
+    def prepare(self, work: Path) -> None:
+        """Make what starting needs, in the empty folder *work*."""
+
+    @abstractmethod
+    def command(self, work: Path) -> Sequence[str | Path]:
+        """Return the program and its arguments before port and folder."""
+
+
+class NodeOpcua(Maker):
+    """node-opcua, in JavaScript."""
+
+    name = "node-opcua"
+    version = json.loads((HERE / name / "package.json").read_text())["dependencies"]["node-opcua-server"]
+    programs = ("node",)
+
+    def prepare(self, work: Path) -> None:
+        """Put the script beside the library, where it looks for it."""
+        (work / "node_modules").symlink_to(self.library / "node_modules")
+        shutil.copy(HERE / self.name / "server.cjs", work)
+
+    def command(self, work: Path) -> Sequence[str | Path]:
+        """Run the script."""
+        return ["node", work / "server.cjs"]
+
+
+class Milo(Maker):
+    """Eclipse Milo, in Java."""
+
+    name = "milo"
+    version = re.findall(r"milo-sdk-server</artifactId><version>(.+?)<", (HERE / name / "pom.xml").read_text())[0]
+    programs = ("java", "javac")
+
+    def prepare(self, work: Path) -> None:
+        """Compile our server."""
+        source = HERE / self.name / "Server.java"
+        command: list[str | Path] = [
+            "javac",
+            "-nowarn",
+            "-encoding",
+            "UTF-8",
+            "-cp",
+            f"{self.library}/lib/*",
+            "-d",
+            work,
+        ]
+        done = subprocess.run([*command, source], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def command(self, work: Path) -> Sequence[str | Path]:
+        """Run it, made for a short life in little room."""
+        options = (
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",
+            "-Xmx256m",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        )
+        return ["java", *options, "-cp", f"{self.library}/lib/*:{work}", "Server"]
+
+
+class Peer:
+    """One server, which can be killed and started again on the same port and book.
+
+    Args:
+        maker: Whose.
+        folder: Its folder; made here.
+        port: Its port on 127.0.0.1.
+        clients: The certificates (DER) of the clients it trusts.
+    """
+
+    def __init__(self, maker: Maker, folder: Path, port: int, clients: Sequence[bytes]) -> None:
+        self.maker = maker
+        self.folder = folder
+        self.port = port
+        self.endpoint = f"opc.tcp://127.0.0.1:{port}/peer"
+        self._work = folder / "work"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._work.mkdir(parents=True)
+        (folder / "clients").mkdir()
+        for number, client in enumerate(clients):
+            (folder / "clients" / f"{number}.der").write_bytes(client)
+        self.certificate = write_certificate(folder, "urn:wearsight:test:peer", "peer")
+        maker.prepare(self._work)
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        assert self._process is None
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self.maker.command(self._work), str(self.port), self.folder],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "HOME": str(self.folder)},
+            )
+        assert self._process.stdout is not None
+        if not _says_up(self._process.stdout):
+            self.kill()
+            pytest.fail(f"{self.maker.name} does not start: {(self.folder / 'log').read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def book(self) -> dict[str, list[Measured]]:
+        """Return all it ever measured, by channel, in time order; it goes on measuring meanwhile."""
+        book: dict[str, list[Measured]] = {channel: [] for channel in CHANNELS}
+        whole_lines = (self.folder / "measured.csv").read_text().split("\n")[:-1]
+        for line in whole_lines:
+            channel, source_time, status, numbers = line.split(",")
+            row = Measured(int(source_time), int(status), tuple(float(number) for number in numbers.split()))
+            book[channel].append(row)
+        return book
+
+
+def _says_up(output: IO[bytes]) -> bool:
+    return any(line.strip() == b"up" for line in output)
