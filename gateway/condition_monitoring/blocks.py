@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
 import msgspec
@@ -15,7 +15,17 @@ from gateway.condition_monitoring.class_blocks import ClassBlocks, Unmonitored
 from gateway.condition_monitoring.comparison import Comparison, count
 from models.bundle.errors import BundleError
 from models.bundle.loaded import LoadedBundle
-from models.records import OPEN_STATES, Advisory, GatewayEvent, Observations, Results, State, Zone
+from models.records import (
+    OPEN_STATES,
+    Advisory,
+    AssetDescription,
+    Channel,
+    GatewayEvent,
+    Observations,
+    Results,
+    State,
+    Zone,
+)
 
 log = structlog.get_logger()
 
@@ -34,6 +44,7 @@ class ClassMemory:
         states: Windows by zone since then.
         comparison: With the bundle it replaced; None where it replaced none, or a newer one.
         contexts: The advisor's, by asset.
+        described: Channels of each asset, as its server told them last.
         newest_step: While there is no bundle, the last step each asset was reported unknown for.
     """
 
@@ -44,6 +55,7 @@ class ClassMemory:
     states: dict[str, int] = field(default_factory=dict)
     comparison: Comparison | None = None
     contexts: dict[str, AssetContext] = field(default_factory=dict)
+    described: dict[str, tuple[Channel, ...]] = field(default_factory=dict)
     newest_step: dict[str, int] = field(default_factory=dict)
 
 
@@ -129,19 +141,21 @@ class Blocks:
 
     def advance(self, observations: Observations) -> tuple[Results, bytes]:
         """Return what *observations* add to the log, and what to save with the position."""
+        return self.results((observations,)), self.state()
+
+    def results(self, contents: Sequence[Observations | Results]) -> Results:
+        """Return what the *contents* of pages add to the log; what assets are told to be holds for all of them."""
+        for content in contents:
+            if isinstance(content, Results):
+                self._describe(content.assets)
+        observations = Observations.concatenate([c for c in contents if isinstance(c, Observations)])
         parts = []
-        for asset_class, running in self._running.items():
+        for asset_class, running in self._running.items() if len(observations) else ():
             part = running.results(observations)
             count(self._memory[asset_class].states, part.states)
             self._compare(asset_class, observations, part.states)
             parts.append(part)
-        results = Results(
-            states=tuple(s for p in parts for s in p.states),
-            health=tuple(h for p in parts for h in p.health),
-            prognoses=tuple(f for p in parts for f in p.prognoses),
-            advisories=tuple(a for p in parts for a in p.advisories),
-        )
-        return results, self.state()
+        return joined(parts)
 
     def active(self) -> dict[str, ActiveBundle]:
         """Return the bundle in use by asset class."""
@@ -161,6 +175,11 @@ class Blocks:
         contexts = [c for memory in self._memory.values() for c in memory.contexts.copy().values()]
         return sum(o.advisory.state in OPEN_STATES for c in contexts for o in c.opened)
 
+    def _describe(self, assets: Sequence[AssetDescription]) -> None:
+        for asset in assets:
+            if asset.asset_id in self._assets.get(asset.asset_class, ()):
+                self._memory[asset.asset_class].described[asset.asset_id] = asset.channels
+
     def _load(self, asset_class: str) -> bool:
         """Build the blocks of the live bundle; on failure the ones in use stay, and a warning stands."""
         memory = self._memory[asset_class]
@@ -171,7 +190,13 @@ class Blocks:
                 return True
             running = self._blocks_of(asset_class, bundle)
             if memory.manipulator and memory.feature_hash == bundle.manifest.feature_hash:
-                running.manipulator.restore(memory.manipulator)
+                try:
+                    running.manipulator.restore(memory.manipulator)
+                except ValueError as error:  # of another version of this software: no reason to go without models
+                    log.warning(
+                        "saved windows cannot be read; they start anew", asset_class=asset_class, error=str(error)
+                    )
+                    running = self._blocks_of(asset_class, bundle)
         except (OSError, ValueError, BundleError) as error:
             self.warnings[asset_class] = f"bundle of {asset_class} cannot be loaded ({error}); what ran before goes on"
             self._failed[asset_class] = self._slots.token(asset_class)
@@ -226,6 +251,7 @@ class Blocks:
             bundle=bundle,
             asset_ids=self._assets[asset_class],
             contexts=self._memory[asset_class].contexts,
+            described=self._memory[asset_class].described,
         )
 
     def _event(self, asset_class: str, before: Token | None, token: Token | None) -> GatewayEvent:
@@ -243,6 +269,13 @@ class Blocks:
 def by_zone(counts: Mapping[str, int]) -> dict[str, int]:
     """Return *counts* with every zone in it."""
     return {str(zone): counts.get(zone, 0) for zone in Zone}
+
+
+def joined(parts: Sequence[Results]) -> Results:
+    """Return all of *parts* as one, in their order."""
+    return Results(
+        **{one.name: tuple(record for part in parts for record in getattr(part, one.name)) for one in fields(Results)}
+    )
 
 
 def _decode(saved: bytes | None) -> dict[str, ClassMemory]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from models.features.windows import Window
 from models.prognosis.life import predict_life
 from models.records import (
     Advisory,
+    Channel,
     Float32Array,
     FloatArray,
     Health,
@@ -51,12 +52,20 @@ class ClassBlocks:
         bundle: The live one.
         asset_ids: The assets of the class on this gateway.
         contexts: What the class's advisor remembers, by asset.
+        described: Channels of each asset as its server told them last; kept up to date by the caller.
     """
 
     def __init__(
-        self, *, gateway_id: str, bundle: LoadedBundle, asset_ids: Collection[str], contexts: dict[str, AssetContext]
+        self,
+        *,
+        gateway_id: str,
+        bundle: LoadedBundle,
+        asset_ids: Collection[str],
+        contexts: dict[str, AssetContext],
+        described: Mapping[str, Sequence[Channel]],
     ) -> None:
         manifest = bundle.manifest
+        self._described = described
         self._bundle = bundle
         self.manipulator = Manipulator(bundle, asset_ids)
         self._detector = Detector(
@@ -97,7 +106,8 @@ class ClassBlocks:
     def _states(self, windows: Sequence[Window], prepared: Prepared) -> tuple[State, ...]:
         """Return the state of each window; the model sees only those with enough good observations."""
         spans = [_span(window) for window in windows]
-        trusted = self._detector.trusted(spans)
+        unlike = [unlikeness(self._bundle.manifest.channels, self._described.get(w.asset_id, ())) for w in windows]
+        trusted = [row for row in self._detector.trusted(spans) if not unlike[row]]
         outputs: list[float | None] = [None] * len(spans)
         failure = ""
         try:
@@ -107,7 +117,8 @@ class ClassBlocks:
             failure = str(error)
             log.warning("windows stored without a state", asset_class=self._bundle.manifest.asset_class, error=failure)
         return tuple(
-            self._state(windows[row], span, outputs[row], prepared, row, failure) for row, span in enumerate(spans)
+            self._state(windows[row], span, outputs[row], prepared, row, unlike[row] or failure)
+            for row, span in enumerate(spans)
         )
 
     def _state(
@@ -144,6 +155,22 @@ class ClassBlocks:
             for row, answer in zip(known, answers, strict=True):
                 rows[row] = answer
         return rows
+
+
+def unlikeness(needed: Sequence[Channel], described: Sequence[Channel]) -> str:
+    """Return why channels as *described* are not what models that *needed* them may judge; nothing when they are.
+
+    A number in another unit is another number. A channel that is missing, or whose server tells no unit, is not looked
+    at here: the one lowers the share of good values, of the other nothing is known.
+    """
+    known = {channel.name: channel for channel in described}
+    for channel in needed:
+        here = known.get(channel.name, channel)
+        if here.unit and channel.unit and here.unit != channel.unit:
+            return f"{channel.name} comes in {here.unit}, the models need {channel.unit}"
+        if here.sample_rate_hz and channel.sample_rate_hz and here.sample_rate_hz != channel.sample_rate_hz:
+            return f"{channel.name} comes at {here.sample_rate_hz:g} Hz, the models need {channel.sample_rate_hz:g} Hz"
+    return ""
 
 
 def _infer(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from gateway.condition_monitoring.blocks import Blocks
+from gateway.condition_monitoring.blocks import Blocks, joined
 from gateway.journal import JournalReader
 from models.records import Observations, Page
 
 BATCH_ROWS = 20_000
 GATHER_S = 0.1  # pages that come within this time share one commit
 BUNDLE_CHECK_S = 1.0
+# What is saved with the position holds the open windows, maybe megabytes: saving may take this share of the time.
+SAVING_SHARE = 0.05
+LONGEST_WAIT_S = 30.0
 
 
 async def monitor(reader: JournalReader, blocks: Blocks) -> None:
@@ -21,15 +25,38 @@ async def monitor(reader: JournalReader, blocks: Blocks) -> None:
     pages are read again by blocks that know what they knew then, so no state is lost and none comes twice.
     """
     blocks.restore(reader.state)
+    now = asyncio.get_running_loop().time
+    pace, waiting, seq, is_saved = Pace(), [], reader.position, True
     async for pages in batches(reader.pages()):
-        if activated := await asyncio.to_thread(blocks.follow_bundles):
-            await reader.commit(reader.position, results=activated, state=blocks.state())
-        observations = [page.content for page in pages if isinstance(page.content, Observations)]
-        if observations:
-            results, state = await asyncio.to_thread(blocks.advance, Observations.concatenate(observations))
-            await reader.commit(pages[-1].seq, results=results, state=state)
-        elif pages:  # results alone, mostly its own: they move the position and nothing else
-            await reader.commit(pages[-1].seq)
+        activated = await asyncio.to_thread(blocks.follow_bundles)
+        found = await asyncio.to_thread(blocks.results, [page.content for page in pages])
+        waiting += [results for results in (activated, found) if results]
+        seq = pages[-1].seq if pages else seq
+        is_saved = is_saved and not waiting and not any(isinstance(page.content, Observations) for page in pages)
+        if is_saved:
+            if seq > reader.position:  # results alone, mostly its own: they move the position and nothing else
+                await reader.commit(seq)
+        elif activated or pace.is_due(now()):
+            begin = now()
+            state = await asyncio.to_thread(blocks.state)
+            await reader.commit(seq, results=joined(waiting), state=state)
+            pace.saved(begin, now())
+            waiting, is_saved = [], True
+
+
+class Pace:
+    """Says when to save next: at once while that is cheap, and the rarer the dearer it is."""
+
+    def __init__(self) -> None:
+        self._due = -math.inf
+
+    def is_due(self, now: float) -> bool:
+        """Return whether it is time, at *now* in seconds."""
+        return now >= self._due
+
+    def saved(self, begin: float, end: float) -> None:
+        """Take note that saving took from *begin* to *end*."""
+        self._due = end + min((end - begin) / SAVING_SHARE, LONGEST_WAIT_S)
 
 
 async def batches(pages: AsyncIterator[Page]) -> AsyncGenerator[list[Page], None]:

@@ -90,7 +90,11 @@ def test_the_sample_names_every_key(sample: str) -> None:
         ("opc.tcp://127.0.0.1:4841", "opc.tcp://[::1:4841", "server[0].endpoint"),
         ("opc.tcp://127.0.0.1:4841", "opc.tcp://plc:port", "server[0].endpoint"),
         ("opc.tcp://127.0.0.1:4841", "opc.tcp://", "server[0].endpoint"),
-        ("[asset_class.centrifugal_pump]", '[asset_class."pump.v2"]', "asset_class.pump.v2"),
+        (
+            "[asset_class.centrifugal_pump]",
+            '[asset_class."pump.v2"]\n[asset_class.centrifugal_pump]',
+            "asset_class.pump.v2",
+        ),
         ('user = "gateway"', "", "server[0]: user and password_file"),
         ('gateway_id = "gw-1"', 'gateway_id = "../gw"', "gateway_id '../gw'"),
         ("# channels = []", 'channels = ["a", "a"]', "asset_class.centrifugal_pump.channels 'a'"),

@@ -2,12 +2,13 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.bundles.slots import BundleSlots
-from gateway.condition_monitoring.blocks import Blocks
+from gateway.condition_monitoring.blocks import Blocks, joined
 from gateway.condition_monitoring.class_blocks import ClassBlocks
 from gateway.testing import (
     ASSET_CLASS,
@@ -23,7 +24,7 @@ from gateway.testing import (
 from models.bundle.loaded import LoadedBundle
 from models.features.context import Context
 from models.features.windows import windows_of
-from models.records import Observations, Results, State, Zone
+from models.records import AssetDescription, Observations, Results, State, Zone
 from models.scoring import score
 
 ASSETS = {"m-1": ASSET_CLASS, "m-2": ASSET_CLASS}
@@ -41,16 +42,6 @@ def blocks(slots: BundleSlots, archives: dict[int, Path]) -> Blocks:
     blocks = make_blocks(slots)
     assert [e.kind for e in blocks.follow_bundles().events] == ["bundle_activated"]
     return blocks
-
-
-def joined(parts: list[Results]) -> Results:
-    """Return all that *parts* hold, in order."""
-    return Results(
-        states=tuple(s for p in parts for s in p.states),
-        health=tuple(h for p in parts for h in p.health),
-        prognoses=tuple(f for p in parts for f in p.prognoses),
-        advisories=tuple(a for p in parts for a in p.advisories),
-    )
 
 
 def with_status(observations: Observations, channel: int, status: int) -> Observations:
@@ -308,3 +299,54 @@ def test_what_another_software_version_saved_does_not_stop_monitoring(slots: Bun
     blocks.restore(b"\x93\x01\x02\x03")
 
     assert blocks.advance(run_machine("m-1", hours=10))[0].states
+
+
+def described_as(**changes: object) -> Results:
+    """Return what a gateway tells of m-1, whose temperature is another than the models'."""
+    load, temperature, vibration = SPECIFICATION.channels
+    channels = (load, replace(temperature, **changes), vibration)  # type: ignore[arg-type]  # by the test's own words
+    return Results(assets=(AssetDescription(asset_id="m-1", asset_class=ASSET_CLASS, channels=channels),))
+
+
+def test_a_channel_in_another_unit_is_never_scored(slots: BundleSlots, archives: dict[int, Path]) -> None:
+    """Degrees Fahrenheit are no degrees Celsius: unknown, with the reason, also after a restart."""
+    slots.install(archives[1])
+    blocks = make_blocks(slots)
+    blocks.follow_bundles()
+    first, second = cut(run_machine("m-1", hours=30), 2)
+    states = blocks.results((described_as(unit="°F"), first)).states
+    again = make_blocks(slots)
+    again.restore(blocks.state())
+    states += again.results((second,)).states
+
+    assert len(states) > 20
+    assert {(s.zone, s.score) for s in states} == {(Zone.UNKNOWN, None)}
+    assert {s.reason for s in states} == {"temperature_c comes in °F, the models need °C"}
+
+
+@pytest.mark.parametrize("unit", ["°C", ""])
+def test_a_channel_in_the_models_unit_is_scored(slots: BundleSlots, archives: dict[int, Path], unit: str) -> None:
+    """Control; and a server that tells no unit is taken at the word of whoever named the channel."""
+    slots.install(archives[1])
+    blocks = make_blocks(slots)
+    blocks.follow_bundles()
+
+    states = blocks.results((described_as(unit=unit), run_machine("m-1", hours=30))).states
+    assert states[-1].zone is Zone.NORMAL
+
+
+def test_saved_windows_that_cannot_be_read_do_not_keep_the_bundle_out(
+    slots: BundleSlots, archives: dict[int, Path]
+) -> None:
+    """After an update of the software windows start anew; monitoring goes on."""
+    slots.install(archives[1])
+    blocks = make_blocks(slots)
+    blocks.follow_bundles()
+    blocks.advance(run_machine("m-1", hours=10))
+    saved = msgspec.msgpack.decode(blocks.state())
+    saved[ASSET_CLASS]["manipulator"] = b"of another version"
+    again = make_blocks(slots)
+    again.restore(msgspec.msgpack.encode(saved))
+
+    assert again.warnings == {}
+    assert again.results((run_machine("m-1", hours=30),)).states[-1].zone is Zone.NORMAL

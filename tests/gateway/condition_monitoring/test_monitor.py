@@ -1,8 +1,9 @@
 import asyncio
+import math
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway.bundles.slots import BundleSlots
 from gateway.condition_monitoring import monitor as monitoring
 from gateway.condition_monitoring.blocks import Blocks
-from gateway.condition_monitoring.monitor import batches, monitor
+from gateway.condition_monitoring.monitor import LONGEST_WAIT_S, Pace, batches, monitor
 from gateway.journal import Journal, JournalReader
 from gateway.testing import ASSET_CLASS, Fault, cut, encoded, public_pem, run_machine
 from models.records import Observations, Page, Results, State
@@ -72,6 +73,7 @@ async def test_a_position_moves_with_its_results_or_not_at_all(
 ) -> None:
     """Whatever cuts the monitor off at a commit, it ends with the results of one run, none lost or doubled."""
     monkeypatch.setattr(monitoring, "BATCH_ROWS", 40)
+    monkeypatch.setattr(monitoring, "SAVING_SHARE", math.inf)
     slots.install(archives[1])
     for piece in cut(MACHINE, 20):
         await journal.append(piece)
@@ -106,6 +108,7 @@ def expected_states(slots: BundleSlots) -> tuple[State, ...]:
 def _monitor_until_killed(state_dir: Path, key: bytes, commits: int, *, before: bool) -> None:
     """Monitor the journal in *state_dir*; be killed at the given commit, or end when all pages are done."""
     monitoring.BATCH_ROWS = 40
+    monitoring.SAVING_SHARE = math.inf  # save at each batch
     commit = JournalReader.commit
     done = 0
 
@@ -164,6 +167,57 @@ def test_after_sigkill_states_are_neither_lost_nor_doubled(
 
     assert killed >= 3
     assert encoded(states_of(asyncio.run(read()))) == encoded(expected_states(slots))
+
+
+def test_saving_takes_a_small_share_of_the_time() -> None:
+    """The first time is now; then the wait grows with what saving took, up to a limit."""
+    pace = Pace()
+    assert pace.is_due(0.0)
+    pace.saved(10.0, 10.2)
+    assert not pace.is_due(14.0)
+    assert pace.is_due(14.21)
+    pace.saved(20.0, 60.0)
+    assert not pace.is_due(60.0 + LONGEST_WAIT_S - 1)
+    assert pace.is_due(60.0 + LONGEST_WAIT_S)
+
+
+async def test_between_two_savings_nothing_is_told_and_nothing_lost(
+    journal: Journal, slots: BundleSlots, archives: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While saving is dear, position and results wait together, and go together."""
+    monkeypatch.setattr(monitoring, "BATCH_ROWS", 40)
+    monkeypatch.setattr(Pace, "is_due", lambda _self, _now: False)
+    slots.install(archives[1])
+    for piece in cut(MACHINE, 20):
+        await journal.append(piece)
+    reader = await journal.reader("monitor")
+    advanced = asyncio.Event()
+    blocks = make_blocks(slots)
+    results_of = blocks.results
+
+    def watched(contents: Sequence[Observations | Results]) -> Results:
+        found = results_of(contents)
+        if found.states:
+            asyncio.run_coroutine_threadsafe(_set(advanced), loop)
+        return found
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(blocks, "results", watched)
+    task = asyncio.create_task(monitor(reader, blocks))
+    await advanced.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    told, position = states_of(await logged(journal)), reader.position
+    monkeypatch.undo()
+    await read_to_the_end(journal, make_blocks(slots))
+
+    assert position < journal.last_seq
+    assert len(told) < len(expected_states(slots))
+    assert encoded(states_of(await logged(journal))) == encoded(expected_states(slots))
+
+
+async def _set(event: asyncio.Event) -> None:
+    event.set()
 
 
 async def pages_of(*sizes: int) -> AsyncIterator[Page]:
