@@ -15,7 +15,7 @@ GATHER_S = 0.1  # pages that come within this time share one commit
 BUNDLE_CHECK_S = 1.0
 # What is saved with the position holds the open windows, maybe megabytes: saving may take this share of the time.
 SAVING_SHARE = 0.05
-LONGEST_WAIT_S = 30.0
+LONGEST_WAIT_S = 120.0
 
 
 async def monitor(reader: JournalReader, blocks: Blocks) -> None:

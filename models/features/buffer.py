@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.specification import FeatureSpecification
+from models.features.specification import FeatureSpecification, is_waveform
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 
 NEVER = int(np.iinfo(np.int64).min)
@@ -127,15 +127,24 @@ class AssetBuffer:
         """Return everything as bytes."""
         rows = Rows.concatenate(self._parts) if self._parts else None
         columns = {name: b"" if rows is None else getattr(rows, name).tobytes() for name in _SAVED_COLUMNS}
-        samples = [] if rows is None else [_NO_SAMPLES if one is None else one for one in rows.samples]
+        counts, samples = (np.zeros(0, np.int64), []) if rows is None else self._waveforms(rows)
         return SavedBuffer(
             newest=tuple(self.newest.tolist()),
             oldest=self.oldest,
             next_end=self.next_end,
             **columns,
-            sample_counts=np.array([one.size for one in samples], np.int64).tobytes(),
+            sample_counts=counts.tobytes(),
             samples=b"".join(np.ascontiguousarray(one, np.float32).tobytes() for one in samples),
         )
+
+    def _waveforms(self, rows: Rows) -> tuple[Int64Array, list[Float32Array]]:
+        """Return the number of samples of each row, and the waveforms; of the many plain rows none is looked at."""
+        counts = np.zeros(len(rows), np.int64)
+        is_wave = np.array([is_waveform(channel) for channel in self._spec.channels])
+        places = [row for row in np.flatnonzero(is_wave[rows.channel]) if rows.samples[row] is not None]
+        waveforms = [rows.samples[row] for row in places]
+        counts[places] = [one.size for one in waveforms]
+        return counts, waveforms
 
     @classmethod
     def of_saved(cls, spec: FeatureSpecification, saved: SavedBuffer) -> AssetBuffer:
