@@ -79,7 +79,7 @@ class Live:
 
     async def watch(self) -> Results:
         """Find the channels that are not watched yet and have them reported; return the assets if there are any."""
-        discovery = await discover(self._client, self._assets, self._channels, self._limits)
+        discovery = await discover(self._client, self._incomplete(), self._channels, self._limits)
         handles = {found.stream: handle for handle, found in enumerate(self._found)}
         items = []
         for found in discovery.found:
@@ -92,8 +92,14 @@ class Live:
         accepted = [item.handle for item in items if item.handle not in refused]
         self._watched[accepted] = True
         self._note_missing(dict(discovery.missing), refused)
-        self._counters.untimed = tuple("/".join(stream) for stream in discovery.untimed)
+        untimed = ("/".join(stream) for stream in discovery.untimed)
+        self._counters.untimed = tuple(dict.fromkeys((*self._counters.untimed, *untimed)))
         return Results(assets=discovery.descriptions(self._assets) if accepted else ())
+
+    def _incomplete(self) -> list[AssetConfig]:
+        """Return the assets to look for: all at first, then those of which something is missing."""
+        missing = {place.split("/", 1)[0] for place in self._counters.missing}
+        return [asset for asset in self._assets if not self._found or asset.asset_id.split("/", 1)[0] in missing]
 
     def _add(self, found: FoundChannel) -> None:
         """Give *found* the next client handle."""

@@ -152,6 +152,7 @@ class OpcuaSource:
                     yield batch
         finally:
             self.counters.connected = False
+            self.counters.untimed = ()
             await subscription.close()
 
     def _ask_for_less(self, error: Exception) -> str:
