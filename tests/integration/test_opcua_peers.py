@@ -16,7 +16,7 @@ from gateway.data_acquisition import ensure_application_certificate
 from gateway.data_acquisition.certificate import application_uri
 from gateway.journal import Journal
 from models.records import to_ns
-from tests.gateway.data_acquisition.small_plant import free_port
+from tests.gateway.data_acquisition.small_plant import Cable, free_port
 from tests.integration.peers.gateway import (
     acquiring,
     description,
@@ -31,7 +31,7 @@ from tests.integration.peers.server import CHANNELS, UNITS, WITH_HISTORY, Maker,
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-WITHOUT_HISTORY = tuple(channel for channel in CHANNELS if channel != WITH_HISTORY)
+WITHOUT_HISTORY = tuple(channel for channel in CHANNELS if channel not in WITH_HISTORY)
 BAD_SENSOR = 0x808C0000
 OVERFLOW = 0x480
 
@@ -126,7 +126,8 @@ async def test_every_change_is_stored_once(peer: Peer, pki: Path, journal: Journ
         end = await measured_more(peer, 40)
         await has_stored(journal, CHANNELS, end)
     rows, book = await stored(journal), peer.book()
-    assert upto(rows, WITH_HISTORY, end) == upto(book, WITH_HISTORY, end)
+    for channel in WITH_HISTORY:
+        assert upto(rows, channel, end) == upto(book, channel, end)
     for channel in WITHOUT_HISTORY:
         first = rows[channel][0].source_time
         assert upto(rows, channel, end) == [row for row in upto(book, channel, end) if row.source_time >= first]
@@ -177,10 +178,27 @@ async def test_a_queue_that_overflows_leaves_gaps_and_no_silence(peer: Peer, pki
     await missing_lies_in_gaps(journal, peer, "load_pct", end)
 
 
+async def test_a_cut_link_is_made_anew_and_its_hole_filled_or_told(peer: Peer, pki: Path, journal: Journal) -> None:
+    """While the link is cut, twice, the server measures on and keeps its session; the gateway comes with a new one."""
+    async with Cable(peer) as cable:
+        source = source_for(peer, journal, pki, endpoint=cable.endpoint)
+        async with acquiring(source, journal):
+            await has_stored(journal, CHANNELS, await measured_more(peer, 5))
+            for _ in range(2):
+                cable.cut()
+                await until(lambda: not source.connected)
+                await measured_more(peer, 5)
+                cable.join()
+                end = await measured_more(peer, 1)
+                await has_stored(journal, CHANNELS, end)
+            assert source.counters.reconnects == 2
+    await holes_are_filled_or_told(journal, peer, end, gaps_each=2)
+
+
 async def test_a_killed_server_is_found_again_and_its_hole_filled_or_told(
     peer: Peer, pki: Path, journal: Journal
 ) -> None:
-    """After SIGKILL and a start on the same port values flow; history fills the hole, or a gap record tells of it."""
+    """After SIGKILL and a start on the same port values flow, and nothing is missing unsaid."""
     source = source_for(peer, journal, pki)
     async with acquiring(source, journal):
         await has_stored(journal, CHANNELS, await measured_more(peer, 5))
@@ -190,12 +208,18 @@ async def test_a_killed_server_is_found_again_and_its_hole_filled_or_told(
         end = await measured_more(peer, 10)
         await has_stored(journal, CHANNELS, end)
         assert source.counters.reconnects == 1
+    await holes_are_filled_or_told(journal, peer, end, gaps_each=1)
+
+
+async def holes_are_filled_or_told(journal: Journal, peer: Peer, end: int, *, gaps_each: int) -> None:
+    """Hold that channels with history have all that the book has, the others gap records where they have not."""
     rows, book = await stored(journal), peer.book()
-    assert upto(rows, WITH_HISTORY, end) == upto(book, WITH_HISTORY, end)
-    assert await gaps(journal, WITH_HISTORY) == []
+    for channel in WITH_HISTORY:
+        assert upto(rows, channel, end) == upto(book, channel, end)
+        assert await gaps(journal, channel) == []
     for channel in WITHOUT_HISTORY:
-        (gap,) = await gaps(journal, channel)
-        assert gap.cause.endswith("keeps no history of it")
+        told = await gaps(journal, channel)
+        assert [gap.cause.endswith("keeps no history of it") for gap in told] == [True] * gaps_each
         await missing_lies_in_gaps(journal, peer, channel, end)
 
 

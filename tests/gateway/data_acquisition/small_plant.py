@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from asyncua import ua
@@ -227,10 +227,22 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+class Listening(Protocol):
+    """A server on this machine."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+
+    @property
+    def endpoint(self) -> str:
+        """Its address, with the port in it."""
+
+
 class Cable:
     """A TCP forwarder to a plant that can be cut (closed), or frozen (open, and nothing passes)."""
 
-    def __init__(self, plant: SmallPlant) -> None:
+    def __init__(self, plant: Listening) -> None:
         self._plant = plant
         self._passes = asyncio.Event()
         self._passes.set()
@@ -241,7 +253,8 @@ class Cable:
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
-        self.endpoint = f"opc.tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/wearsight/"
+        port = self._server.sockets[0].getsockname()[1]
+        self.endpoint = self._plant.endpoint.replace(f":{self._plant.port}/", f":{port}/")
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -22,6 +22,7 @@ def source_for(
     journal: Journal,
     pki: Path,
     *,
+    endpoint: str = "",
     password: str = "secret",  # noqa: S107 - of a throw-away server
     channels: Sequence[str] = (),
     acquisition: AcquisitionConfig | None = None,
@@ -30,7 +31,7 @@ def source_for(
     password_file = pki / "password"
     password_file.write_text(password + "\n")
     return OpcuaSource(
-        ServerConfig(name="peer", endpoint=peer.endpoint, user="gateway", password_file=password_file),
+        ServerConfig(name="peer", endpoint=endpoint or peer.endpoint, user="gateway", password_file=password_file),
         [ASSET],
         acquisition or AcquisitionConfig(publishing_interval_ms=100.0),
         gateway_id="gw-1",

@@ -1,3 +1,5 @@
+import static org.eclipse.milo.opcua.stack.core.types.builtin.unsigned.Unsigned.uint;
+
 import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -28,6 +30,7 @@ import org.eclipse.milo.opcua.sdk.server.EndpointConfig;
 import org.eclipse.milo.opcua.sdk.server.ManagedNamespaceWithLifecycle;
 import org.eclipse.milo.opcua.sdk.server.OpcUaServer;
 import org.eclipse.milo.opcua.sdk.server.OpcUaServerConfig;
+import org.eclipse.milo.opcua.sdk.server.OpcUaServerConfigLimits;
 import org.eclipse.milo.opcua.sdk.server.identity.UsernameIdentityValidator;
 import org.eclipse.milo.opcua.sdk.server.items.DataItem;
 import org.eclipse.milo.opcua.sdk.server.items.MonitoredItem;
@@ -54,6 +57,7 @@ import org.eclipse.milo.opcua.stack.core.types.builtin.LocalizedText;
 import org.eclipse.milo.opcua.stack.core.types.builtin.NodeId;
 import org.eclipse.milo.opcua.stack.core.types.builtin.StatusCode;
 import org.eclipse.milo.opcua.stack.core.types.builtin.Variant;
+import org.eclipse.milo.opcua.stack.core.types.builtin.unsigned.UInteger;
 import org.eclipse.milo.opcua.stack.core.types.enumerated.MessageSecurityMode;
 import org.eclipse.milo.opcua.stack.core.types.enumerated.TimestampsToReturn;
 import org.eclipse.milo.opcua.stack.core.types.structured.EUInformation;
@@ -112,7 +116,7 @@ public final class Server {
           new Channel("speed_rpm", NodeIds.Double, "1/min", 0, 3600, false, true),
           new Channel("bearing_temperature_c", NodeIds.Float, "°C", -40, 150, false, false),
           new Channel("load_pct", NodeIds.Int32, "%", 0, 100, false, false),
-          new Channel("vibration_waveform_m_s2", NodeIds.Float, "m/s²", -500, 500, true, false));
+          new Channel("vibration_waveform_m_s2", NodeIds.Float, "m/s²", -500, 500, true, true));
 
   /** One line of the server's own book. */
   record Measured(String name, Instant time, long status, List<Double> numbers) {
@@ -288,6 +292,29 @@ public final class Server {
     public void onMonitoringModeChanged(List<MonitoredItem> changed) {}
   }
 
+  /** Very few nodes in one request, as small controllers have it. */
+  static final class Limits implements OpcUaServerConfigLimits {
+    @Override
+    public UInteger getMaxNodesPerRead() {
+      return uint(2);
+    }
+
+    @Override
+    public UInteger getMaxNodesPerBrowse() {
+      return uint(2);
+    }
+
+    @Override
+    public UInteger getMaxNodesPerHistoryReadData() {
+      return uint(1);
+    }
+
+    @Override
+    public UInteger getMaxMonitoredItemsPerCall() {
+      return uint(3);
+    }
+  }
+
   static X509Certificate certificate(Path path) throws Exception {
     try (InputStream stream = Files.newInputStream(path)) {
       return (X509Certificate) CertificateFactory.getInstance("X.509").generateCertificate(stream);
@@ -342,6 +369,7 @@ public final class Server {
             .setApplicationName(LocalizedText.english("peer"))
             .setEndpoints(Set.of(endpoint))
             .setCertificateManager(certificates(folder, own))
+            .setLimits(new Limits())
             .setIdentityValidator(
                 new UsernameIdentityValidator(
                     c -> c.getUsername().equals("gateway") && c.getPassword().equals("secret")))

@@ -19,7 +19,7 @@ const CHANNELS = {
   speed_rpm: { type: DataType.Double, unit: "1/min", low: 0, high: 3600, history: true },
   bearing_temperature_c: { type: DataType.Float, unit: "°C", low: -40, high: 150 },
   load_pct: { type: DataType.Int32, unit: "%", low: 0, high: 100 },
-  vibration_waveform_m_s2: { type: DataType.Float, unit: "m/s²", low: -500, high: 500, block: BLOCK, sampleRate: 6400 },
+  vibration_waveform_m_s2: { type: DataType.Float, unit: "m/s²", low: -500, high: 500, block: BLOCK, sampleRate: 6400, history: true },
 };
 
 const variant = ({ type, block }, numbers) =>
@@ -94,6 +94,9 @@ async function main() {
     securityPolicies: [SecurityPolicy.Basic256Sha256],
     securityModes: [MessageSecurityMode.SignAndEncrypt],
     allowAnonymous: false,
+    serverCapabilities: {
+      operationLimits: { maxNodesPerRead: 2, maxNodesPerBrowse: 2, maxNodesPerHistoryReadData: 1, maxMonitoredItemsPerCall: 3 },
+    },
     userManager: { isValidUser: (user, password) => user === "gateway" && password === "secret" },
   });
   await server.initialize();
