@@ -28,6 +28,7 @@ _PROBE = 32  # items looked at before a run is taken for long
 _UNIX_EPOCH_TICKS = 116_444_736_000_000_000  # 1970 in OPC UA's count of 100 ns since 1601
 _LAST_TICKS = _UNIX_EPOCH_TICKS + (2**63 - 1) // 100
 _ARRAY, _DIMENSIONS = 0x80, 0x40
+LONGEST_WAVEFORM = 4_000_000  # samples; a page of the journal holds no more
 
 # OPC UA built-in type → how NumPy reads it
 _SCALARS = {0: None, 1: "u1", 2: "i1", 3: "u1", 4: "<i2", 5: "<u2", 6: "<i4", 7: "<u4", 8: "<i8", 9: "<u8", 10: "<f4",
@@ -212,7 +213,7 @@ def _read_one(body: bytes, position: int, prefix: int, no_time: int) -> tuple[Co
 
 
 def _read_samples(body: bytes, position: int, kind: int) -> tuple[Float32Array | None, int]:
-    """Read the variant at *position*: its numbers, or None when it is anything else, and the position after it."""
+    """Read the variant at *position*: its numbers, or None when it is anything else or too long, and where it ends."""
     scalar = _SCALARS.get(kind & 0x3F)
     if not kind & _ARRAY or scalar is None:
         return None, _step_over(body, position)
@@ -226,6 +227,8 @@ def _read_samples(body: bytes, position: int, kind: int) -> tuple[Float32Array |
             after += 4 + 4 * max(dimensions, 0)
     except (struct.error, ValueError) as error:
         raise MalformedMessage(f"array at byte {position} is longer than the message") from error
+    if numbers.size > LONGEST_WAVEFORM:
+        return None, after
     with np.errstate(over="ignore"):  # a number beyond single precision becomes infinite
         return numbers.astype(np.float32), after
 

@@ -173,3 +173,25 @@ def test_a_datetime_of_asyncua_keeps_its_microsecond() -> None:
     item = struct_to_binary(ua.MonitoredItemNotification(0, ua.DataValue(ua.Variant(1.0), SourceTimestamp=moment)))
     columns, _ = read_values(item, 0, 1, handles=True, no_time=NO_TIME)
     assert columns.source_time.tolist() == [to_ns(moment)]
+
+
+def test_a_waveform_beyond_what_a_page_holds_is_bad_and_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that sends millions of samples at once must not stop the journal: Bad, without samples."""
+    monkeypatch.setattr("gateway.data_acquisition.columns.LONGEST_WAVEFORM", 3)
+    values = [ua.DataValue(ua.Variant([1.0] * count, ua.VariantType.Float)) for count in (4, 3)]
+    body = b"".join(struct_to_binary(value) for value in values)
+
+    columns, end = read_values(body, 0, 2, handles=False, no_time=NO_TIME)
+    assert columns.status.tolist() == [BAD_TYPE_MISMATCH, 0]
+    assert columns.sample_count.tolist() == [0, 3]
+    assert end == len(body)
+
+
+def test_without_source_time_the_servers_counts() -> None:
+    """Also where the source time is the null of OPC UA, 1601."""
+    null, noon = datetime(1601, 1, 1, tzinfo=UTC), datetime(2026, 3, 2, 12, tzinfo=UTC)
+    values = [ua.DataValue(ua.Variant(1.0), SourceTimestamp=time, ServerTimestamp=noon) for time in (None, null)]  # type: ignore[arg-type]  # asyncua takes aware times
+    body = b"".join(struct_to_binary(value) for value in values)
+
+    columns, _ = read_values(body, 0, 2, handles=False, no_time=NO_TIME)
+    assert columns.source_time.tolist() == [to_ns(noon)] * 2
