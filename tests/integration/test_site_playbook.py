@@ -28,6 +28,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.hosts, pytest.mark.timeout(30
 TREE = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
 VERSION = "0.1.0"
+CUT_OFF_TOLD_S = (
+    30  # four seconds by the ssh settings, seven with all around; a playbook without them hangs for minutes
+)
 WHEELS_PORT, PLANT_PORT, CLOUD_PORT = 8000, 4841, 8443
 
 CONFIG = """\
@@ -82,14 +85,25 @@ class Site:
 
     def play(self, playbook: str, *options: str) -> str:
         """Run one of the collection's playbooks over ssh; return what it said."""
+        with self.playing(playbook, *options) as run:
+            said, _ = run.communicate(timeout=280)
+        assert run.returncode == 0, said
+        return said
+
+    def playing(self, playbook: str, *options: str) -> subprocess.Popen[str]:
+        """Start one of the collection's playbooks."""
         collections = link_collection(find_collection(), self.folder)
         environment = settings(collections, self.lab.folder) | {"ANSIBLE_HOST_KEY_CHECKING": "0", "LC_ALL": "C.UTF-8"}
         command = self.lab.inside("ansible-playbook", f"wearsight.fleet.{playbook}", "-i", self.inventory, *options)
-        done = subprocess.run(
-            command, env={**os.environ, **environment}, check=False, capture_output=True, text=True, timeout=280
+        return subprocess.Popen(
+            command, env={**os.environ, **environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-        return done.stdout
+
+    def bundle(self, version: int) -> Path:
+        """Return the archive of a release that the cloud's key signed."""
+        key = load_pem_private_key((self.cloud / "pki/bundle-signing.key").read_bytes(), password=None)
+        assert isinstance(key, Ed25519PrivateKey)
+        return make_bundle(self.folder, version=version, signing_key=key)
 
     def health(self) -> dict[str, Any]:
         """Return what the gateway on the host says of itself."""
@@ -285,29 +299,62 @@ def test_a_second_run_changes_nothing(installed: Site) -> None:
     assert changed(installed.play("site", "--check")) == 0
 
 
-def test_a_bundle_is_released_over_ssh_and_a_changed_one_refused(installed: Site) -> None:
+@pytest.fixture(scope="module")
+def released(installed: Site) -> Site:
+    """The site with version 1 of a bundle live on the host."""
+    installed.play("rollout", *release(installed.bundle(1), version=1))
+    return installed
+
+
+def test_a_bundle_is_released_over_ssh_and_a_changed_one_refused(released: Site) -> None:
     """The gateway on the host takes what the cloud signed, once, and gives its reason for what it does not take."""
-    key = load_pem_private_key((installed.cloud / "pki/bundle-signing.key").read_bytes(), password=None)
-    assert isinstance(key, Ed25519PrivateKey)
-    first, second = (make_bundle(installed.folder, version=version, signing_key=key) for version in (1, 2))
-    installed.play("rollout", *release(first, version=1))
-    assert installed.health()["bundles"][ASSET_CLASS]["version"] == 1
-    assert changed(installed.play("rollout", *release(first, version=1))) == 0
+    first, second = (released.bundle(version) for version in (1, 2))
+    assert released.health()["bundles"][ASSET_CLASS]["version"] == 1
+    assert changed(released.play("rollout", *release(first, version=1))) == 0
 
     second.write_bytes(second.read_bytes().replace(b"test_machine", b"best_machine", 1))
     with pytest.raises(AssertionError, match="refused"):
-        installed.play("rollout", *release(second, version=2))
-    assert installed.health()["bundles"][ASSET_CLASS]["version"] == 1
+        released.play("rollout", *release(second, version=2))
+    assert released.health()["bundles"][ASSET_CLASS]["version"] == 1
 
 
-def release(archive: Path, *, version: int) -> tuple[str, ...]:
-    """Return what the playbook is told of a release; nothing is measured on the bench, so no windows are waited for."""
+def test_a_host_cut_off_while_it_is_watched_is_told_soon_and_the_next_rollout_heals_it(released: Site) -> None:
+    """The rollout ends within seconds of the cut; with the cable back, the next one judges what was left unwatched.
+
+    Nothing is measured on the bench, so here that is the way back, over ssh and as the service's user.
+    """
+    archive = released.bundle(3)
+    with released.playing("rollout", *release(archive, version=3, windows=1)) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if "Wait until the new models have scored enough windows" in line:
+                break
+        released.lab.cut(released.host)
+        since = time.monotonic()
+        try:
+            said, _ = run.communicate(timeout=60)
+        finally:
+            released.lab.join(released.host)
+        seconds = time.monotonic() - since
+    assert seconds < CUT_OFF_TOLD_S
+    assert re.search(r"h1 .*unreachable=1", said), said
+    assert run.returncode != 0
+    with pytest.raises(AssertionError, match="too few windows to judge by"):
+        released.play("rollout", *release(archive, version=3, windows=1, timeout_s=1))
+    assert released.health()["bundles"][ASSET_CLASS]["version"] == 1
+    owners = released.host.run("sudo", "find", "/var/lib/wearsight/bundles", "-printf", r"'%u\n'").stdout
+    assert set(owners.split()) == {"wearsight"}
+
+
+def release(archive: Path, *, version: int, windows: int = 0, timeout_s: int = 120) -> tuple[str, ...]:
+    """Return what the playbook is told of a release; nothing is measured on the bench, so none are waited for."""
     told = {
         "model_release_archive": str(archive),
         "model_release_sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
         "model_release_asset_class": ASSET_CLASS,
         "model_release_version": version,
-        "model_release_watch_windows": 0,
+        "model_release_watch_windows": windows,
+        "model_release_watch_timeout_s": timeout_s,
     }
     return ("-e", json.dumps(told))
 

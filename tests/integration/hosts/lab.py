@@ -235,6 +235,14 @@ class Lab:
         self._boot(self.hosts[name])
         return self.hosts[name]
 
+    def cut(self, host: Host) -> None:
+        """Pull the cable of *host*: nobody tells either end."""
+        self._ip("link", "set", f"v-{host.name}", "down")
+
+    def join(self, host: Host) -> None:
+        """Put the cable back."""
+        self._ip("link", "set", f"v-{host.name}", "up")
+
     def _furnish(self, system: Path, name: str, address: str) -> None:
         (system / "etc/hostname").write_text(f"{name}\n")
         (system / "etc/hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
