@@ -22,6 +22,8 @@ from demo.tampering import broken_copy, crying_wolf_copy
 from models.records import Advisory, from_ns
 
 LIVE_DAYS = 10.0
+# While the first models go out, time runs slowly: on a slow machine no fault ends before there is a model to see it.
+ROLLOUT_SPEED = 3000
 LIVE_START = from_ns(LIVE_START_NS)
 ASSET_CLASSES = ("centrifugal_pump", "spindle_drive")
 HEADLINES = {
@@ -56,9 +58,10 @@ class Records:
 class Scenario:
     """Plays the demo on a stage and tells what happens."""
 
-    def __init__(self, stage: Stage, account: Account) -> None:
+    def __init__(self, stage: Stage, account: Account, *, speed: float) -> None:
         self._stage = stage
         self._account = account
+        self._speed = speed
         self._told: dict[str, str] = {}
         self._repairs: set[tuple[str, datetime]] = set()
         self.records = Records()
@@ -77,8 +80,9 @@ class Scenario:
         await settle(self._stage, self._account, "history stored and delivered")
         first = await self._train("first models, from the fleet's earlier records and these machines' healthy days")
         say("the plant goes live; the first models go out, canary first; then faults begin", kind="step")
-        await self._go_live()
+        await self._tell_cells(f"speed {ROLLOUT_SPEED}", "go")
         await self._release(first)
+        await self._tell_cells(f"speed {self._speed}")
         await self._live()
         await self._release(await self._train("better models, from what the faults taught"))
         await self._release_broken(ASSET_CLASSES[0])
@@ -87,9 +91,10 @@ class Scenario:
         await self._pause()
         await settle(self._stage, self._account, "everything stored and delivered")
 
-    async def _go_live(self) -> None:
+    async def _tell_cells(self, *commands: str) -> None:
         for cell in self._stage.cells.values():
-            await cell.program.tell("go")
+            for command in commands:
+                await cell.program.tell(command)
 
     async def _live(self) -> None:
         """Follow the live plant; kill a gateway and cut a link on the way."""
@@ -181,8 +186,7 @@ class Scenario:
         self.records.disturbances["cut"] = {"gateway": gateway.gateway_id, "observations_pending": pending}
 
     async def _pause(self) -> None:
-        for cell in self._stage.cells.values():
-            await cell.program.tell("pause")
+        await self._tell_cells("pause")
         async with asyncio.timeout(PAUSE_DEADLINE_S):
             while not all(cell.paused for cell in self._stage.cells.values()):
                 await asyncio.sleep(0.1)
@@ -199,9 +203,14 @@ class Scenario:
 
     async def _release(self, outcomes: Sequence[dict[str, Any]]) -> None:
         """Roll out what the model quality gate let pass."""
-        for asset_class, outcome in zip(ASSET_CLASSES, outcomes, strict=True):
-            if outcome["released"]:
-                self.records.released &= await roll_out(self._stage, self._account, asset_class, outcome["version"])
+        released = await asyncio.gather(
+            *(
+                roll_out(self._stage, self._account, asset_class, outcome["version"])
+                for asset_class, outcome in zip(ASSET_CLASSES, outcomes, strict=True)
+                if outcome["released"]
+            )
+        )
+        self.records.released &= all(released)
 
     def _note_model(self, asset_class: str, outcome: dict[str, Any]) -> None:
         version, figures = outcome["version"], outcome["held_out"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -59,7 +60,7 @@ def roll_out(
         archive: The bundle's archive.
         manifest: Its manifest as the registry has it.
         inventory: An inventory file, or its content, with a group ``gateways`` and in it a group ``canary``.
-        private_data_dir: Where ansible-runner keeps what it writes; the last ten runs stay.
+        private_data_dir: Where ansible-runner keeps what it writes, a folder for each class; the last ten runs stay.
         digest: The archive's SHA-256 as the registry has it; None takes the archive as it is now.
         watch: How new models are judged; None for the defaults.
         collection: The collection's folder; None looks for it.
@@ -70,7 +71,8 @@ def roll_out(
         RolloutError: If Ansible cannot run on this inventory.
     """
     watch = watch or Watch()
-    private_data_dir = private_data_dir.resolve()
+    # ansible-runner keeps one run's variables there: two classes may be rolled out at the same time.
+    private_data_dir = private_data_dir.resolve() / re.sub(r"[^a-z0-9_]", "-", manifest.asset_class)
     private_data_dir.mkdir(parents=True, exist_ok=True)
     collections = link_collection(collection or find_collection(), private_data_dir)
     inventory_file = _inventory_file(inventory, private_data_dir)
