@@ -170,6 +170,12 @@ class Fleet:
         command = [installed("wearsight-gateway"), "bundle", *words, "--config", str(gateway.config)]
         return subprocess.run(command, check=True, capture_output=True, text=True)
 
+    def roll_back(self, gateway: GatewaySite) -> None:
+        """Have *gateway* go back, and wait until it has."""
+        version = json.loads(self.call(gateway, "rollback", ASSET_CLASS, "--json").stdout)["version"]
+        while self.health(gateway)["bundles"][ASSET_CLASS]["version"] != version:
+            time.sleep(0.1)
+
     def health(self, gateway: GatewaySite) -> dict[str, Any]:
         """Return what *gateway* says of itself."""
         with urlopen(gateway.health_url) as answer:  # noqa: S310 - ours, on loopback
