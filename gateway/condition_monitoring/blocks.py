@@ -223,9 +223,11 @@ class Blocks:
     def _compare(self, asset_class: str, observations: Observations, states: tuple[State, ...]) -> None:
         """Count what the replaced bundle says of *observations*, of which the live one says *states*."""
         comparison, replaced = self._memory[asset_class].comparison, self._replaced.get(asset_class)
-        if comparison is None or replaced is None:
+        running = self._running[asset_class]
+        if comparison is None or replaced is None or not isinstance(running, ClassBlocks):
             return
-        comparison.add(live=states, replaced=replaced.states(observations))
+        comparison.add_live(states, running.on_delay_windows)
+        comparison.add_replaced(replaced.states(observations), replaced.on_delay_windows)
         if comparison.enough:
             comparison.manipulator = b""
             del self._replaced[asset_class]

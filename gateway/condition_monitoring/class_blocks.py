@@ -83,6 +83,11 @@ class ClassBlocks:
             contexts=contexts,
         )
 
+    @property
+    def on_delay_windows(self) -> int:
+        """Windows in a row out of normal before anybody is told."""
+        return self._bundle.manifest.thresholds.on_delay_windows
+
     def withdraw(self) -> tuple[Advisory, ...]:
         """Return the advisories, now closed, that a version raised which this bundle replaces though it is older."""
         return self._advisor.withdraw()

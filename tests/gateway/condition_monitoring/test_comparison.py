@@ -11,7 +11,7 @@ from gateway.bundles.slots import BundleSlots
 from gateway.condition_monitoring.blocks import Blocks
 from gateway.condition_monitoring.comparison import Comparison
 from gateway.testing import ASSET_CLASS, THRESHOLDS, Fault, cut, make_bundle, run_machine
-from models.records import Observations
+from models.records import EPOCH, Observations, State, Zone
 
 OVERHEATING = Fault(start_h=40, celsius_per_h=3.0)
 # Healthy, then for the second half of the time failing: what was counted before speaks for another plant.
@@ -65,8 +65,38 @@ def test_a_release_that_cries_wolf_stands_out(
     wolf = make_bundle(tmp_path, version=2, signing_key=signing_key, thresholds=WOLF)
     comparison = switch(blocks, slots, wolf, run_machine("m-1", start_h=40, hours=40))
 
-    assert comparison.live["alarm"] == sum(comparison.replaced.values())
+    silent = THRESHOLDS.on_delay_windows - 1
+    assert silent > 0
+    assert comparison.live["alarm"] == sum(comparison.replaced.values()) - silent
+    assert comparison.live["normal"] == silent
     assert "alarm" not in comparison.replaced
+
+
+@pytest.mark.parametrize(
+    ("on_delay", "counted"),
+    [(3, {"normal": 4, "unknown": 1, "alarm": 1}), (1, {"warning": 2, "unknown": 1, "normal": 1, "alarm": 2})],
+)
+def test_an_excursion_counts_from_the_on_delay_on(on_delay: int, counted: dict[str, int]) -> None:
+    """What is too short to raise an advisory is held against nobody; an unknown window neither ends nor feeds it."""
+    zones = [Zone.WARNING, Zone.NORMAL, Zone.WARNING, Zone.UNKNOWN, Zone.ALARM, Zone.ALARM]
+    comparison = Comparison(replaced_version=1)
+    comparison.add_live([_state(zone) for zone in zones], on_delay)
+
+    assert comparison.live == counted
+
+
+def _state(zone: Zone) -> State:
+    return State(
+        asset_id="m-1",
+        asset_class=ASSET_CLASS,
+        window_start=EPOCH,
+        window_end=EPOCH,
+        zone=zone,
+        score=None,
+        good_share=1.0,
+        reason="",
+        model_version=1,
+    )
 
 
 def test_a_restart_forgets_nothing_of_it(blocks: Blocks, slots: BundleSlots, archives: dict[int, Path]) -> None:
