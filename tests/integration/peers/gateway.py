@@ -15,6 +15,7 @@ from models.records import AssetDescription, Gap, Observations, Page, Results, S
 from tests.integration.peers.server import Measured, Peer
 
 ASSET = AssetConfig(asset_id="pump-01", asset_class="pump", server="peer", path="Machines/pump-01/Monitoring")
+_PATIENCE_S = 60
 
 
 def source_for(
@@ -55,9 +56,10 @@ async def acquiring(source: OpcuaSource, journal: Journal) -> AsyncIterator[None
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until *condition* holds; the test's own time limit ends what never does."""
-    while not condition():  # noqa: ASYNC110 - many things change it, none of them tells
-        await asyncio.sleep(0.02)
+    """Wait until *condition* holds; give up after a minute: a busy loop may swallow pytest's own limit."""
+    async with asyncio.timeout(_PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - many things change it, none of them tells
+            await asyncio.sleep(0.02)
 
 
 async def has_stored(journal: Journal, channels: Sequence[str], source_time: int) -> None:
