@@ -38,7 +38,8 @@ async def play(folder: Path, report_folder: Path, *, keep: bool) -> int:
             counted = await balance(layout, stored=stored)
             outcome, advisories = conclude(account, layout, scenario.records, faults, counted)
             truths = [layout.truth(gateway.cell) for gateway in layout.gateways]
-            write_reports(report_folder, layout, account, outcome, faults, truths, advisories)
+            bad_versions = frozenset(scenario.records.bad_versions)
+            write_reports(report_folder, layout, account, outcome, faults, truths, advisories, bad_versions)
             print_tables(account, outcome)
             broken = outcome.broken_promises()
             for promise in broken:

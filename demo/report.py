@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from demo.outcome import InjectedFault, Outcome, open_spans
 from models.records import Advisory, Health
 
-_WIDTH, _HEIGHT, _LANE = 920.0, 96.0, 14.0
+_WIDTH, _HEIGHT, _LANE, _LABEL = 920.0, 96.0, 14.0, 130.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,7 @@ def write_report(
     severity: Mapping[str, Sequence[tuple[datetime, float]]],
     health: Sequence[Health],
     advisories: Sequence[Advisory],
+    bad_versions: frozenset[tuple[str, int]],
     account: Sequence[str],
 ) -> None:
     """Write the page to *path*.
@@ -86,10 +87,12 @@ def write_report(
         severity: By asset, its true severity 0 to 1 over time.
         health: Every health record that arrived in the lake.
         advisories: Every revision of every advisory that arrived in the lake.
+        bad_versions: Releases (asset class, version) that were bad on purpose; their advisories are marked.
         account: The lines told while the demo ran.
     """
     charts = [
-        _chart(asset_id, timeline, faults, curve, health, advisories) for asset_id, curve in sorted(severity.items())
+        _chart(asset_id, timeline, faults, curve, health, advisories, bad_versions)
+        for asset_id, curve in sorted(severity.items())
     ]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=select_autoescape(["html"])
@@ -113,10 +116,11 @@ def _chart(
     severity: Sequence[tuple[datetime, float]],
     health: Sequence[Health],
     advisories: Sequence[Advisory],
+    bad_versions: frozenset[tuple[str, int]],
 ) -> Chart:
     mine = [f for f in faults if f.asset_id == asset_id]
     scored = sorted((h for h in health if h.asset_id == asset_id and h.index is not None), key=lambda h: h.window_end)
-    bars = _advisory_bars(timeline, [a for a in advisories if a.asset_id == asset_id])
+    bars = _advisory_bars(timeline, [a for a in advisories if a.asset_id == asset_id], bad_versions)
     return Chart(
         asset_id=asset_id,
         caption=", ".join(f.mode.replace("_", " ") for f in mine) or "no fault injected",
@@ -137,18 +141,21 @@ def _chart(
     )
 
 
-def _advisory_bars(timeline: Timeline, advisories: Sequence[Advisory]) -> tuple[Bar, ...]:
+def _advisory_bars(
+    timeline: Timeline, advisories: Sequence[Advisory], bad_versions: frozenset[tuple[str, int]]
+) -> tuple[Bar, ...]:
     """Lay advisories out in lanes, the first free one from the top."""
     bars: list[Bar] = []
     lanes: list[float] = []
     for advisory, raised, ended in sorted(open_spans(advisories), key=lambda span: span[1]):
         x = timeline.x(raised)
         width = max(timeline.x(ended) - x, 3.0)
-        lane = next((i for i, end in enumerate(lanes) if end < x), len(lanes))
-        # A label needs room even where its bar is short.
-        room = x + max(width, 150.0)
-        lanes[lane : lane + 1] = [room]
-        name = advisory.failure_mode.replace("_", " ")
+        # A label stands behind its bar, and before it where there is no room behind.
+        before = x + width > _WIDTH - _LABEL
+        lane = next((i for i, end in enumerate(lanes) if end < x - before * _LABEL), len(lanes))
+        lanes[lane : lane + 1] = [x + width + (not before) * _LABEL]
+        bad = (advisory.asset_class, advisory.model_version) in bad_versions
+        name = "the bad bundle's" if bad else advisory.failure_mode.replace("_", " ")
         title = f"{name} ({advisory.state}), raised {raised:%d %b %H:%M}, confidence {advisory.confidence:.0%}: "
         bars.append(Bar(x=x, y=_HEIGHT + 6.0 + lane * _LANE, width=width, label=name, title=title + advisory.reason))
     return tuple(bars)

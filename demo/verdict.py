@@ -84,6 +84,7 @@ def write_reports(
     faults: Sequence[InjectedFault],
     truths: Sequence[dict[str, Any]],
     advisories: Sequence[Advisory],
+    bad_versions: frozenset[tuple[str, int]],
 ) -> None:
     """Write ``demo-report.json`` and ``demo-report.html`` into *folder*."""
     (folder / "demo-report.json").write_text(json.dumps(outcome.report(), indent=2) + "\n")
@@ -104,6 +105,7 @@ def write_reports(
         severity=severity,
         health=read_results(layout, "health", Health),
         advisories=advisories,
+        bad_versions=bad_versions,
         account=account.lines,
     )
 
