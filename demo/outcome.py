@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from models.records import Advisory, AdvisoryState
+from models.records import Advisory
 
 # A window that ends shortly after a repair still holds values from before it.
 AFTERMATH = timedelta(hours=12)
@@ -177,8 +177,3 @@ def open_spans(advisories: Iterable[Advisory]) -> list[tuple[Advisory, datetime,
     for advisory in sorted(advisories, key=lambda a: a.revision):
         last[advisory.advisory_id] = advisory
     return [(a, a.raised_at, max(a.updated_at, a.raised_at)) for a in last.values()]
-
-
-def is_open(advisory: Advisory) -> bool:
-    """Return whether *advisory* still asks for something."""
-    return advisory.state not in {AdvisoryState.RETURNED, AdvisoryState.CLOSED}

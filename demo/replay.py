@@ -19,6 +19,7 @@ from demo.plant.replay import PUMP_RIG, TURBOFAN
 from demo.scenario import in_short
 from demo.stage import Stage
 from demo.verdict import balance, read_results
+from models.evaluation.metrics import point_scores, rmse
 from models.records import Advisory, BoolArray, Int64Array, Prognosis, State, Zone, to_ns
 
 CYCLE_S = 3600.0
@@ -120,7 +121,7 @@ def judge_cmapss(account: Account, layout: Layout) -> dict[str, Any]:
     left = np.array([truth[e]["rul_s"] / CYCLE_S for e in engines])
     told = np.array([last[e].p50_s / CYCLE_S for e in engines])
     error = np.minimum(told, LIFE_CAP_CYCLES) - np.minimum(left, LIFE_CAP_CYCLES)
-    rmse = float(np.sqrt(np.mean(error**2)))
+    off = rmse(error)
     advised = {a.asset_id for a in read_results(layout, "advisory", Advisory)}
     near = [e for e, cycles in zip(engines, left, strict=True) if cycles <= NEAR_FAILURE_CYCLES]
     for engine in sorted(near, key=lambda e: float(truth[e]["rul_s"]))[:10]:
@@ -133,12 +134,12 @@ def judge_cmapss(account: Account, layout: Layout) -> dict[str, Any]:
     found = sum(e in advised for e in near)
     account.say(f"advisories for {found} of {len(near)} engines within {NEAR_FAILURE_CYCLES:.0f} cycles of failure")
     account.say(
-        f"held-out RMSE of the last prognosis over {len(engines)} test engines: {rmse:.2f} cycles "
+        f"held-out RMSE of the last prognosis over {len(engines)} test engines: {off:.2f} cycles "
         f"(labels and prognoses capped at {LIFE_CAP_CYCLES:.0f}; saying the same of every engine: "
         f"{float(np.minimum(left, LIFE_CAP_CYCLES).std()):.2f})",
         kind="ok",
     )
-    return {"engines": len(engines), "rmse_cycles": rmse, "near_failure": len(near), "near_failure_advised": found}
+    return {"engines": len(engines), "rmse_cycles": off, "near_failure": len(near), "near_failure_advised": found}
 
 
 def judge_skab(account: Account, layout: Layout) -> dict[str, Any]:
@@ -157,21 +158,21 @@ def judge_skab(account: Account, layout: Layout) -> dict[str, Any]:
                 flagged.append(_flags(states[asset_id], times[live]))
                 labelled.append(np.array(labels["anomaly"], np.bool_)[live])
     anomalous = np.concatenate(labelled)
-    f1, precision, recall = _f1(np.concatenate(flagged), anomalous)
-    all_flagged, _, _ = _f1(np.ones_like(anomalous), anomalous)
+    scores = point_scores(np.concatenate(flagged), anomalous)
+    all_flagged = point_scores(np.ones_like(anomalous), anomalous)
     advised = {a.asset_id for a in read_results(layout, "advisory", Advisory)}
     account.say(f"advisories for {len(advised)} of {len(flagged)} rigs, every one of which is disturbed at some time")
     account.say(
-        f"held-out F1 over {sum(map(len, labelled)):,} rows of {len(flagged)} experiments: {f1:.3f} "
-        f"(precision {precision:.3f}, recall {recall:.3f}; flagging every row: {all_flagged:.3f})",
+        f"held-out F1 over {sum(map(len, labelled)):,} rows of {len(flagged)} experiments: {scores.f1:.3f} "
+        f"(precision {scores.precision:.3f}, recall {scores.recall:.3f}; flagging every row: {all_flagged.f1:.3f})",
         kind="ok",
     )
     return {
         "experiments": len(flagged),
-        "f1": f1,
-        "precision": precision,
-        "recall": recall,
-        "f1_of_flagging_all": all_flagged,
+        "f1": scores.f1,
+        "precision": scores.precision,
+        "recall": scores.recall,
+        "f1_of_flagging_all": all_flagged.f1,
     }
 
 
@@ -183,13 +184,6 @@ def _flags(states: Iterable[State], times: Int64Array) -> BoolArray:
     # A row is judged by the first window that ends after it.
     place = np.searchsorted(ends, times, side="right")
     return np.where(place < len(out), out[np.minimum(place, len(out) - 1)], out[-1] if len(out) else False)
-
-
-def _f1(flagged: BoolArray, labelled: BoolArray) -> tuple[float, float, float]:
-    hits = float((flagged & labelled).sum())
-    precision = hits / max(float(flagged.sum()), 1.0)
-    recall = hits / max(float(labelled.sum()), 1.0)
-    return 2 * precision * recall / max(precision + recall, 1e-12), precision, recall
 
 
 REPLAYS = {

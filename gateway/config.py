@@ -41,12 +41,6 @@ class StatusConfig(_Table, frozen=True, kw_only=True):
 
     address: str = "127.0.0.1:9101"
 
-    @property
-    def host_and_port(self) -> tuple[str, int]:
-        """Where to listen; port 0 takes a free one."""
-        host, _, port = self.address.rpartition(":")
-        return host.strip("[]"), int(port)
-
 
 class AcquisitionConfig(_Table, frozen=True, kw_only=True):
     """Sampling and publishing, for all channels."""

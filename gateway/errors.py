@@ -4,10 +4,8 @@
 GatewayError
 ├── ConfigError              the service does not start; the message names file and key
 ├── AcquisitionError
-│   ├── SourceUnavailable    retried with back-off, for ever
-│   │   └── ServerUntrusted  the same; the message gives the certificate's fingerprint and what to do
-│   ├── NodeRejected         this channel is left out and tried again later, the others go on
-│   └── HistoryUnavailable   what could not be read becomes a gap record
+│   └── SourceUnavailable    retried with back-off, for ever
+│       └── ServerUntrusted  the same; the message gives the certificate's fingerprint and what to do
 ├── JournalError             the service stops; nothing that is not committed was acknowledged
 ├── HistorianError           the page is written again with back-off, for ever; its reader stays where it is
 ├── ModelError
@@ -17,6 +15,9 @@ GatewayError
     ├── UploadDeferred       the segment is kept and sent again; carries the wait in seconds
     └── UploadRefused        the segment is kept aside, with the reason
 ```
+
+A channel that cannot be had and history that cannot be read are data, not errors: the first is named in ``/health`` and
+tried again, the second is a gap record.
 """
 
 from __future__ import annotations
@@ -40,14 +41,6 @@ class SourceUnavailable(AcquisitionError):
 
 class ServerUntrusted(SourceUnavailable):
     """The server's certificate is not on the trust list."""
-
-
-class NodeRejected(AcquisitionError):
-    """A channel cannot be had; it is left out, and tried again later."""
-
-
-class HistoryUnavailable(AcquisitionError):
-    """A stretch of a stream's history cannot be had; it becomes a gap record."""
 
 
 class JournalError(GatewayError):

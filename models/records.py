@@ -35,14 +35,6 @@ def from_ns(time_ns: int) -> datetime:
     return EPOCH + timedelta(microseconds=time_ns // 1000)
 
 
-class Quality(StrEnum):
-    """What the severity bits of an OPC UA status code say of a value (Part 4, 7.39)."""
-
-    GOOD = "good"
-    UNCERTAIN = "uncertain"
-    BAD = "bad"
-
-
 def is_good(status: UInt32Array) -> BoolArray:
     """Return which *status* codes, shape ``(n,)``, carry severity Good (the two highest bits are 00)."""
     return np.asarray((status >> np.uint32(30)) == 0, np.bool_)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloud_service.errors import EnrollmentError, NotEntitled
@@ -42,8 +41,3 @@ def check_entitled(session: Session, identity: Identity) -> None:
         )
     if row.certificate_sha256 != identity.certificate_sha256:
         raise NotEntitled(f"gateway {identity.gateway_id} has a newer certificate than this one; nothing is stored")
-
-
-def gateway_ids(session: Session) -> list[str]:
-    """Return every gateway that was ever enrolled."""
-    return list(session.scalars(select(GatewayRow.gateway_id).order_by(GatewayRow.gateway_id)))

@@ -14,7 +14,7 @@ from models.features.baseline import Baseline, deviations, fit_baseline
 from models.features.context import Context
 from models.features.extraction import extract
 from models.features.specification import FeatureSpecification
-from models.features.windows import Window, good_share, windows_of
+from models.features.windows import Window, good_share, typical_counts, window_counts, windows_of
 from models.records import BoolArray, Channel, Float32Array, FloatArray, Int64Array, Observations
 
 
@@ -131,14 +131,14 @@ def build_table(data: TrainingData, spec: FeatureSpecification, tell: Callable[[
         if windows := windows_of(spec, recording, [asset_id]):
             assets.append(asset_id)
             features.append(extract(spec, windows))
-            counts.append(np.array([[len(times) for times in window.times] for window in windows]))
+            counts.append(window_counts(windows))
             goods.append(np.array([[np.count_nonzero(good) for good in window.good] for window in windows]))
             spans.append(np.array([(window.start_ns, window.end_ns) for window in windows], np.int64))
             samples += _telling(windows)
         tell((number + 1) / len(data.asset_ids))
     if not assets:
         raise TrainingError(f"{data.asset_class}: no whole window in {observations} observations; nothing is trained")
-    expected = tuple(np.quantile(np.concatenate(counts), 0.1, axis=0, method="lower").astype(float).tolist())
+    expected = typical_counts(np.concatenate(counts))
     times = np.concatenate(spans)
     shares = [
         good_share(good, count, expected)

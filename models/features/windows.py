@@ -238,11 +238,13 @@ def windows_of(
     return Windower(spec, asset_ids).push(observations.take(order))
 
 
-def typical_counts(windows: Sequence[Window]) -> tuple[float, ...]:
-    """Return, by channel, how many observations nine of ten *windows* have at least: ``expected_counts`` of a class."""
-    if not windows:
-        return ()
-    counts = np.array([[len(times) for times in window.times] for window in windows])
+def window_counts(windows: Sequence[Window]) -> Int64Array:
+    """Return how many observations each of *windows* has of each channel, shape ``(n, channels)``."""
+    return np.array([[len(times) for times in window.times] for window in windows], np.int64)
+
+
+def typical_counts(counts: Int64Array) -> tuple[float, ...]:
+    """Return, by channel, what nine of ten windows have at least of *counts*: ``expected_counts`` of a class."""
     return tuple(np.quantile(counts, 0.1, axis=0, method="lower").astype(float).tolist())
 
 

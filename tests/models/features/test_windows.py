@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.features.extraction import extract
 from models.features.specification import FeatureError, FeatureSpecification
-from models.features.windows import Window, Windower, good_share, typical_counts, windows_of
+from models.features.windows import Window, Windower, good_share, typical_counts, window_counts, windows_of
 from models.records import Observations, Stream
 
 Recording = Callable[..., Observations]
@@ -167,7 +167,7 @@ def test_state_of_another_specification_is_refused(spec: FeatureSpecification, r
 
 def test_good_share_counts_what_is_missing_and_bad(spec: FeatureSpecification, recording: Recording) -> None:
     complete = windows_of(spec, recording())
-    expecting = replace(spec, expected_counts=typical_counts(complete))
+    expecting = replace(spec, expected_counts=typical_counts(window_counts(complete)))
     sparse = recording()
     kept = np.arange(len(sparse)) % 2 == 0
 
