@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway.errors import ConfigError
+from gateway.tag_list import TagRow, problem_of, read_tags, split_path
 
 SAMPLE = Path(__file__).with_name("sample.toml")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # as bundles.verification wants it for slots
+_QUEUE_SIZE_MOST = 1_000_000
+_ZERO_ALLOWED = ("sampling_interval_ms", "deadband_value", "heartbeat_s")
 
 
 class Security(StrEnum):
@@ -30,6 +34,63 @@ class Security(StrEnum):
     SIGN_AND_ENCRYPT = "Basic256Sha256-SignAndEncrypt"
     SIGN = "Basic256Sha256-Sign"
     NONE = "None"
+
+
+class Mode(StrEnum):
+    """How values come."""
+
+    SUBSCRIBE = "subscribe"
+    POLL = "poll"
+
+
+class Deadband(StrEnum):
+    """Which changes the server keeps to itself."""
+
+    NONE = "none"
+    ABSOLUTE = "absolute"
+    PERCENT = "percent"
+
+
+class Discard(StrEnum):
+    """Which value the server gives up when its queue for a channel is full."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+
+
+class TimeSource(StrEnum):
+    """Whose clock times a server's values."""
+
+    SOURCE = "source"
+    SERVER = "server"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the values of one channel are asked for.
+
+    Attributes:
+        mode: Subscribed to, or read again and again.
+        sampling_interval_ms: Between two samples; 0 is every change. When polled the period, above 0.
+        publishing_interval_ms: Between two messages of the server, above 0.
+        queue_size: Values the server may queue between two messages, 1 to 1,000,000.
+        deadband: Which changes are not worth a value.
+        deadband_value: In the unit of the value, or in percent of the server's EURange (0 to 100).
+        discard: What the server gives up when the queue is full.
+        heartbeat_s: The last known value is told again so often, apart from real values; 0 is never.
+        silence_s: So long without evidence, and the channel is looked at.
+    """
+
+    mode: Mode = Mode.SUBSCRIBE
+    sampling_interval_ms: float = 0.0
+    publishing_interval_ms: float = 250.0
+    queue_size: int = 1000
+    deadband: Deadband = Deadband.NONE
+    deadband_value: float = 0.0
+    discard: Discard = Discard.OLDEST
+    heartbeat_s: float = 0.0
+    silence_s: float = 30.0
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,13 +103,42 @@ class StatusConfig(_Table, frozen=True, kw_only=True):
     address: str = "127.0.0.1:9101"
 
 
-class AcquisitionConfig(_Table, frozen=True, kw_only=True):
-    """Sampling and publishing, for all channels."""
+class GroupConfig(_Table, frozen=True, kw_only=True):
+    """Channels that are asked for alike; what is None is as in ``[acquisition]``."""
 
+    mode: Mode | None = None
+    sampling_interval_ms: float | None = None
+    publishing_interval_ms: float | None = None
+    queue_size: int | None = None
+    deadband: Deadband | None = None
+    deadband_value: float | None = None
+    discard: Discard | None = None
+    heartbeat_s: float | None = None
+    silence_s: float | None = None
+
+
+class AcquisitionConfig(_Table, frozen=True, kw_only=True):
+    """How values are asked for (see `Sampling`), where no group says otherwise."""
+
+    mode: Mode = Mode.SUBSCRIBE
     sampling_interval_ms: float = 0.0
     publishing_interval_ms: float = 250.0
     queue_size: int = 1000
+    deadband: Deadband = Deadband.NONE
+    deadband_value: float = 0.0
+    discard: Discard = Discard.OLDEST
+    heartbeat_s: float = 0.0
+    silence_s: float = 30.0
     backfill_limit_h: float = 720.0
+    group: dict[str, GroupConfig] = {}
+
+    def sampling(self, group: str | None = None) -> Sampling:
+        """Return how the channels of *group*, which must be known, are asked for; of none: those in no group."""
+        keys: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Sampling)}
+        if group is not None:
+            told = msgspec.structs.asdict(self.group[group])
+            keys |= {key: value for key, value in told.items() if value is not None}
+        return Sampling(**keys)
 
 
 class ServerConfig(_Table, frozen=True, kw_only=True):
@@ -59,21 +149,32 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     user: str | None = None
     password_file: Path | None = None
     security: Security = Security.SIGN_AND_ENCRYPT
+    time: TimeSource = TimeSource.SOURCE
+    clock_tolerance_s: float = 86400.0
 
 
 class AssetConfig(_Table, frozen=True, kw_only=True):
-    """One machine: where its channels are found."""
+    """One machine: where its channels are found; without a path it has the channels that tags name."""
 
     asset_id: str
     asset_class: str
     server: str
-    path: str
+    path: str = ""
 
 
 class AssetClassConfig(_Table, frozen=True, kw_only=True):
-    """What the machines of one class have in common; no channels named: every variable with a unit."""
+    """What the machines of one class have in common; no channels named: every variable with a unit.
+
+    ``group`` is the group of all channels but those that ``channel_group`` (channel to group) names.
+    """
 
     channels: tuple[str, ...] = ()
+    group: str | None = None
+    channel_group: dict[str, str] = {}
+
+    def group_of(self, channel: str) -> str | None:
+        """Return the group of *channel*, or None when it is in none."""
+        return self.channel_group.get(channel, self.group)
 
 
 class HistorianConfig(_Table, frozen=True, kw_only=True):
@@ -105,15 +206,20 @@ class BundlesConfig(_Table, frozen=True, kw_only=True):
 
 
 class GatewayConfig(_Table, frozen=True, kw_only=True):
-    """Everything a gateway is told."""
+    """Everything a gateway is told.
+
+    Once loaded, ``tag`` has the rows of ``tags_file`` too, and ``asset`` the machines that only tags name.
+    """
 
     gateway_id: str
     state_dir: Path
+    tags_file: Path | None = None
     status: StatusConfig = StatusConfig()
     acquisition: AcquisitionConfig = AcquisitionConfig()
     server: tuple[ServerConfig, ...] = ()
     asset: tuple[AssetConfig, ...] = ()
     asset_class: dict[str, AssetClassConfig] = {}
+    tag: tuple[TagRow, ...] = ()
     historian: HistorianConfig | None = None
     uplink: UplinkConfig | None = None
     bundles: BundlesConfig | None = None
@@ -150,6 +256,17 @@ def load_config(path: Path) -> GatewayConfig:
         raise ConfigError(f"{path}: {error.strerror}; the service does not start") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {_with_key(str(error))}; the service does not start") from error
+    labels = [f"{path}: tag[{i}]." for i in range(len(config.tag))]
+    if config.tags_file is not None and config.tags_file.is_file():
+        try:
+            rows = read_tags(config.tags_file)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; the service does not start") from error
+        labels += [f"{config.tags_file}, line {line}, column " for line in rows]
+        config = msgspec.structs.replace(config, tag=(*config.tag, *rows.values()))
+    for problem in _tag_problems(config, labels):
+        raise ConfigError(f"{problem}; the service does not start")
+    config = msgspec.structs.replace(config, asset=(*config.asset, *_assets_of_tags(config)))
     for problem in _problems(config):
         raise ConfigError(f"{path}: {problem}; the service does not start")
     return config
@@ -214,9 +331,7 @@ def _problems(config: GatewayConfig) -> Iterator[str]:
     if not _NAME.fullmatch(config.gateway_id):
         yield f"gateway_id {config.gateway_id!r} must be 1 to 64 letters, digits, '.', '_' or '-'"
     yield from _address_problems(config.status)
-    yield from _number_problems(config.acquisition, "acquisition")
-    if config.acquisition.queue_size > 1_000_000:
-        yield f"acquisition.queue_size is {config.acquisition.queue_size}; at most 1000000"
+    yield from _acquisition_problems(config.acquisition)
     yield from _server_problems(config)
     yield from _asset_problems(config)
     if config.uplink is not None:
@@ -242,14 +357,44 @@ def _address_problems(status: StatusConfig) -> Iterator[str]:
         yield f"status.address {status.address!r} must be host:port"
 
 
-def _number_problems(table: AcquisitionConfig | UplinkConfig, name: str) -> Iterator[str]:
-    for field in msgspec.structs.fields(table):
-        value = getattr(table, field.name)
+def _number_problems(table: Any, name: str, zero_allowed: Collection[str] = ()) -> Iterator[str]:
+    """Yield which numbers of *table*, a dataclass or struct called *name*, are not finite or not above 0."""
+    for key in getattr(table, "__struct_fields__", None) or [field.name for field in fields(table)]:
+        value = getattr(table, key)
         if not isinstance(value, int | float):
             continue
-        zero_allowed = field.name in {"sampling_interval_ms", "backfill_limit_h"}
-        if not math.isfinite(value) or value < 0 or (value == 0 and not zero_allowed):
-            yield f"{name}.{field.name} is {value}; it must be {'0 or more' if zero_allowed else 'above 0'}"
+        zero = key in zero_allowed
+        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+            yield f"{name}.{key} is {value}; it must be {'0 or more' if zero else 'above 0'}"
+
+
+def _acquisition_problems(acquisition: AcquisitionConfig) -> Iterator[str]:
+    yield from _number_problems(acquisition, "acquisition", (*_ZERO_ALLOWED, "backfill_limit_h"))
+    yield from _sampling_problems(acquisition.sampling(), "acquisition")
+    for name in acquisition.group:
+        if not _NAME.fullmatch(name):
+            yield f"acquisition.group.{name!r} must be 1 to 64 letters, digits, '.', '_' or '-'"
+        sampling = acquisition.sampling(name)
+        yield from _number_problems(sampling, f"acquisition.group.{name}", _ZERO_ALLOWED)
+        yield from _sampling_problems(sampling, f"acquisition.group.{name}")
+
+
+def _sampling_problems(sampling: Sampling, name: str) -> Iterator[str]:
+    """Yield what does not go together in the *sampling* that *name* comes to, inherited keys and all."""
+    if sampling.queue_size > _QUEUE_SIZE_MOST:
+        yield f"{name}.queue_size is {sampling.queue_size}; at most {_QUEUE_SIZE_MOST}"
+    polled = sampling.mode is Mode.POLL
+    if polled and sampling.sampling_interval_ms == 0:
+        yield f"{name}.sampling_interval_ms must be above 0 with mode = poll: it is the time between two reads"
+    if polled and sampling.deadband is not Deadband.NONE:
+        yield f"{name}.deadband must be none with mode = poll: a read tells every value"
+    if (sampling.deadband is Deadband.NONE) != (sampling.deadband_value == 0):
+        yield (
+            f"{name}.deadband = {sampling.deadband} and {name}.deadband_value = {sampling.deadband_value:g}"
+            " do not go together: both, or neither (none and 0)"
+        )
+    if sampling.deadband is Deadband.PERCENT and sampling.deadband_value > 100:
+        yield f"{name}.deadband_value is {sampling.deadband_value}; a share of the range is at most 100 percent"
 
 
 def _server_problems(config: GatewayConfig) -> Iterator[str]:
@@ -261,14 +406,24 @@ def _server_problems(config: GatewayConfig) -> Iterator[str]:
             yield f"server[{i}].endpoint {server.endpoint!r} must be opc.tcp://host:port/path"
         if (server.user is None) != (server.password_file is None):
             yield f"server[{i}]: user and password_file belong together"
+        if not math.isfinite(server.clock_tolerance_s) or server.clock_tolerance_s < 0:
+            yield f"server[{i}].clock_tolerance_s is {server.clock_tolerance_s}; it must be 0 or more"
 
 
 def _asset_problems(config: GatewayConfig) -> Iterator[str]:
     yield from _repeated("asset.asset_id", [asset.asset_id for asset in config.asset])
     servers = {server.name for server in config.server}
+    tagged = {tag.asset_id for tag in config.tag}
     for i, asset in enumerate(config.asset):
-        if not asset.asset_id or not asset.path.strip("/"):
-            yield f"asset[{i}].asset_id and asset[{i}].path must not be empty"
+        if not asset.asset_id:
+            yield f"asset[{i}].asset_id must not be empty"
+        try:
+            steps = split_path(asset.path)
+        except ValueError as error:
+            yield f"asset[{i}].path: {error}"
+            continue
+        if not steps and asset.asset_id not in tagged:
+            yield f"asset[{i}].path must not be empty: no tag names a channel of {asset.asset_id!r}"
         if asset.server not in servers:
             yield f"asset[{i}].server {asset.server!r} ({asset.asset_id}) names no server; known: {sorted(servers)}"
         if asset.asset_class not in config.asset_class:
@@ -278,6 +433,55 @@ def _asset_problems(config: GatewayConfig) -> Iterator[str]:
         if not _CLASS_NAME.fullmatch(name):
             yield f"asset_class.{name}: must be 1 to 64 letters, digits, '_' or '-', as bundles need it"
         yield from _repeated(f"asset_class.{name}.channels", list(asset_class.channels))
+        yield from _group_problems(config, name, asset_class)
+
+
+def _group_problems(config: GatewayConfig, name: str, asset_class: AssetClassConfig) -> Iterator[str]:
+    groups = {f"asset_class.{name}.group": asset_class.group} if asset_class.group is not None else {}
+    groups |= {f"asset_class.{name}.channel_group.{c}": group for c, group in asset_class.channel_group.items()}
+    for key, group in groups.items():
+        if group not in config.acquisition.group:
+            yield f"{key} {group!r} is no group; known: {sorted(config.acquisition.group)}"
+    for channel in asset_class.channel_group:
+        if asset_class.channels and channel not in asset_class.channels:
+            yield f"asset_class.{name}.channel_group.{channel}: {name} has no such channel"
+
+
+def _tag_problems(config: GatewayConfig, labels: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with the tags, each told by its label of *labels* and the column."""
+    servers = {server.name for server in config.server}
+    machines: dict[str, tuple[str, str]] = {a.asset_id: (a.server, a.asset_class) for a in config.asset}
+    first: dict[tuple[str, str], str] = {}
+    for label, tag in zip(labels, config.tag, strict=True):
+        if problem := problem_of(tag):
+            yield label + problem
+        if tag.server not in servers:
+            yield f"{label}server: {tag.server!r} names no server; known: {sorted(servers)}"
+        server, asset_class = machines.setdefault(tag.asset_id, (tag.server, tag.asset_class))
+        if tag.server != server:
+            yield f"{label}server: {tag.asset_id} is read from {server!r}, not from {tag.server!r}"
+        if tag.asset_class not in {asset_class, ""}:
+            yield f"{label}asset_class: {tag.asset_id} is of {asset_class!r}, not of {tag.asset_class!r}"
+        if asset_class not in config.asset_class:
+            known = sorted(config.asset_class)
+            yield f"{label}asset_class: {asset_class!r} ({tag.asset_id}) is not configured; known: {known}"
+        if tag.group and tag.group not in config.acquisition.group:
+            yield f"{label}group: {tag.group!r} is no group; known: {sorted(config.acquisition.group)}"
+        stream = (tag.asset_id, tag.channel)
+        if stream in first:
+            yield f"{label}channel: {tag.asset_id}/{tag.channel} is given twice, first at {first[stream].rstrip('.')}"
+        first.setdefault(stream, label.removesuffix(", column "))
+
+
+def _assets_of_tags(config: GatewayConfig) -> list[AssetConfig]:
+    """Return the machines that only tags name."""
+    known = {asset.asset_id for asset in config.asset}
+    first = {tag.asset_id: tag for tag in reversed(config.tag)}
+    return [
+        AssetConfig(asset_id=asset_id, asset_class=tag.asset_class, server=tag.server)
+        for asset_id, tag in sorted(first.items())
+        if asset_id not in known
+    ]
 
 
 def _repeated(key: str, names: list[str]) -> Iterator[str]:
@@ -287,6 +491,8 @@ def _repeated(key: str, names: list[str]) -> Iterator[str]:
 
 
 def _named_files(config: GatewayConfig) -> Iterator[tuple[str, Path]]:
+    if config.tags_file is not None:
+        yield "tags_file", config.tags_file
     for i, server in enumerate(config.server):
         if server.password_file is not None:
             yield f"server[{i}].password_file", server.password_file

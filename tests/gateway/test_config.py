@@ -10,7 +10,10 @@ import pytest
 
 from gateway.config import (
     SAMPLE,
+    AcquisitionConfig,
+    AssetClassConfig,
     GatewayConfig,
+    GroupConfig,
     Security,
     check_config,
     load_config,
@@ -19,6 +22,7 @@ from gateway.config import (
     standing_warnings,
 )
 from gateway.errors import ConfigError
+from gateway.tag_list import TagRow, format_tags
 
 
 @pytest.fixture
@@ -36,6 +40,26 @@ def uncommented(text: str) -> str:
     return re.sub(r"(?m)^# ?(?!#)", "", text)
 
 
+def plain(full: GatewayConfig) -> GatewayConfig:
+    """Return *full* without what is an example in the sample, and not a default."""
+    assert full.acquisition.group["fast"].publishing_interval_ms == 50.0
+    assert full.tag[0] == TagRow(
+        server="cell-1", asset_id="pump-01", asset_class="centrifugal_pump", channel="flow_m3_h",
+        node="nsu=urn:plant:cell-1;s=Pump1.Flow",
+    )  # fmt: skip
+    assert full.asset_class["centrifugal_pump"].group == "fast"
+    return msgspec.structs.replace(
+        full,
+        tags_file=None,
+        acquisition=msgspec.structs.replace(full.acquisition, group={}),
+        asset_class={"centrifugal_pump": AssetClassConfig()},
+        tag=(),
+        historian=None,
+        uplink=None,
+        bundles=None,
+    )
+
+
 def test_the_sample_loads(tmp_path: Path, sample: str) -> None:
     """The sample as it stands is a configuration; its paths become absolute."""
     config = load_config(written(tmp_path, sample))
@@ -51,7 +75,7 @@ def test_commented_values_of_the_sample_are_the_defaults(tmp_path: Path, sample:
     """What the sample comments out changes nothing when it is put in."""
     config = load_config(written(tmp_path, sample))
     full = load_config(written(tmp_path, uncommented(sample)))
-    assert msgspec.structs.replace(full, historian=None, uplink=None, bundles=None) == config
+    assert plain(full) == config
     assert full.uplink is not None
     defaults: dict[str, Any] = {
         field.name: field.default for field in msgspec.structs.fields(type(full.uplink)) if not field.required
@@ -70,6 +94,9 @@ def test_the_sample_names_every_key(sample: str) -> None:
     config = msgspec.convert(tables, GatewayConfig, dec_hook=lambda kind, value: kind(value))
     for name in ("status", "acquisition", "historian", "uplink", "bundles"):
         keys(getattr(config, name), tables[name])
+    own = {"backfill_limit_h", "group"}  # the rest may stand in a group, as the sample says
+    assert set(GroupConfig.__struct_fields__) == set(AcquisitionConfig.__struct_fields__) - own
+    keys(config.tag[0], tables["tag"][0])
     keys(config.server[0], tables["server"][0])
     keys(config.asset[0], tables["asset"][0])
     keys(config.asset_class["centrifugal_pump"], tables["asset_class"]["centrifugal_pump"])
@@ -117,13 +144,13 @@ def test_missing_files_are_named_by_check(tmp_path: Path, sample: str) -> None:
     path = written(tmp_path, uncommented(sample))
     config = load_config(path)
     missing = missing_files(config)
-    assert len(missing) == 6
+    assert len(missing) == 7
     with pytest.raises(ConfigError, match=r"server\[0\]\.password_file.*bundles\.trusted_key_file"):
         check_config(path)
     for line in missing:
         file = Path(line.split(": ", 1)[1].removesuffix(" is not a file"))
         file.parent.mkdir(exist_ok=True)
-        file.write_text("secret\n")
+        file.write_text(format_tags([]) if file.suffix == ".csv" else "secret\n")
     assert check_config(path) == config
     assert read_secret(tmp_path / "secrets" / "cell-1.password", "server[0].password_file") == "secret"
 
