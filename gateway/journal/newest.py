@@ -29,12 +29,12 @@ class _Rows:
     waveform: Int64Array
 
     @classmethod
-    def of(cls, observations: Observations) -> _Rows:
+    def of(cls, observations: Observations, rows: Indices | slice = slice(None)) -> _Rows:
         return cls(
-            time=np.asarray(observations.source_time, np.int64),
-            value=np.ascontiguousarray(observations.value, np.float64).view(np.int64),
-            status=observations.status.astype(np.int64),
-            waveform=_waveform_digests(observations),
+            time=np.asarray(observations.source_time[rows], np.int64),
+            value=np.ascontiguousarray(observations.value[rows], np.float64).view(np.int64),
+            status=observations.status[rows].astype(np.int64),
+            waveform=_waveform_digests(observations, rows),
         )
 
     @classmethod
@@ -46,6 +46,11 @@ class _Rows:
 
     def take(self, rows: Indices) -> _Rows:
         return _Rows(**{n: c[rows] for n, c in zip(_COLUMNS, self.columns(), strict=True)})
+
+    def equal(self, other: _Rows) -> BoolArray:
+        pairs = zip(self.columns(), other.columns(), strict=True)
+        same: BoolArray = np.logical_and.reduce([mine == others for mine, others in pairs])
+        return same
 
     def followed_by(self, other: _Rows) -> _Rows:
         pairs = zip(_COLUMNS, self.columns(), other.columns(), strict=True)
@@ -91,6 +96,36 @@ class Newest:
         The rows are looked at in their order, each beside the newest row of its stream before it.
         """
         streams = self._places(observations.streams)[observations.stream]
+        return self._examine_forward(observations, streams) or self._examine_any(observations, streams)
+
+    def _examine_forward(self, observations: Observations, streams: Indices) -> tuple[BoolArray, Change] | None:
+        """Examine rows of which none is older than the one before it in its stream; None if there is such a row.
+
+        That is what a server sends, and it needs no sorting by time. A row is beside the one before it or, the first
+        of its stream, beside the newest stored; only where both times are equal is there more to compare.
+        """
+        order = _by_stream(streams, len(self._index))
+        group, time = streams[order], observations.source_time[order]
+        same_stream = group[1:] == group[:-1]
+        halts = np.flatnonzero(same_stream & (time[1:] <= time[:-1])) + 1
+        firsts = np.concatenate([np.zeros(1, np.intp), np.flatnonzero(~same_stream) + 1])
+        known = firsts[self._stored[group[firsts]]]
+        newest = self._rows.time[group[known]]
+        if (time[halts] < time[halts - 1]).any() or (time[known] < newest).any():
+            return None
+        new = np.ones(len(time), np.bool_)
+        known = known[time[known] == newest]
+        lasts = np.append(firsts[1:] - 1, len(time) - 1)
+        if isinstance(order, slice):
+            order = np.arange(len(time))
+        if len(halts):
+            new[order[halts]] = ~_Rows.of(observations, order[halts]).equal(_Rows.of(observations, order[halts - 1]))
+        if len(known):
+            new[order[known]] = ~_Rows.of(observations, order[known]).equal(self._rows.take(group[known]))
+        return new, Change(streams=group[lasts], rows=_Rows.of(observations, order[lasts]))
+
+    def _examine_any(self, observations: Observations, streams: Indices) -> tuple[BoolArray, Change]:
+        """Examine rows in any order of time."""
         known = np.unique(streams)
         known = known[self._stored[known]]
         rows = self._rows.take(known).followed_by(_Rows.of(observations))
@@ -158,11 +193,20 @@ def _newest_so_far(same_stream: BoolArray, time: Int64Array) -> Indices:
     return by_time[places]
 
 
-def _waveform_digests(observations: Observations) -> Int64Array:
-    digests = np.zeros(len(observations), np.int64)
+def _by_stream(streams: Indices, count: int) -> Indices | slice:
+    """Return what puts rows of *count* streams in the order of their streams, each stream's in the order they have."""
+    if (streams[1:] >= streams[:-1]).all():
+        return slice(None)
+    # NumPy sorts 16 bits by radix, in a tenth of the time.
+    return np.argsort(streams.astype(np.uint16) if count <= 2**16 else streams, kind="stable")
+
+
+def _waveform_digests(observations: Observations, rows: Indices | slice) -> Int64Array:
+    counts = observations.sample_count[rows].astype(np.int64)
+    digests = np.zeros(len(counts), np.int64)
     if observations.samples.size:
-        ends = np.cumsum(observations.sample_count, dtype=np.int64)
-        for row in np.flatnonzero(observations.sample_count):
-            count = int(observations.sample_count[row])
-            digests[row] = zlib.crc32(observations.samples[ends[row] - count : ends[row]].tobytes()) | count << 32
+        ends = np.cumsum(observations.sample_count, dtype=np.int64)[rows]
+        for row in np.flatnonzero(counts):
+            samples = observations.samples[ends[row] - counts[row] : ends[row]]
+            digests[row] = zlib.crc32(samples.tobytes()) | int(counts[row]) << 32
     return digests

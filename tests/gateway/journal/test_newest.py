@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +38,11 @@ def by_loop(batch: Observations, newest: dict[int, tuple[int, bytes, int]]) -> l
     return new
 
 
-@given(batches=st.lists(st.lists(rows, min_size=1, max_size=8), max_size=4), restart=st.booleans())
+batches_of_rows = st.lists(st.lists(rows, min_size=1, max_size=8), max_size=4)
+in_time = batches_of_rows.map(lambda batches: [sorted(batch, key=lambda row: row[1]) for batch in batches])
+
+
+@given(batches=batches_of_rows | in_time, restart=st.booleans())
 def test_repeats_are_those_a_loop_finds(batches: list[list[tuple[int, int, float, int]]], restart: bool) -> None:  # noqa: FBT001 - drawn
     """Any order of streams and times, repeats inside a batch and between batches, with a restart in between or not."""
     newest, expected = Newest(), dict[int, tuple[int, bytes, int]]()
@@ -50,3 +55,28 @@ def test_repeats_are_those_a_loop_finds(batches: list[list[tuple[int, int, float
             newest = Newest.from_bytes(newest.to_bytes())
     for place in range(3):
         assert newest.source_time(Stream("a", str(place))) == expected.get(place, (None,))[0]
+
+
+def test_rows_in_time_need_no_sorting_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server sends takes the short way, repeats among it too; a late row does not."""
+    newest = Newest()
+    newest.apply(newest.examine(batch_of([(0, 1, 1.0, 0), (1, 1, 1.0, 0)]))[1])
+    monkeypatch.setattr("gateway.journal.newest._newest_so_far", None)
+    forward = batch_of([(1, 1, 1.0, 0), (0, 1, 1.0, 0), (1, 2, 1.0, 0), (0, 2, 1.0, 0), (1, 2, 1.0, 0), (1, 2, 2.0, 0)])
+    assert newest.examine(forward)[0].tolist() == [False, False, True, True, False, True]
+    with pytest.raises(TypeError):
+        newest.examine(batch_of([(0, 0, 1.0, 0)]))
+
+
+def test_more_streams_than_two_bytes_count() -> None:
+    """Beyond 65,536 streams a row still stands beside its own stream's."""
+    count = 2**16 + 2
+    streams = tuple(Stream("a", str(place)) for place in range(count))
+    backwards = np.arange(count, dtype=np.uint32)[::-1]
+    times = np.ones(count, np.int64)
+    batch = Observations.of_values(streams, backwards, times, np.zeros(count), np.zeros(count, np.uint32))
+    newest = Newest()
+    new, change = newest.examine(batch)
+    assert new.all()
+    newest.apply(change)
+    assert not newest.examine(batch)[0].any()
