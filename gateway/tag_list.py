@@ -7,6 +7,7 @@ in one form only, and reads back to what was written.
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import math
@@ -14,6 +15,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import unquote
+from uuid import UUID
 
 import msgspec
 
@@ -23,7 +26,7 @@ ROWS_MOST = 200_000
 BYTES_MOST = 64 << 20
 _CELL_MOST = 1024  # characters; a NodeId's text may have 4,096 bytes, and nobody was seen to use them
 _NUMBERS = ("low", "high")
-_NODE = re.compile(r"nsu=[^;]+;[sigb]=.+", re.DOTALL)
+_NODE = re.compile(r"nsu=([^;]+);([sigb])=(.+)", re.DOTALL)
 _INDEXED = re.compile(r"(ns=\d+;)?[sigb]=.*", re.DOTALL)
 
 
@@ -73,13 +76,14 @@ def problem_of(row: TagRow) -> str:
 def _address_problem(row: TagRow) -> str:
     if bool(row.node) == bool(row.path):
         return "node: one of node and path is needed, and only one"
-    if row.node:
-        problem = node_problem(row.node)
-        return f"node: {problem}" if problem else ""
     try:
-        return "" if split_path(row.path) else f"path: {row.path!r} has no name in it"
+        if row.node:
+            parse_node(row.node)
+        elif not split_path(row.path):
+            return f"path: {row.path!r} has no name in it"
     except ValueError as error:
-        return f"path: {error}"
+        return f"{'node' if row.node else 'path'}: {error}"
+    return ""
 
 
 def split_path(path: str) -> list[str]:
@@ -222,12 +226,30 @@ def _text_problem(text: str, *, required: bool) -> str:
     return ""
 
 
-def node_problem(node: str) -> str:
-    """Return why *node* cannot name a node of the tag list; nothing when it can."""
+def parse_node(node: str) -> tuple[str, int | str | UUID | bytes]:
+    """Return namespace URI and identifier of *node*, a text as ``nsu=urn:plant;s=T1`` (or i=, g=, b= with base64).
+
+    Raises:
+        ValueError: If it is no such text; the message says why.
+    """
     if _INDEXED.fullmatch(node):
-        return (
+        raise ValueError(
             f"{node!r} counts on a namespace index, which a server may change at each start; write nsu=URI;… or a path"
         )
-    if not _NODE.fullmatch(node):
-        return f"{node!r} is no node id; write it as nsu=urn:plant;s=Name (or i=, g=, b=)"
-    return ""
+    told = _NODE.fullmatch(node)
+    if told is None:
+        raise ValueError(f"{node!r} is no node id; write it as nsu=urn:plant;s=Name (or i=, g=, b=)")
+    uri, kind, text = unquote(told[1]), told[2], told[3]
+    try:
+        match kind:
+            case "i" if text.isascii() and text.isdecimal() and int(text) < 1 << 32:
+                return uri, int(text)
+            case "g":
+                return uri, UUID(text)
+            case "b":
+                return uri, base64.b64decode(text, validate=True)
+            case "s":
+                return uri, text
+    except ValueError:
+        pass
+    raise ValueError(f"{node!r}: {text!r} is no identifier of kind {kind}=")

@@ -16,8 +16,7 @@ class RequestLimits:
     """Nodes or items in one request, by service."""
 
     browse: int = 100
-    translate: int = 100
-    read: int = 100
+    read: int = 250
     history: int = 50
     items: int = MOST
 
