@@ -42,12 +42,26 @@ class UplinkHealth:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceHealth:
-    """One OPC UA server."""
+    """One OPC UA server; what the numbers count is told at `gateway.data_acquisition.batch.AcquisitionCounters`."""
 
     connected: bool
     streams: int
     observations: int
     reconnects: int
+    resumed: int = 0
+    backfilled: int = 0
+    republished: int = 0
+    revived: int = 0
+    gaps: int = 0
+    open_holes: int = 0
+    overflows: dict[str, int] = field(default_factory=dict)
+    replaced_times: int = 0
+    backwards: int = 0
+    clock_offset_s: float | None = None
+    profile: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+    silent: tuple[str, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,20 +175,47 @@ def _uplink_metrics(uplink: UplinkHealth) -> Iterator[Metric]:
 
 
 def _source_metrics(report: HealthReport) -> Iterator[Metric]:
-    connected = GaugeMetricFamily("wearsight_server_connected", "1 while the server answers.", labels=["server"])
-    streams = GaugeMetricFamily("wearsight_server_streams", "Streams read from the server.", labels=["server"])
-    observations = CounterMetricFamily(
-        "wearsight_server_observations", "Observations received from the server.", labels=["server"]
-    )
-    reconnects = CounterMetricFamily(
-        "wearsight_server_reconnects", "Times the connection was made anew.", labels=["server"]
+    for name, text, number in _SOURCE_GAUGES:
+        gauge = GaugeMetricFamily(f"wearsight_server_{name}", text, labels=["server"])
+        for server, health in report.acquisition.items():
+            if (value := number(health)) is not None:
+                gauge.add_metric([server], value)
+        yield gauge
+    for name, text in _SOURCE_COUNTERS:
+        counter = CounterMetricFamily(f"wearsight_server_{name}", text, labels=["server"])
+        for server, health in report.acquisition.items():
+            counter.add_metric([server], getattr(health, name))
+        yield counter
+    overflows = CounterMetricFamily(
+        "wearsight_channel_overflows",
+        "Times the server's queue dropped values.",
+        labels=["server", "asset_id", "channel"],
     )
     for server, health in report.acquisition.items():
-        connected.add_metric([server], int(health.connected))
-        streams.add_metric([server], health.streams)
-        observations.add_metric([server], health.observations)
-        reconnects.add_metric([server], health.reconnects)
-    yield from (connected, streams, observations, reconnects)
+        for place, count in health.overflows.items():
+            overflows.add_metric([server, *place.rpartition("/")[::2]], count)
+    yield overflows
+
+
+_SOURCE_GAUGES: tuple[tuple[str, str, Callable[[SourceHealth], float | None]], ...] = (
+    ("connected", "1 while the server answers.", lambda health: int(health.connected)),
+    ("streams", "Streams read from the server.", lambda health: health.streams),
+    ("channels_missing", "Channels wanted and not found or refused.", lambda health: len(health.missing)),
+    ("channels_silent", "Channels the server itself has no value of.", lambda health: len(health.silent)),
+    ("open_holes", "Stretches of time that history is still read for.", lambda health: health.open_holes),
+    ("clock_offset_s", "The server's clock less the gateway's.", lambda health: health.clock_offset_s),
+)
+_SOURCE_COUNTERS = (
+    ("observations", "Observations received from the server."),
+    ("backfilled", "Of these, the ones from history."),
+    ("reconnects", "Times the connection was made anew."),
+    ("resumed", "Of these, the ones over which the subscriptions went on."),
+    ("republished", "Messages that had to be asked for again."),
+    ("revived", "Channels the server had stopped to report, asked for anew."),
+    ("gaps", "Gap records."),
+    ("replaced_times", "Values whose source time could not be one."),
+    ("backwards", "Values whose source time lay before that of the value before."),
+)
 
 
 def _bundle_metrics(report: HealthReport) -> Iterator[Metric]:

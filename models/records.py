@@ -304,6 +304,21 @@ class Gap:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Heartbeat:
+    """The last known value of a channel that does not change, told again: its server still says the same.
+
+    It is no observation. ``gateway_time`` is when it was looked at, ``source_time`` when the value was measured.
+    """
+
+    asset_id: str
+    channel: str
+    gateway_time: datetime
+    source_time: datetime
+    value: float
+    status: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class GatewayEvent:
     """Something the gateway did or met: ``kind`` for programs, ``message`` for people, by the gateway's clock."""
 
@@ -324,9 +339,10 @@ class Results:
     advisories: tuple[Advisory, ...] = ()
     gaps: tuple[Gap, ...] = ()
     events: tuple[GatewayEvent, ...] = ()
+    heartbeats: tuple[Heartbeat, ...] = ()
 
     def __bool__(self) -> bool:
-        return any((self.assets, self.states, self.health, self.prognoses, self.advisories, self.gaps, self.events))
+        return any(getattr(self, name) for name in self.__dataclass_fields__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

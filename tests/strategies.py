@@ -16,6 +16,7 @@ from models.records import (
     Gap,
     GatewayEvent,
     Health,
+    Heartbeat,
     Observations,
     Prognosis,
     Results,
@@ -129,6 +130,11 @@ def make_results() -> Results:
         ),
         gaps=(Gap(asset_id="pump-01", channel="flow_m3_h", from_time=moment, to_time=later, cause="server away"),),
         events=(GatewayEvent(kind="started", gateway_time=moment, message="gateway started", detail={"pid": "1"}),),
+        heartbeats=(
+            Heartbeat(
+                asset_id="pump-01", channel="flow_m3_h", gateway_time=later, source_time=moment, value=1.5, status=0
+            ),
+        ),
     )
 
 

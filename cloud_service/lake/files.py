@@ -154,4 +154,5 @@ _KINDS: dict[str, tuple[str, str]] = {
     "advisory": ("advisories", "updated_at"),
     "gap": ("gaps", "from_time"),
     "event": ("events", "gateway_time"),
+    "heartbeat": ("heartbeats", "gateway_time"),
 }

@@ -18,6 +18,7 @@ advisory       asset_id, asset_class, advisory_id       state, failure_mode, con
                                                         life_p10_s, life_p50_s, life_p90_s
 gateway_event  kind                                     message, detail (JSON)                         gateway's time
 gap            asset_id, channel                        cause, to_time (ns), duration_s                gap's start
+heartbeat      asset_id, channel                        value, status, source_time (ns)                gateway's time
 =============  =======================================  =============================================  ==============
 
 Line protocol knows neither NaN nor infinity: such a value has no ``value`` field and reads back as NaN. Samples of
@@ -120,6 +121,10 @@ def _result_lines(results: Results, gateway_id: str) -> Iterator[bytes]:
         length = (gap.to_time - gap.from_time).total_seconds()
         fields: dict[str, Field] = {"cause": gap.cause, "to_time": to_ns(gap.to_time), "duration_s": length}
         yield _line("gap", tags, fields, gap.from_time)
+    for beat in results.heartbeats:
+        tags = {"asset_id": beat.asset_id, "channel": beat.channel, **gateway}
+        fields = {"value": beat.value, "status": beat.status, "source_time": to_ns(beat.source_time)}
+        yield _line("heartbeat", tags, fields, beat.gateway_time)
     for place, event in enumerate(results.events):
         tags = {"kind": event.kind, **gateway}
         fields = {"message": event.message, "detail": msgspec.json.encode(event.detail).decode()}

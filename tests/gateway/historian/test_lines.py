@@ -46,6 +46,10 @@ def test_every_block_has_its_measurement() -> None:
             f'cause="server away",to_time={LATER_NS}i,duration_s=7200.0 {NOON_NS}'
         ),
         (
+            "heartbeat,asset_id=pump-01,channel=flow_m3_h,gateway_id=gw-1 "
+            f"value=1.5,status=0i,source_time={NOON_NS}i {LATER_NS}"
+        ),
+        (
             "gateway_event,kind=started,gateway_id=gw-1 "
             f'message="gateway started",detail="{{\\"pid\\":\\"1\\"}}" {NOON_NS}'
         ),
