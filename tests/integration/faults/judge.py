@@ -1,0 +1,204 @@
+"""Did the gateway keep its promise: every value once in the journal, or inside a gap record that says why."""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from gateway.journal import Journal
+from gateway.journal.database import JournalDatabase
+from gateway.journal.replay import pages_after
+from models.records import Gap, GatewayEvent, Observations, Page, Results, Stream, to_ns
+from tests.integration.peers.server import Measured
+
+Book = Mapping[Stream, Sequence[Measured]]
+OVERFLOW = 0x480  # the server adds it to the status of a value before which its queue dropped others
+_LEAST_SHOWN = 5
+
+
+@dataclass(kw_only=True)
+class Stored:
+    """What a journal holds: each stream's rows as they were committed, gap records, events."""
+
+    rows: dict[Stream, list[Measured]] = field(default_factory=dict)
+    gaps: dict[Stream, list[Gap]] = field(default_factory=dict)
+    events: list[GatewayEvent] = field(default_factory=list)
+
+    def add(self, page: Page) -> None:
+        """Take note of *page*."""
+        content = page.content
+        if isinstance(content, Results):
+            self.events += content.events
+            for gap in content.gaps:
+                self.gaps.setdefault(Stream(gap.asset_id, gap.channel), []).append(gap)
+            return
+        for i, samples in enumerate(content.waveforms()):
+            numbers = samples.tolist() if content.sample_count[i] else [float(content.value[i])]
+            row = Measured(int(content.source_time[i]), int(content.status[i]), tuple(numbers))
+            self.rows.setdefault(content.streams[content.stream[i]], []).append(row)
+
+
+async def read_journal(state_dir: Path, gateway_id: str) -> Stored:
+    """Return what the journal of a gateway that has ended holds."""
+    stored = Stored()
+    for page in await pages_of_journal(state_dir, gateway_id):
+        stored.add(page)
+    return stored
+
+
+async def pages_of_journal(state_dir: Path, gateway_id: str) -> list[Page]:
+    """Return all pages of the journal of a gateway that has ended, from the table or from segments."""
+
+    def some(database: JournalDatabase) -> list[Page]:
+        return pages_after(database, pages[-1].seq if pages else 0, limit=1000, max_bytes=2**28)
+
+    pages: list[Page] = []
+    journal = await Journal.open(state_dir, gateway_id)
+    try:
+        while found := await journal.read(some):
+            pages += found
+    finally:
+        await journal.close()
+    return pages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of the values of a book.
+
+    Attributes:
+        made: How many values the judgement is about.
+        stored: How many of them are in the journal.
+        in_gaps: How many are not, but lie inside a gap record.
+        causes: Gap records by cause.
+        missing: What is neither stored nor told, as text.
+        twice: What is in the journal more than once.
+        foreign: What is in the journal and was never made.
+    """
+
+    made: int
+    stored: int
+    in_gaps: int
+    causes: Mapping[str, int]
+    missing: tuple[str, ...]
+    twice: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether nothing is missing unsaid, doubled or invented."""
+        return self.made > 0 and not (self.missing or self.twice or self.foreign)
+
+    def __str__(self) -> str:
+        told = [f"{self.made} made, {self.stored} stored, {self.in_gaps} in gaps"]
+        wrong = {"missing": self.missing, "twice": self.twice, "foreign": self.foreign}
+        told += [f"{len(found)} {name}: {'; '.join(found[:_LEAST_SHOWN])}" for name, found in wrong.items() if found]
+        told += [f"{count} x {cause!r}" for cause, count in self.causes.items()]
+        return "\n  ".join(told)
+
+
+def judge(book: Book, stored: Stored, *, since: int | Mapping[Stream, int], until: int) -> Verdict:
+    """Hold what was *stored* against the *book*.
+
+    Args:
+        book: All that was made.
+        stored: What the journal holds, and its gap records.
+        since: The source time, ns, from which each value must be stored or told. Earlier ones may be stored.
+        until: The source time, ns, up to and with which.
+    """
+    made = kept = in_gaps = 0
+    missing: list[str] = []
+    for stream, rows in book.items():
+        have = set(map(_plain, stored.rows.get(stream, ())))
+        spans = [(to_ns(gap.from_time), to_ns(gap.to_time)) for gap in stored.gaps.get(stream, ())]
+        first = since if isinstance(since, int) else since.get(stream, until + 1)
+        for row in rows:
+            if not first <= row.source_time <= until:
+                continue
+            made += 1
+            if row in have:
+                kept += 1
+            elif any(start <= row.source_time <= end for start, end in spans):
+                in_gaps += 1
+            else:
+                missing.append(_told(stream, row))
+    return Verdict(
+        made=made,
+        stored=kept,
+        in_gaps=in_gaps,
+        causes=Counter(gap.cause for gaps in stored.gaps.values() for gap in gaps),
+        missing=tuple(missing),
+        twice=tuple(
+            f"{_told(stream, row)}, {count} times"
+            for stream, rows in stored.rows.items()
+            for row, count in Counter(map(_plain, rows)).items()
+            if count > 1
+        ),
+        foreign=tuple(
+            _told(stream, row)
+            for stream, rows in stored.rows.items()
+            for row in set(map(_plain, rows)) - set(book.get(stream, ()))
+        ),
+    )
+
+
+def judge_ticks(pages: Sequence[Page], *, streams: int, last: int) -> Verdict:
+    """Judge a load: of so many *streams* the values are the ticks 1, 2, 3 and so on, one each, up to *last*.
+
+    The first tick that is stored of a stream is where its part begins.
+    """
+    ticks: dict[Stream, list[tuple[np.ndarray, np.ndarray]]] = {}
+    gaps: dict[Stream, list[Gap]] = {}
+    for page in pages:
+        content = page.content
+        if isinstance(content, Observations):
+            for index in np.unique(content.stream).tolist():
+                mine = content.stream == index
+                ticks.setdefault(content.streams[index], []).append((content.value[mine], content.source_time[mine]))
+        else:
+            for gap in content.gaps:
+                gaps.setdefault(Stream(gap.asset_id, gap.channel), []).append(gap)
+    made = kept = in_gaps = 0
+    missing = [f"{streams - len(ticks)} streams"] if len(ticks) < streams else []
+    twice: list[str] = []
+    for stream, parts in ticks.items():
+        values, times = (np.concatenate(column) for column in zip(*parts, strict=True))
+        numbers, first_rows, counts = np.unique(values.astype(np.int64), return_index=True, return_counts=True)
+        made += last - int(numbers[0]) + 1
+        kept += len(numbers)
+        twice += [f"{stream}: tick {tick}" for tick in numbers[counts > 1].tolist()]
+        spans = [(to_ns(gap.from_time), to_ns(gap.to_time)) for gap in gaps.get(stream, ())]
+        when = times[first_rows]
+        for at in np.flatnonzero(np.diff(numbers) > 1).tolist():
+            before, after = int(numbers[at]), int(numbers[at + 1])
+            if any(start <= int(when[at]) + 1000 and int(when[at + 1]) - 1000 <= end for start, end in spans):
+                in_gaps += after - before - 1
+            else:
+                missing.append(f"{stream}: ticks {before + 1} to {after - 1}")
+        if int(numbers[-1]) < last:
+            missing.append(f"{stream}: ticks {int(numbers[-1]) + 1} to {last}")
+    causes = Counter(gap.cause for found in gaps.values() for gap in found)
+    return Verdict(
+        made=made, stored=kept, in_gaps=in_gaps, causes=causes, missing=tuple(missing), twice=tuple(twice), foreign=()
+    )
+
+
+def longest_silence_s(rows: Sequence[Measured], since: int, until: int) -> float:
+    """Return the longest time without a stored value of a stream between two source times, in seconds."""
+    times = sorted(row.source_time for row in rows)
+    inside = times[bisect.bisect_left(times, since) : bisect.bisect_right(times, until)]
+    return max((after - before for before, after in pairwise([since, *inside, until])), default=0) / 1e9
+
+
+def _plain(row: Measured) -> Measured:
+    return Measured(row.source_time, row.status & ~OVERFLOW, row.numbers)
+
+
+def _told(stream: Stream, row: Measured) -> str:
+    return f"{stream.asset_id}/{stream.channel} at {row.source_time}: {row.numbers[:3]}, status {row.status:#x}"
