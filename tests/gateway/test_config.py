@@ -7,13 +7,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner, Result
 
+from gateway.cli import main
 from gateway.config import (
     SAMPLE,
     AcquisitionConfig,
     AssetClassConfig,
     GatewayConfig,
     GroupConfig,
+    Mode,
+    Sampling,
     Security,
     check_config,
     load_config,
@@ -28,6 +32,9 @@ from gateway.tag_list import TagRow, format_tags
 @pytest.fixture
 def sample() -> str:
     return SAMPLE.read_text()
+
+
+TAG = '[[tag]]\nserver = "cell-1"\nasset_id = "pump-01"\nchannel = "flow"\n'
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -127,6 +134,50 @@ def test_the_sample_names_every_key(sample: str) -> None:
         ("# channels = []", 'channels = ["a", "a"]', "asset_class.centrifugal_pump.channels 'a'"),
         ('# address = "127.0.0.1:9101"', 'address = "9101"', "status.address '9101'"),
         ('# security = "Basic256Sha256-SignAndEncrypt"', 'security = "none"', "server[0].security"),
+        ('# mode = "subscribe"', 'mode = "polled"', "acquisition.mode"),
+        ('# mode = "subscribe"', 'mode = "poll"', "acquisition.sampling_interval_ms must be above 0 with mode = poll"),
+        ("# queue_size = 1000", "queue_size = 1000001", "acquisition.queue_size is 1000001; at most 1000000"),
+        ('# discard = "oldest"', 'discard = "all"', "acquisition.discard"),
+        ("# silence_s = 30.0", "silence_s = 0", "acquisition.silence_s is 0"),
+        ("# heartbeat_s = 0.0", "heartbeat_s = -1", "acquisition.heartbeat_s is -1"),
+        ('# deadband = "none"', 'deadband = "absolute"', "acquisition.deadband = absolute and"),
+        ("# deadband_value = 0.0", "deadband_value = 1", "acquisition.deadband_value = 1 do not go together"),
+        ("# deadband_value = 0.0", 'deadband = "percent"\ndeadband_value = 101', "at most 100 percent"),
+        (
+            "# sampling_interval_ms = 0.0",
+            'mode = "poll"\nsampling_interval_ms = 1\ndeadband = "absolute"\ndeadband_value = 1',
+            "acquisition.deadband must be none with mode = poll",
+        ),
+        (
+            "# [acquisition.group.fast]",
+            '[acquisition.group.fast]\nmode = "poll"',
+            "acquisition.group.fast.sampling_inter",
+        ),
+        (
+            "# [acquisition.group.fast]",
+            "[acquisition.group.fast]\nqueue_size = 0",
+            "acquisition.group.fast.queue_size is 0",
+        ),
+        ("# [acquisition.group.fast]", "[acquisition.group.fast]\nspeed = 1", "acquisition.group[...].speed"),
+        ("# [acquisition.group.fast]", '[acquisition.group."a b"]', "acquisition.group.'a b' must be"),
+        ("# channels = []", 'group = "fats"', "asset_class.centrifugal_pump.group 'fats' is no group; known: []"),
+        ("# channels = []", 'channel_group = { flow = "x" }', "asset_class.centrifugal_pump.channel_group.flow 'x'"),
+        (
+            "# channels = []",
+            'channels = ["flow"]\nchannel_group = { speed = "fast" }\n[acquisition.group.fast]',
+            "asset_class.centrifugal_pump.channel_group.speed: centrifugal_pump has no such channel",
+        ),
+        ('# time = "source"', 'time = "plc"', "server[0].time"),
+        ("# clock_tolerance_s = 86400.0", "clock_tolerance_s = -1", "server[0].clock_tolerance_s is -1"),
+        (
+            'path = "Machines/pump-01/Monitoring"',
+            "",
+            "asset[0].path must not be empty: no tag names a channel of 'pump-01'",
+        ),
+        ('path = "Machines/pump-01/Monitoring"', "path = 'a\\b'", "asset[0].path: 'a\\\\b': a backslash"),
+        ("# [[tag]]", TAG + 'node = "ns=2;s=T"\n', "tag[0].node: 'ns=2;s=T' counts on a namespace index"),
+        ("# [[tag]]", TAG + 'path = "T"\ngroup = "x"\n', "tag[0].group: 'x' is no group"),
+        ("# [[tag]]", (TAG + 'path = "T"\n') * 2, "tag[1].channel: pump-01/flow is given twice, first at"),
     ],
 )
 def test_a_wrong_key_is_named_with_its_file(tmp_path: Path, sample: str, old: str, new: str, named: str) -> None:
@@ -167,3 +218,46 @@ def test_a_configuration_cannot_be_changed(tmp_path: Path, sample: str) -> None:
     config = load_config(written(tmp_path, sample))
     with pytest.raises(AttributeError):
         config.gateway_id = "gw-2"  # type: ignore[misc]  # this is what must fail
+
+
+def test_a_group_inherits_what_it_does_not_name(tmp_path: Path, sample: str) -> None:
+    """And the gateway's own keys are those of no group."""
+    text = sample.replace("# queue_size = 1000", "queue_size = 10").replace(
+        "# [acquisition.group.fast]", '[acquisition.group.fast]\nmode = "poll"\nsampling_interval_ms = 100'
+    )
+    acquisition = load_config(written(tmp_path, text)).acquisition
+    assert acquisition.sampling() == Sampling(queue_size=10)
+    assert acquisition.sampling("fast") == Sampling(queue_size=10, mode=Mode.POLL, sampling_interval_ms=100.0)
+
+
+def test_the_tag_list_is_part_of_the_configuration(tmp_path: Path, sample: str) -> None:
+    """It is found beside the file; one that is missing is named by check, and one that is wrong by both."""
+    path = written(tmp_path, sample.replace('# tags_file = "tags.csv"', 'tags_file = "tags.csv"'))
+    assert load_config(path).tag == ()
+    assert missing_files(load_config(path))[0] == f"tags_file: {tmp_path / 'tags.csv'} is not a file"
+    row = TagRow(server="cell-1", asset_id="pump-02", asset_class="centrifugal_pump", channel="flow", path="M/F")
+    (tmp_path / "tags.csv").write_text(format_tags([row]))
+    config = load_config(path)
+    assert config.tag == (row,)
+    assert [asset.asset_id for asset in config.assets_of("cell-1")] == ["pump-01", "pump-02"]
+    (tmp_path / "tags.csv").write_text("server\n")
+    with pytest.raises(
+        ConfigError, match=r"tags\.csv, line 1: column 'asset_id' is missing; the service does not start"
+    ):
+        load_config(path)
+
+
+def test_check_config_checks_the_tag_list(tmp_path: Path, sample: str) -> None:
+    """The command ends with the configuration's exit code and names line and column."""
+    sample = re.sub(r"(?m)^(user|password_file) = .*\n", "", sample)
+    path = written(tmp_path, sample.replace('# tags_file = "tags.csv"', 'tags_file = "tags.csv"'))
+    row = TagRow(server="cell-1", asset_id="pump-01", channel="flow", path="M/F")
+
+    def checked(*rows: TagRow) -> Result:
+        (tmp_path / "tags.csv").write_text(format_tags(rows))
+        return CliRunner().invoke(main, ["check-config", "--config", str(path)])
+
+    assert checked(row).exit_code == 0
+    refused = checked(row, msgspec.structs.replace(row, channel="speed", group="none"))
+    assert refused.exit_code == 2
+    assert "tags.csv, line 3, column group: 'none' is no group; known: []" in refused.output
