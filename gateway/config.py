@@ -29,11 +29,53 @@ _ZERO_ALLOWED = ("sampling_interval_ms", "deadband_value", "heartbeat_s")
 
 
 class Security(StrEnum):
-    """How the channel to an OPC UA server is protected."""
+    """How the channel to an OPC UA server is protected: the policy by its name in OPC 10000-7, then the mode."""
 
     SIGN_AND_ENCRYPT = "Basic256Sha256-SignAndEncrypt"
     SIGN = "Basic256Sha256-Sign"
+    AES256_SIGN_AND_ENCRYPT = "Aes256_Sha256_RsaPss-SignAndEncrypt"
+    AES256_SIGN = "Aes256_Sha256_RsaPss-Sign"
+    AES128_SIGN_AND_ENCRYPT = "Aes128_Sha256_RsaOaep-SignAndEncrypt"
+    AES128_SIGN = "Aes128_Sha256_RsaOaep-Sign"
+    BASIC256_SIGN_AND_ENCRYPT = "Basic256-SignAndEncrypt"
+    BASIC256_SIGN = "Basic256-Sign"
+    BASIC128_SIGN_AND_ENCRYPT = "Basic128Rsa15-SignAndEncrypt"
+    BASIC128_SIGN = "Basic128Rsa15-Sign"
     NONE = "None"
+
+    @property
+    def policy(self) -> str:
+        """The name of the policy alone."""
+        return self.value.partition("-")[0]
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether nobody on the way can read along."""
+        return self.value.endswith("-SignAndEncrypt")
+
+    @property
+    def deprecated(self) -> bool:
+        """Whether the policy rests on SHA-1, which OPC 10000-7 has given up."""
+        return self.policy in {"Basic256", "Basic128Rsa15"}
+
+
+class Tolerated(StrEnum):
+    """What may be wrong with a server all the same, by explicit setting and under a standing warning."""
+
+    VALIDITY = "validity"
+    HOST_NAME = "host-name"
+    USAGE = "usage"
+    REVOCATION = "revocation-unknown"
+    CLEAR_PASSWORD = "clear-password"  # noqa: S105 - the name of a choice
+
+
+_TOLERATED = {
+    Tolerated.VALIDITY: "its certificate is taken outside the time it is valid for",
+    Tolerated.HOST_NAME: "its certificate is taken under another host name",
+    Tolerated.USAGE: "its certificate is taken for a use it is not made for",
+    Tolerated.REVOCATION: "its certificate is taken though nothing tells whether it was revoked",
+    Tolerated.CLEAR_PASSWORD: "the password may go in clear text to whoever answers",
+}
 
 
 class Mode(StrEnum):
@@ -149,6 +191,7 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     user: str | None = None
     password_file: Path | None = None
     security: Security = Security.SIGN_AND_ENCRYPT
+    tolerate: tuple[Tolerated, ...] = ()
     time: TimeSource = TimeSource.SOURCE
     clock_tolerance_s: float = 86400.0
 
@@ -308,10 +351,13 @@ def standing_warnings(config: GatewayConfig) -> tuple[str, ...]:
 def server_warnings(server: ServerConfig) -> tuple[str, ...]:
     """Return what is weaker than the default in how *server* is reached, one sentence each."""
     found = []
-    if server.security is Security.SIGN:
-        found.append(f"{server.name}: the OPC UA channel is signed but not encrypted (security = {server.security})")
     if server.security is Security.NONE:
         found.append(f"{server.name}: the OPC UA channel is neither signed nor encrypted (security = None)")
+    elif not server.security.encrypted:
+        found.append(f"{server.name}: the OPC UA channel is signed but not encrypted (security = {server.security})")
+    if server.security.deprecated:
+        found.append(f"{server.name}: {server.security.policy} is out of date and weak (security = {server.security})")
+    found += [f"{server.name}: {_TOLERATED[what]} (tolerate = {what})" for what in server.tolerate]
     if server.user is None:
         found.append(f"{server.name}: signs in anonymously (no user)")
     return tuple(found)

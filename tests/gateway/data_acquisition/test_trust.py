@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from asyncua import ua
 
-from gateway.config import Security
+from gateway.config import Security, Tolerated
 from gateway.data_acquisition import OpcuaSource, ensure_application_certificate
+from gateway.data_acquisition.server_certificate import Expected
 from gateway.data_acquisition.trust import TrustList
 from gateway.errors import ConfigError, ServerUntrusted
 from tests.gateway.data_acquisition.small_plant import SmallPlant, Store, collecting, until
@@ -66,13 +67,14 @@ async def test_weaker_security_works_when_chosen_and_is_warned_of(
     plant = SmallPlant(plant_pki, unused_port, security=offered)
     await plant.start()
     try:
-        source = source_of(plant, security=asked)
+        source = source_of(plant, security=asked, tolerate=(Tolerated.CLEAR_PASSWORD,))
         async with collecting(source, store):
             await until(lambda: store.seconds("speed_rpm") == [0.0])
-            (standing,) = source.warnings
+            weaker, password = source.warnings
     finally:
         await plant.stop()
-    assert warning in standing
+    assert warning in weaker
+    assert "clear text" in password
 
 
 def test_the_trust_list_takes_what_is_in_it(tmp_path: Path) -> None:
@@ -81,12 +83,12 @@ def test_the_trust_list_takes_what_is_in_it(tmp_path: Path) -> None:
     other, _ = ensure_application_certificate(tmp_path / "b", "urn:server", "server")
     (tmp_path / "pki" / "trusted").mkdir(parents=True)
     (tmp_path / "pki" / "trusted" / "any-name.der").write_bytes(known.read_bytes())
-    trust = TrustList(tmp_path / "pki")
-    trust.check("cell-1", known.read_bytes())
+    trust, expected = TrustList(tmp_path / "pki"), Expected(application_uri="urn:server", host="10.0.0.1")
+    trust.check("cell-1", known.read_bytes(), expected)
     with pytest.raises(ServerUntrusted, match="cell-1: the server's certificate is not trusted"):
-        trust.check("cell-1", other.read_bytes())
-    with pytest.raises(ServerUntrusted):
-        trust.check("cell-1", b"no certificate")
+        trust.check("cell-1", other.read_bytes(), expected)
+    with pytest.raises(ServerUntrusted, match="cannot be read"):
+        trust.check("cell-1", b"no certificate", expected)
 
 
 def test_the_own_certificate_is_made_once(tmp_path: Path) -> None:
