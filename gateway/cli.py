@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from gateway.bundles.slots import BundleSlots
+from gateway.commissioning.cli import opcua
 from gateway.config import GatewayConfig, check_config, load_config
 from gateway.doctor import Finding, examine
 from gateway.errors import BundleRefused, ConfigError, GatewayError
@@ -84,6 +85,9 @@ def doctor_command(config_file: Path, *, as_json: bool) -> None:
     _print(findings, "\n".join(_line(finding) for finding in findings), as_json=as_json)
     if any(f.level == "fault" for f in findings):
         sys.exit(EXIT_FAULT)
+
+
+main.add_command(opcua)
 
 
 @main.group()
