@@ -27,7 +27,17 @@ from tests.integration.peers.gateway import (
     stored,
     until,
 )
-from tests.integration.peers.server import CHANNELS, UNITS, WITH_HISTORY, Maker, Measured, Milo, NodeOpcua, Peer
+from tests.integration.peers.server import (
+    CHANNELS,
+    UNITS,
+    WITH_HISTORY,
+    Asyncua,
+    Maker,
+    Measured,
+    Milo,
+    NodeOpcua,
+    Peer,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -53,7 +63,7 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[NodeOpcua, Milo], ids=lambda maker: maker.name)
+@pytest.fixture(scope="module", params=[Asyncua, NodeOpcua, Milo], ids=lambda maker: maker.name)
 def peer(request: pytest.FixtureRequest, identity: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
     """Each maker's server in turn, measuring; a new maker joins by being added here."""
     maker: Maker = request.param()

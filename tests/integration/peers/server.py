@@ -2,22 +2,25 @@
 
 Each is a small server of ours on a maker's library (`scripts/opcua-peers` gets the libraries), started with a port and
 a folder. The folder holds its certificate and key in the forms that makers want, and ``clients/*.der``, the clients it
-trusts. It writes ``measured.csv``: channel, source time in ns, status, numbers; a line before anybody can see the
-value. What a channel WITH_HISTORY measured is also its history, before a restart too; the other channels have none. It
-takes very few nodes in one request, lets in the user ``gateway`` with the password ``secret``, and ends when its input
-does.
+trusts. It writes ``measured.csv``: channel (or asset/channel), source time in ns, status, numbers; a line before
+anybody can see the value. What a channel WITH_HISTORY measured is also its history, before a restart too; the other
+channels have none. It takes very few nodes in one request, lets in the user ``gateway`` with the password ``secret``,
+and ends when its input does.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +29,7 @@ import pytest
 from tests.integration.peers.certificate import write_certificate
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
 UNITS = {
     "bearing_temperature_c": ("°C", -40.0, 150.0, 0.0),
     "load_pct": ("%", 0.0, 100.0, 0.0),
@@ -38,11 +42,15 @@ CHANNELS = tuple(UNITS)
 
 @dataclass(frozen=True)
 class Measured:
-    """One value: when, with which status, and the number, or the samples of a waveform."""
+    """One value: when, with which status, and the number, or the samples of a waveform; NaN where there was none."""
 
     source_time: int
     status: int
     numbers: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if any(map(math.isnan, self.numbers)):  # one NaN for all, so that rows with it are equal
+            object.__setattr__(self, "numbers", tuple(math.nan if math.isnan(n) else n for n in self.numbers))
 
 
 class Maker(ABC):
@@ -89,6 +97,26 @@ class NodeOpcua(Maker):
     def command(self, work: Path) -> Sequence[str | Path]:
         """Run the script."""
         return ["node", work / "server.cjs"]
+
+
+class Asyncua(Maker):
+    """asyncua, in Python: the library the gateway itself stands on."""
+
+    name = "asyncua"
+    version = installed_version(name)
+    programs = ()
+
+    @property
+    def library(self) -> Path:
+        """Return where this Python has it."""
+        return Path(sys.prefix)
+
+    def prepare(self, work: Path) -> None:
+        """Nothing is needed."""
+
+    def command(self, work: Path) -> Sequence[str | Path]:  # noqa: ARG002 - the others' signature
+        """Run the module."""
+        return [sys.executable, "-m", "tests.integration.peers.asyncua_plant"]
 
 
 class Milo(Maker):
@@ -158,12 +186,22 @@ class Peer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "HOME": str(self.folder)},
+                env={**os.environ, "HOME": str(self.folder), "PYTHONPATH": str(ROOT)},
             )
         assert self._process.stdout is not None
         if not _says_up(self._process.stdout):
             self.kill()
             pytest.fail(f"{self.maker.name} does not start: {(self.folder / 'log').read_text()[-2000:]}")
+
+    def tell(self, command: str) -> None:
+        """Have it do what the line *command* says; it answers with ``done``. Of asyncua's plant alone."""
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(command.encode() + b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"done\n"
 
     def kill(self) -> None:
         """End it at once, as a power cut would."""
@@ -177,9 +215,9 @@ class Peer:
         book: dict[str, list[Measured]] = {channel: [] for channel in CHANNELS}
         whole_lines = (self.folder / "measured.csv").read_text().split("\n")[:-1]
         for line in whole_lines:
-            channel, source_time, status, numbers = line.split(",")
+            place, source_time, status, numbers = line.split(",")
             row = Measured(int(source_time), int(status), tuple(float(number) for number in numbers.split()))
-            book[channel].append(row)
+            book[place.rpartition("/")[2]].append(row)
         return book
 
 
