@@ -1,13 +1,16 @@
 """The durable log: what arrives is committed here first, and everything else reads it at its own position."""
 
 from gateway.errors import JournalError
-from gateway.journal.database import JournalCounters, SegmentEntry
+from gateway.journal.database import JournalCounters
+from gateway.journal.entries import SegmentEntry
 from gateway.journal.errors import CommitFailed, JournalLocked, JournalMismatch
+from gateway.journal.holes import Hole
 from gateway.journal.journal import Journal, JournalReader
 from gateway.journal.segments import SegmentStore, compact, compact_once
 
 __all__ = [
     "CommitFailed",
+    "Hole",
     "Journal",
     "JournalCounters",
     "JournalError",

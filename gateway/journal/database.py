@@ -12,24 +12,30 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import structlog
 
 from gateway.errors import JournalError
+from gateway.journal.entries import SegmentEntry, read_segment
 from gateway.journal.errors import CommitFailed, JournalLocked, JournalMismatch
+from gateway.journal.holes import HOLE_TABLES, Hole, Holes, HolesChange
 from gateway.journal.newest import Change, Newest
 from models.page import decode_content, encode_content
-from models.records import Observations, Page, Results
+from models.records import BoolArray, Observations, Page, Results, Stream
+from models.segment import SegmentError, decode_segment
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_PAGE_ROWS = 500_000
 MAX_PAGE_SAMPLES = 4_000_000
 MAX_PAGE_BYTES = 32 * 2**20
+
+log = structlog.get_logger()
 
 _TABLES = """
 CREATE TABLE journal (
@@ -71,24 +77,6 @@ class JournalCounters:
     segments_pending: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SegmentEntry:
-    """A segment the journal has recorded; its range and bytes never change.
-
-    ``start_ns`` and ``end_ns`` are the oldest and newest source time in it, None when it holds only results.
-    """
-
-    first_seq: int
-    last_seq: int
-    path: Path
-    digest: str
-    size: int
-    observations: int
-    start_ns: int | None
-    end_ns: int | None
-    delivered: bool
-
-
 class JournalDatabase:
     """One journal's tables, open for writing by this process alone."""
 
@@ -112,6 +100,7 @@ class JournalDatabase:
             self._writer.execute("PRAGMA synchronous = FULL")
             self.epoch = self._identify()
             self.newest = self._restore_newest()
+            self.holes = Holes(self._writer)
             self.counters = self._count()
         except (sqlite3.Error, JournalError, ValueError) as error:
             self._reader.close()
@@ -132,18 +121,47 @@ class JournalDatabase:
 
     # Writing
 
-    def append(self, observations: Observations) -> int | None:
-        """Store the rows that are no repeats; return the seq of their (last) page, None when there was none."""
-        if not len(observations):
-            return None
-        new, change = self.newest.examine(observations)
+    def append(
+        self,
+        observations: Observations,
+        *,
+        results: Results | None = None,
+        opened: Sequence[Hole] = (),
+        filled: Sequence[Hole] = (),
+    ) -> int | None:
+        """Store the rows that are no repeats, *results*, and what becomes of holes; return the seq of the last page.
+
+        None when no page was needed.
+        """
+        holes = self.holes.examine(
+            observations, opened=opened, filled=filled, newest=self.newest.source_time, stored=self._stored_rows
+        )
+        new, change = self._new_rows(observations, holes)
         count = int(np.count_nonzero(new))
         repeats = len(observations) - count
-        if not count:
+        kept = observations if not repeats else observations.take(new)
+        contents: list[Observations | Results] = list(_pages_of(kept)) if count else []
+        if results:
+            contents.append(results)
+        if not contents and (holes is None or not holes.is_written):
             self.counters = replace(self.counters, repeats_dropped=self.counters.repeats_dropped + repeats)
             return None
-        kept = observations if not repeats else observations.take(new)
-        return self._commit(list(_pages_of(kept)), repeats=repeats, change=change)
+        seq = self._commit(contents, repeats=repeats, change=change if count else None, holes=holes)
+        return seq if contents else None
+
+    def _new_rows(self, observations: Observations, holes: HolesChange | None) -> tuple[BoolArray, Change | None]:
+        """Return which rows are no repeats, and what the newest rows are once those are stored."""
+        if not len(observations):
+            return np.zeros(0, np.bool_), None
+        if holes is None or not holes.judged.any():
+            return self.newest.examine(observations)
+        new = holes.kept.copy()
+        places = np.flatnonzero(new)
+        if not len(places):
+            return new, None
+        of_kept, change = self.newest.examine(observations.take(places))
+        new[places] = of_kept | holes.judged[places]
+        return new, change
 
     def append_results(self, results: Results) -> int:
         """Store *results* as one page and return its seq."""
@@ -240,6 +258,7 @@ class JournalDatabase:
         *,
         repeats: int = 0,
         change: Change | None = None,
+        holes: HolesChange | None = None,
         position: tuple[str, int, bytes | None] | None = None,
     ) -> int:
         now = self.counters
@@ -254,6 +273,8 @@ class JournalDatabase:
             self._writer.executemany("INSERT INTO page VALUES (?, ?, ?, ?)", rows)
             if any(counts):
                 self._writer.execute("UPDATE journal SET appended = ?, repeats_dropped = ?", (appended, dropped))
+            if holes is not None:
+                self.holes.write(holes)
             if position is not None:
                 self._writer.execute(
                     "INSERT INTO position VALUES (?, ?, ?) ON CONFLICT (reader) DO UPDATE "
@@ -262,6 +283,8 @@ class JournalDatabase:
                 )
         if change is not None:
             self.newest.apply(change)
+        if holes is not None:
+            self.holes.apply(holes)
         self.counters = replace(
             now,
             appended=appended,
@@ -323,8 +346,13 @@ class JournalDatabase:
 
     def segments(self, where: str = "1", arguments: Sequence[int] = (), limit: int = -1) -> list[SegmentEntry]:
         """Return the segments that *where* selects, oldest first."""
+        return self._segments(self._reader, where, arguments, limit)
+
+    def _segments(
+        self, connection: sqlite3.Connection, where: str, arguments: Sequence[int], limit: int = -1
+    ) -> list[SegmentEntry]:
         columns = "first_seq, last_seq, path, digest, size, observations, start_time, end_time, delivered_time"
-        rows = self._reader.execute(
+        rows = connection.execute(
             f"SELECT {columns} FROM segment WHERE {where} ORDER BY first_seq LIMIT ?",  # noqa: S608 - our own words
             (*arguments, limit),
         )
@@ -343,6 +371,23 @@ class JournalDatabase:
             for row in rows
         ]
 
+    def _stored_rows(self, streams: Collection[Stream], start_ns: int, end_ns: int) -> Observations:
+        """Return the stored rows of *streams* with ``start_ns <= source time <= end_ns``; on the writing thread."""
+        parts: list[Observations] = []
+        for entry in self._segments(self._writer, "start_time <= ? AND end_time >= ?", (end_ns, start_ns)):
+            try:
+                parts.append(_rows_of(decode_segment(read_segment(entry)).observations, streams, start_ns, end_ns))
+            except (JournalError, SegmentError) as error:
+                log.warning("segment not searched; rows it has may be stored again", error=str(error))
+        pages = self._writer.execute(
+            "SELECT payload FROM page WHERE observations > 0 AND seq > ?", (self.counters.compacted_pages,)
+        )
+        for (payload,) in pages:
+            content = decode_content(payload)
+            if isinstance(content, Observations):
+                parts.append(_rows_of(content, streams, start_ns, end_ns))
+        return Observations.concatenate(parts)
+
     def _page(self, seq: int, committed_time: int, payload: bytes) -> Page:
         return Page(
             gateway_id=self.gateway_id,
@@ -357,12 +402,11 @@ class JournalDatabase:
     def _identify(self) -> str:
         with self._transaction():
             if not self._writer.execute("SELECT 1 FROM sqlite_master").fetchone():
-                for statement in _TABLES.split(";"):
-                    self._writer.execute(statement)
+                self._create(_TABLES + HOLE_TABLES)
                 values = (self.gateway_id, secrets.token_hex(8), SCHEMA_VERSION)
                 self._writer.execute("INSERT INTO journal VALUES (1, ?, ?, ?, 0, 0)", values)
         gateway_id, epoch, schema = self._writer.execute("SELECT gateway_id, epoch, schema FROM journal").fetchone()
-        if schema != SCHEMA_VERSION:
+        if schema not in (1, SCHEMA_VERSION):
             raise JournalMismatch(
                 f"{self.path}: has schema {schema}, this program writes {SCHEMA_VERSION}; the gateway does not start"
             )
@@ -371,7 +415,15 @@ class JournalDatabase:
                 f"{self.path}: is the journal of gateway {gateway_id!r}, the configuration says {self.gateway_id!r}; "
                 "the gateway does not start"
             )
+        if schema == 1:  # without the ledger of holes
+            with self._transaction():
+                self._create(HOLE_TABLES)
+                self._writer.execute("UPDATE journal SET schema = ?", (SCHEMA_VERSION,))
         return str(epoch)
+
+    def _create(self, tables: str) -> None:
+        for statement in tables.split(";"):
+            self._writer.execute(statement)
 
     def _restore_newest(self) -> Newest:
         row = self._reader.execute("SELECT seq, snapshot FROM newest").fetchone()
@@ -439,6 +491,15 @@ def _lock(path: Path, journal: Path) -> BinaryIO:
         lock.close()
         raise JournalLocked(f"{journal}: is open in another process; this one (pid {os.getpid()}) stops") from error
     return lock
+
+
+def _rows_of(observations: Observations, streams: Collection[Stream], start_ns: int, end_ns: int) -> Observations:
+    """Return the rows of *streams* with ``start_ns <= source time <= end_ns``."""
+    time = observations.source_time
+    wanted = np.array([stream in streams for stream in observations.streams], np.bool_)
+    rows = (time >= start_ns) & (time <= end_ns)
+    rows[rows] = wanted[observations.stream[rows]]
+    return observations.take(rows)
 
 
 def _payload(content: Observations | Results) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from gateway.errors import JournalError
 from gateway.journal.database import JournalCounters, JournalDatabase
+from gateway.journal.holes import Hole
 from gateway.journal.replay import pages_after
 from models.records import Observations, Page, Results, Stream
 
@@ -101,17 +102,38 @@ class Journal:
         """Return the newest stored source time of *stream*, ns since 1970, or None when nothing of it is stored."""
         return self._database.newest.source_time(stream)
 
-    async def append(self, observations: Observations) -> int | None:
-        """Store *observations* durably, except rows that equal the newest stored row of their stream.
+    def holes(self, streams: Iterable[Stream] | None = None) -> tuple[Hole, ...]:
+        """Return the open holes as of the last commit, of every stream or of *streams*, each stream's oldest first."""
+        return self._database.holes.open(streams)
+
+    async def append(
+        self,
+        observations: Observations,
+        *,
+        results: Results | None = None,
+        opened: Sequence[Hole] = (),
+        filled: Sequence[Hole] = (),
+    ) -> int | None:
+        """Store *observations* durably, except repeats; with *results* and what becomes of holes, all or nothing.
+
+        A row repeats when it equals the newest stored row of its stream. In an open hole, or one that was filled
+        lately, it repeats when it equals any stored row there.
+
+        Args:
+            observations: The rows.
+            results: What the log gets beside them.
+            opened: Holes that begin to be open; what of them is open already keeps its cause.
+            filled: What of open holes is done: history was asked, its rows are among *observations*.
 
         Returns:
-            The seq of the page they are in (of the last one, for a batch too large for one page), or None when
-            nothing was left to store.
+            The seq of the last page that was written, or None when nothing was left to store.
 
         Raises:
-            CommitFailed: If they could not be made durable; then nothing of them is stored.
+            CommitFailed: If it could not be made durable; then nothing of it is stored, no hole opened or filled.
         """
-        return await self.write(lambda database: database.append(observations))
+        return await self.write(
+            lambda database: database.append(observations, results=results, opened=opened, filled=filled)
+        )
 
     async def append_results(self, results: Results) -> int:
         """Store *results* durably as one page and return its seq.

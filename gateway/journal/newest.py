@@ -20,7 +20,7 @@ Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Rows:
+class Rows:
     """What makes a row equal another: all columns are compared bit by bit, so that NaN equals NaN."""
 
     time: Int64Array
@@ -29,7 +29,8 @@ class _Rows:
     waveform: Int64Array
 
     @classmethod
-    def of(cls, observations: Observations, rows: Indices | slice = slice(None)) -> _Rows:
+    def of(cls, observations: Observations, rows: Indices | slice = slice(None)) -> Rows:
+        """Return those of *rows* of *observations*."""
         return cls(
             time=np.asarray(observations.source_time[rows], np.int64),
             value=np.ascontiguousarray(observations.value[rows], np.float64).view(np.int64),
@@ -38,23 +39,28 @@ class _Rows:
         )
 
     @classmethod
-    def blank(cls, count: int) -> _Rows:
+    def blank(cls, count: int) -> Rows:
+        """Return *count* rows of zeros."""
         return cls(**{name: np.zeros(count, np.int64) for name in _COLUMNS})
 
     def columns(self) -> tuple[Int64Array, ...]:
+        """Return all columns, each of shape ``(n,)``."""
         return self.time, self.value, self.status, self.waveform
 
-    def take(self, rows: Indices) -> _Rows:
-        return _Rows(**{n: c[rows] for n, c in zip(_COLUMNS, self.columns(), strict=True)})
+    def take(self, rows: Indices) -> Rows:
+        """Return *rows*, in the order given."""
+        return Rows(**{n: c[rows] for n, c in zip(_COLUMNS, self.columns(), strict=True)})
 
-    def equal(self, other: _Rows) -> BoolArray:
+    def equal(self, other: Rows) -> BoolArray:
+        """Return which rows equal those of *other* at the same place, shape ``(n,)``."""
         pairs = zip(self.columns(), other.columns(), strict=True)
         same: BoolArray = np.logical_and.reduce([mine == others for mine, others in pairs])
         return same
 
-    def followed_by(self, other: _Rows) -> _Rows:
+    def followed_by(self, other: Rows) -> Rows:
+        """Return these rows and then those of *other*."""
         pairs = zip(_COLUMNS, self.columns(), other.columns(), strict=True)
-        return _Rows(**{name: np.concatenate([mine, others]) for name, mine, others in pairs})
+        return Rows(**{name: np.concatenate([mine, others]) for name, mine, others in pairs})
 
 
 _COLUMNS = ("time", "value", "status", "waveform")
@@ -65,7 +71,7 @@ class Change:
     """The newest rows after a batch; taken over by `Newest.apply` when the batch is durable."""
 
     streams: Indices
-    rows: _Rows
+    rows: Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +85,7 @@ class Newest:
 
     def __init__(self) -> None:
         self._index: dict[Stream, int] = {}
-        self._rows = _Rows.blank(0)
+        self._rows = Rows.blank(0)
         self._stored = np.zeros(0, np.bool_)
         self._last_table: tuple[tuple[Stream, ...], Indices] = ((), np.zeros(0, np.intp))
 
@@ -119,16 +125,16 @@ class Newest:
         if isinstance(order, slice):
             order = np.arange(len(time))
         if len(halts):
-            new[order[halts]] = ~_Rows.of(observations, order[halts]).equal(_Rows.of(observations, order[halts - 1]))
+            new[order[halts]] = ~Rows.of(observations, order[halts]).equal(Rows.of(observations, order[halts - 1]))
         if len(known):
-            new[order[known]] = ~_Rows.of(observations, order[known]).equal(self._rows.take(group[known]))
-        return new, Change(streams=group[lasts], rows=_Rows.of(observations, order[lasts]))
+            new[order[known]] = ~Rows.of(observations, order[known]).equal(self._rows.take(group[known]))
+        return new, Change(streams=group[lasts], rows=Rows.of(observations, order[lasts]))
 
     def _examine_any(self, observations: Observations, streams: Indices) -> tuple[BoolArray, Change]:
         """Examine rows in any order of time."""
         known = np.unique(streams)
         known = known[self._stored[known]]
-        rows = self._rows.take(known).followed_by(_Rows.of(observations))
+        rows = self._rows.take(known).followed_by(Rows.of(observations))
         group = np.concatenate([known, streams])
         order = np.argsort(group, kind="stable")
         group = group[order]
@@ -163,7 +169,7 @@ class Newest:
         newest = cls()
         places = newest._places(tuple(Stream(*names) for names in snapshot.streams))
         columns = zip(_COLUMNS, snapshot.columns, strict=True)
-        newest.apply(Change(streams=places, rows=_Rows(**{n: np.frombuffer(c, np.int64) for n, c in columns})))
+        newest.apply(Change(streams=places, rows=Rows(**{n: np.frombuffer(c, np.int64) for n, c in columns})))
         return newest
 
     def _places(self, streams: tuple[Stream, ...]) -> Indices:
@@ -173,7 +179,7 @@ class Newest:
         missing = len(self._index) - len(self._stored)
         if missing > 0:
             room = missing + len(self._index) // 2
-            self._rows = self._rows.followed_by(_Rows.blank(room))
+            self._rows = self._rows.followed_by(Rows.blank(room))
             self._stored = np.concatenate([self._stored, np.zeros(room, np.bool_)])
         self._last_table = streams, places
         return places

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from gateway.errors import JournalError
-from gateway.journal.database import JournalDatabase, SegmentEntry
+from gateway.journal.database import JournalDatabase
+from gateway.journal.entries import SegmentEntry, read_segment
 from models.records import Observations, Page, Results
-from models.segment import SegmentError, decode_segment, segment_digest
+from models.segment import SegmentError, decode_segment
 
 
 def pages_after(database: JournalDatabase, after: int, *, limit: int, max_bytes: int) -> list[Page]:
@@ -29,21 +30,6 @@ def pages_after(database: JournalDatabase, after: int, *, limit: int, max_bytes:
     if pages:
         raise JournalError(f"{database.path}: page {after + 1} is in no segment and not in the table; its reader stops")
     return []
-
-
-def read_segment(entry: SegmentEntry) -> bytes:
-    """Return the bytes of *entry*, checked against the digest that was recorded.
-
-    Raises:
-        JournalError: If the file is gone or changed.
-    """
-    try:
-        data = entry.path.read_bytes()
-    except OSError as error:
-        raise JournalError(f"{entry.path}: segment cannot be read ({error}); it is left out") from error
-    if segment_digest(data) != entry.digest:
-        raise JournalError(f"{entry.path}: segment is not what was written (digest differs); it is left out")
-    return data
 
 
 def pages_of(entry: SegmentEntry, after: int) -> list[Page]:

@@ -15,10 +15,10 @@ from pathlib import Path
 import structlog
 
 from gateway.errors import JournalError
-from gateway.journal.database import JournalDatabase, SegmentEntry
+from gateway.journal.database import JournalDatabase
+from gateway.journal.entries import SegmentEntry, read_segment
 from gateway.journal.errors import CommitFailed
 from gateway.journal.journal import Journal
-from gateway.journal.replay import read_segment
 from models.records import Observations, Page
 from models.segment import encode_segment, segment_digest
 

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from gateway.journal import Journal, JournalLocked, JournalReader, SegmentStore
+from gateway.journal.replay import pages_after as pages_of_all
 from models.records import Observations, Page, Results
 from models.segment import decode_segment
+from tests.gateway.journal.crash_writer import HOLE_S
+from tests.gateway.journal.stored import stored_observations
+from tests.strategies import NOON_NS, SECOND_NS
 
 PROGRAM = Path(__file__).with_name("crash_writer.py")
 
@@ -102,6 +106,61 @@ async def test_a_position_that_moves_without_its_results_would_be_noticed(tmp_pa
     run_until_killed(tmp_path, "split", lines=1)
     journal = await Journal.open(tmp_path, "gw-1")
     assert not await results_match_position(await journal.reader("monitor"))
+    await journal.close()
+
+
+async def hole_by_hole(journal: Journal) -> tuple[list[int], set[int], list[int]]:
+    """Return the seconds that are stored, those that are in an open hole, and those the results say were filled."""
+    held = await stored_observations(journal)
+    missing = {
+        second
+        for hole in journal.holes()
+        for second in range((hole.start_ns - NOON_NS) // SECOND_NS, (hole.end_ns - NOON_NS) // SECOND_NS)
+    }
+    reader = await journal.reader("events")
+    said: list[int] = []
+    while len(
+        pages := await journal.read(
+            lambda database: pages_of_all(database, reader.position, limit=1000, max_bytes=10**8)
+        )
+    ):
+        said += [int(e.message) for page in pages if isinstance(page.content, Results) for e in page.content.events]
+        reader.position = pages[-1].seq
+    return sorted(held.value.astype(int).tolist()), missing, said
+
+
+def rows_and_holes_match(stored: list[int], missing: set[int], said: list[int]) -> bool:
+    """Return whether each second is stored once or in an open hole, as the results say, late ones in both."""
+    late = {live - 2 for live in stored if live % (HOLE_S + 1) == 0}
+    every = set(range(1, max(stored) + 1))
+    return (
+        len(set(stored)) == len(stored)
+        and set(stored) | missing == every
+        and set(stored) & missing <= late
+        and sorted(set(said)) == sorted(said)
+        and every - missing == set(said)
+    )
+
+
+async def test_rows_and_holes_move_together(tmp_path: Path) -> None:
+    """Killed at random moments: what is not stored is in an open hole, what was filled is stored, and once."""
+    chance = random.Random(11)  # noqa: S311 - moments, not secrets
+    newest = 0
+    for _ in range(5):
+        said = run_until_killed(tmp_path, "backfill", lines=chance.randint(1, 40), further_s=chance.uniform(0, 0.02))
+        journal = await Journal.open(tmp_path, "gw-1")
+        found = await hole_by_hole(journal)
+        assert rows_and_holes_match(*found)
+        assert max(found[0]) >= said[-1][0] > newest
+        newest = max(found[0])
+        await journal.close()
+
+
+async def test_a_hole_filled_in_a_second_commit_would_be_noticed(tmp_path: Path) -> None:
+    """The control: killed between rows and ledger, the same check fails."""
+    run_until_killed(tmp_path, "backfill-split", lines=1)
+    journal = await Journal.open(tmp_path, "gw-1")
+    assert not rows_and_holes_match(*await hole_by_hole(journal))
     await journal.close()
 
 
