@@ -158,8 +158,10 @@ def parse_tags(text: str, name: str) -> dict[int, TagRow]:
 
 
 def write_tags(path: Path, rows: Iterable[TagRow]) -> None:
-    """Write *rows* to *path* as a tag list, with a byte order mark so that spreadsheets see the UTF-8."""
-    path.write_text(format_tags(rows), "utf-8-sig", newline="")
+    """Write *rows* to *path* as a tag list, whole or not at all; a byte order mark shows spreadsheets the UTF-8."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(format_tags(rows), "utf-8-sig", newline="")
+    unfinished.replace(path)
 
 
 def format_tags(rows: Iterable[TagRow]) -> str:
