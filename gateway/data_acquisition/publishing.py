@@ -1,0 +1,655 @@
+"""All subscriptions of one session, on asyncua's session, acknowledged by whoever received the values.
+
+asyncua's own publish loop acknowledges a message as soon as its callback returned. Here a message is acknowledged
+when its values are durable: `Publishing.acknowledge` notes its number, the next PublishRequest carries it. Messages
+that were lost on the way are asked for again before those behind them pass. What the server no longer has, and a
+subscription it ended, is told as lost, and the rest goes on: only the loss of the link itself is an error.
+
+Source: OPC 10000-4, 5.14.1 and 5.14.5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import structlog
+from asyncua import ua
+from asyncua.client.client import Client
+from asyncua.ua.status_codes import StatusCodes
+from asyncua.ua.uaerrors import UaStatusCodeError
+
+from gateway.data_acquisition.columns import Columns, MalformedMessage
+from gateway.data_acquisition.handover import Handover, select
+from gateway.data_acquisition.messages import NotificationMessage, read_publish_response, status_name
+from gateway.data_acquisition.monitored_items import Item, MonitoredItems, Revised, Subscription
+from gateway.data_acquisition.profiles import ServerProfile
+from gateway.data_acquisition.services import Services
+from gateway.errors import SourceUnavailable
+
+__all__ = ["Item", "Message", "Publishing", "Revised"]
+
+log = structlog.get_logger()
+
+_AHEAD = 3  # PublishRequests at the server beyond one for each subscription
+_MOST_REQUESTS = 64
+_HELD_MESSAGES = 400  # not acknowledged yet; then no more are asked for. asyncua's server keeps 500 or more
+_HELD_BYTES = 64 * 2**20
+_ACKNOWLEDGEMENTS = 1_000  # in one request
+_MOST_REPUBLISHED = 1_000  # in one go; no server keeps more
+_NUMBERS = 2**32 - 1  # sequence numbers go from 1 to this one, and again from 1
+_PAUSE_S = 0.5
+_IDLE_S = 2.5
+_SERVICE_FAULT = b"\x01\x00\x8d\x01"
+_ENDED = frozenset({StatusCodes.BadTimeout, StatusCodes.GoodSubscriptionTransferred})
+_PASSING = frozenset(
+    {
+        StatusCodes.BadTimeout,
+        StatusCodes.BadRequestTimeout,
+        StatusCodes.BadTooManyOperations,
+        StatusCodes.BadTcpServerTooBusy,
+    }
+)
+
+_Acknowledgement = tuple[int, int]  # subscription, sequence number
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """What came from one subscription.
+
+    Attributes:
+        subscription_id: The server's number of it.
+        sequence_number: To acknowledge it by; 0 where there is nothing to acknowledge.
+        values: None for a keep-alive, and where something was lost.
+        received_time: The gateway's clock, ns since 1970 UTC.
+        lost: Handles of which values were lost before this; history may have them.
+        refused: Of those the handles that the server does not take again, with the reason.
+        cause: Why they were lost.
+    """
+
+    subscription_id: int
+    sequence_number: int = 0
+    values: Columns | None = None
+    received_time: int = field(default_factory=time.time_ns)
+    lost: frozenset[int] = frozenset()
+    refused: Mapping[int, str] = field(default_factory=dict)
+    cause: str = ""
+
+
+@dataclass(kw_only=True, eq=False)
+class _Line:
+    """The connection PublishRequests go over, and what those that are not answered carry."""
+
+    carried: dict[int, list[_Acknowledgement]] = field(default_factory=dict)
+    sent: int = 0
+
+
+class Publishing:
+    """All subscriptions of one session; made by `start`, ended by `close`.
+
+    One task takes messages with `next`; it or another may change what is watched meanwhile.
+
+    Attributes:
+        republished: Messages that had to be asked for again.
+    """
+
+    def __init__(self, client: Client, server_name: str, profile: ServerProfile) -> None:
+        self.republished = 0
+        self._server_name = server_name
+        self._services = Services(client, server_name)
+        self._items = MonitoredItems(self._services, profile, self._on_began)
+        self._changing = asyncio.Lock()
+        self._clock = asyncio.get_running_loop().time
+        self._line = _Line()
+        self._wanted_most = _MOST_REQUESTS
+        self._paused: asyncio.TimerHandle | None = None
+        self._is_starved = False
+        self._began = 0  # how many subscriptions there were, to tell an old answer from a new one
+        self._none_left = False
+        self._broken: Exception | None = None
+        self._wake = asyncio.Event()
+        # What arrived and was not looked at; what to hand out; subscriptions that wait for lost messages.
+        self._arrived: deque[tuple[bytes, int, float]] = deque()
+        self._early: list[tuple[bytes, int, float]] = []
+        self._ready: deque[Message] = deque()
+        self._behind: deque[Subscription] = deque()
+        self._doubted: deque[tuple[Subscription, int]] = deque()
+        self._handovers: list[Handover] = []
+        self._unplaced: dict[int, Item] = {}
+        self._obsolete: list[int] = []
+        self._acknowledgements: list[_Acknowledgement] = []
+        self._held: dict[_Acknowledgement, int] = {}
+        self._held_bytes = 0
+
+    @classmethod
+    async def start(cls, client: Client, server_name: str, profile: ServerProfile) -> Publishing:
+        """Return the session of *client* without subscriptions; they come with items."""
+        return cls(client, server_name, profile)
+
+    async def watch(self, items: Iterable[Item]) -> dict[int, str]:
+        """Have the values of *items* told; return for each that the server refuses its handle and the reason.
+
+        Raises:
+            SourceUnavailable: If the link is lost.
+        """
+        async with self._changing:
+            return await self._items.watch(items)
+
+    async def modify(self, items: Iterable[Item]) -> dict[int, str]:
+        """Have watched *items* sampled as they say now; return the refused, which stay as they were, with the reason.
+
+        Raises:
+            SourceUnavailable: If the link is lost.
+        """
+        async with self._changing:
+            return await self._modify(items)
+
+    async def _modify(self, items: Iterable[Item]) -> dict[int, str]:
+        staying: list[Item] = []
+        new: list[Item] = []
+        moving: dict[tuple[int, float], list[Item]] = {}
+        for item in items:
+            home, interval_ms = self._items.home.get(item.handle), item.sampling.publishing_interval_ms
+            if home is None:
+                new.append(item)
+            elif home.asked_interval_ms == interval_ms:
+                staying.append(item)
+            else:
+                moving.setdefault((home.id, interval_ms), []).append(item)
+        refused = await self._items.modify(staying) | await self._items.watch(new)
+        for (subscription_id, _), some in moving.items():
+            source = self._items.subscriptions[subscription_id]
+            left, not_moved = await self._items.move(source, some)
+            refused |= not_moved
+            if left:
+                self._handovers.append(Handover(source, left, {self._items.home[handle] for handle in left}))
+        return refused
+
+    async def unwatch(self, handles: Collection[int]) -> None:
+        """Have the values of *handles* told no more.
+
+        Raises:
+            SourceUnavailable: If the link is lost.
+        """
+        async with self._changing:
+            for handle in handles:
+                self._unplaced.pop(handle, None)
+            await self._items.unwatch(handles)
+
+    async def monitored(self) -> frozenset[int] | None:
+        """Return the handles the server itself says it monitors, None when it cannot tell.
+
+        Raises:
+            SourceUnavailable: If the link is lost.
+        """
+        async with self._changing:
+            told = await self._items.monitored()
+            return None if told is None else told | self._unplaced.keys()
+
+    async def next(self, wait_s: float | None = None) -> Message | None:
+        """Return the next message of any subscription, each subscription's in order.
+
+        Args:
+            wait_s: How long to wait for one; None: until the server has been silent for too long.
+
+        Returns:
+            The message; None when nothing comes within *wait_s*, or there is no subscription to wait for.
+
+        Raises:
+            SourceUnavailable: If the link is lost, the server is silent, or sends what is no message. What had
+                arrived before has been returned.
+        """
+        deadline = self._clock() + (_IDLE_S if wait_s is None and not self._items.subscriptions else wait_s or 0.0)
+        while True:
+            if self._ready:
+                return self._ready.popleft()
+            if self._behind:
+                await self._catch_up(self._behind[0])
+            elif self._doubted:
+                await self._ask_after(*self._doubted[0])
+            elif self._arrived:
+                self._take(*self._arrived.popleft())
+            elif self._broken is not None:
+                raise self._broken
+            elif self._none_left:
+                self._drop_all(f"no subscription left ({status_name(StatusCodes.BadNoSubscription)})")
+            elif self._unplaced or self._obsolete or any(handover.is_told for handover in self._handovers):
+                await self._settle()
+            elif not await self._anything(None if wait_s is None and self._items.subscriptions else deadline):
+                return None
+
+    def acknowledge(self, message: Message) -> None:
+        """Have the server forget *message*; its values are durable."""
+        key = (message.subscription_id, message.sequence_number)
+        size = self._held.pop(key, None)
+        if size is None:
+            return
+        self._held_bytes -= size
+        if message.subscription_id in self._items.subscriptions:
+            self._acknowledgements.append(key)
+        self._pump()
+
+    @property
+    def backlog(self) -> int:
+        """How many messages have arrived and were not taken yet."""
+        return len(self._arrived) + len(self._ready)
+
+    @property
+    def revised(self) -> Mapping[int, Revised]:
+        """What the server made of the sampling asked for, by handle."""
+        return self._items.revised
+
+    @property
+    def notes(self) -> Mapping[int, str]:
+        """What the server did not grant, by handle."""
+        return self._items.notes
+
+    def last_message_at(self, handle: int) -> float | None:
+        """Return when the subscription of *handle* was heard of last, keep-alives too, on the event loop's clock."""
+        home = self._items.home.get(handle)
+        return home.heard_at if home is not None else None
+
+    async def resume(self, client: Client, *, reused: bool) -> bool:
+        """Go on over the connection of *client*, after the one before was lost.
+
+        Args:
+            client: Connected and signed in.
+            reused: Whether its session is the one the subscriptions are of; otherwise they are transferred to it.
+
+        Returns:
+            False if the server no longer has any of the subscriptions; then all starts anew.
+
+        Raises:
+            SourceUnavailable: If this link is lost too.
+        """
+        self._hang_up()
+        self._services.client = client
+        self._broken, self._none_left = None, False
+        subscriptions = list(self._items.subscriptions.values())
+        if not subscriptions:
+            return not self._unplaced
+        ids = [subscription.id for subscription in subscriptions]
+        try:
+            if reused:
+                available: list[list[int] | None] = [[] if lives else None for lives in await self._services.alive(ids)]
+            else:
+                available = await self._services.transfer(ids)
+        except UaStatusCodeError as error:
+            log.info("subscriptions cannot go on", server=self._server_name, reason=status_name(error.code))
+            return False
+        if all(numbers is None for numbers in available):
+            return False
+        for subscription, numbers in zip(subscriptions, available, strict=True):
+            subscription.heard_at = self._clock()
+            if numbers is None:
+                self._drop(subscription, "the server ended the subscription while the link was down")
+            elif subscription.parked is None and (
+                ahead := [n for n in numbers if _distance(n, subscription.expected) >= 0]
+            ):
+                last = max(ahead, key=lambda n: _distance(n, subscription.expected))
+                self._wait_for(subscription, _keep_alive(subscription.id, _after(last)), time.time_ns(), 0)
+        self._pump()
+        return True
+
+    async def close(self, *, delete: bool = True) -> None:
+        """Ask for nothing more; with *delete* the server ends the subscriptions."""
+        self._hang_up()
+        ids = [*self._items.subscriptions, *self._obsolete]
+        self._items.subscriptions.clear()
+        self._broken = SourceUnavailable(f"{self._server_name}: closed")
+        if delete and ids:
+            with suppress(SourceUnavailable, UaStatusCodeError):
+                await self._services.delete_subscriptions(ids)
+
+    # PublishRequests
+
+    def _pump(self) -> None:
+        """Have as many PublishRequests at the server as there should be."""
+        if self._broken is not None or self._none_left or self._paused is not None:
+            return
+        count = len(self._items.subscriptions)
+        wanted = min(count + _AHEAD, self._wanted_most) if count else 0
+        while len(self._line.carried) < wanted:
+            held = len(self._held) + len(self._arrived) + len(self._line.carried)
+            if held >= _HELD_MESSAGES or self._held_bytes >= _HELD_BYTES:
+                self._is_starved = True
+                return
+            if self._is_starved:
+                self._is_starved = False
+                for subscription in self._items.subscriptions.values():
+                    subscription.heard_at = self._clock()  # it could not speak
+            self._publish()
+
+    def _publish(self) -> None:
+        """Send one PublishRequest with what there is to acknowledge."""
+        acknowledged = self._acknowledgements[:_ACKNOWLEDGEMENTS]
+        del self._acknowledgements[:_ACKNOWLEDGEMENTS]
+        request = ua.PublishRequest()
+        request.Parameters.SubscriptionAcknowledgements = [
+            ua.SubscriptionAcknowledgement(SubscriptionId=subscription_id, SequenceNumber=number)
+            for subscription_id, number in acknowledged
+        ]
+        self._line.sent += 1
+        number = self._line.sent
+        self._line.carried[number] = acknowledged
+        try:
+            # Without a timeout of its own: a quiet server answers late, the silence limit is what counts. By the
+            # protocol rather than the session: no task, no place among asyncua's hundred requests.
+            protocol: Any = self._services.client.uaclient.protocol
+            future = protocol._send_request(request, 0)  # noqa: SLF001 - no public way that answers later
+        except Exception as error:  # noqa: BLE001 - asyncua passes on whatever ended the connection
+            self._break(self._services.lost(error))
+            return
+        future.add_done_callback(partial(self._answered, self._line, number, self._began))
+
+    def _answered(self, line: _Line, number: int, began: int, future: asyncio.Future[Any]) -> None:
+        """Take note of the answer to a PublishRequest."""
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        acknowledged = line.carried.pop(number, [])
+        if line is not self._line:
+            return
+        if error is None:
+            body = bytes(future.result())
+            if not body.startswith(_SERVICE_FAULT):
+                self._arrived.append((body, time.time_ns(), self._clock()))
+                self._held_bytes += len(body)
+                self._wake.set()
+                self._pump()
+                return
+            error = _fault(body)
+        self._acknowledgements += acknowledged
+        code = error.code if isinstance(error, UaStatusCodeError) else None
+        if code == StatusCodes.BadTooManyPublishRequests:
+            self._wanted_most = max(1, len(line.carried))
+        elif code == StatusCodes.BadNoSubscription:
+            # An answer to a request from before the newest subscription says nothing of that.
+            self._none_left = began == self._began and bool(self._items.subscriptions)
+            self._wake.set()
+            self._pump()
+        elif code in _PASSING:
+            if self._paused is None:
+                self._paused = asyncio.get_running_loop().call_later(_PAUSE_S, self._go_on)
+        else:
+            self._break(self._services.lost(error))
+
+    def _go_on(self) -> None:
+        self._paused = None
+        self._pump()
+
+    def _hang_up(self) -> None:
+        """Forget the PublishRequests on the way; what they carried is sent again."""
+        for acknowledged in self._line.carried.values():
+            self._acknowledgements += acknowledged
+        self._line = _Line()
+        if self._paused is not None:
+            self._paused.cancel()
+            self._paused = None
+
+    def _break(self, error: Exception) -> None:
+        if self._broken is None:
+            self._broken = error
+        self._wake.set()
+
+    def _on_began(self) -> None:
+        """Start asking for a new subscription."""
+        self._began += 1
+        self._wanted_most = _MOST_REQUESTS
+        self._arrived.extendleft(reversed(self._early))
+        self._early.clear()
+        self._wake.set()
+        self._pump()
+
+    # Messages
+
+    async def _anything(self, deadline: float | None) -> bool:
+        """Wait until something happens; False when nothing does by *deadline*."""
+        now = self._clock()
+        silent_at = self._silent_at()
+        if silent_at is not None and now >= silent_at:
+            await self._look_for_silence()
+            return True
+        if deadline is not None and now >= deadline:
+            return False
+        self._wake.clear()
+        until = min(t for t in (deadline, silent_at, now + _IDLE_S) if t is not None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(max(until, now)):
+                await self._wake.wait()
+        protocol = self._services.client.uaclient.protocol
+        if not self._wake.is_set() and (protocol is None or protocol.is_closed):
+            self._break(SourceUnavailable(f"{self._server_name}: connection lost; it is made anew"))
+        return True
+
+    def _silent_at(self) -> float | None:
+        """Return when the first subscription will have been silent for too long."""
+        if self._is_starved:
+            return None
+        return min((s.heard_at + s.granted.silence_s for s in self._items.subscriptions.values()), default=None)
+
+    async def _look_for_silence(self) -> None:
+        """Give up the link when nothing comes over it, and a subscription when it alone is silent."""
+        await asyncio.sleep(_PAUSE_S)  # a process that stood still finds first what came meanwhile
+        if self._arrived or self._is_starved:
+            return
+        subscriptions = list(self._items.subscriptions.values())
+        silent = [s for s in subscriptions if self._clock() > s.heard_at + s.granted.silence_s]
+        shortest_s = min((s.granted.silence_s for s in subscriptions), default=0.0)
+        if all(self._clock() > s.heard_at + shortest_s for s in subscriptions):
+            self._break(
+                SourceUnavailable(
+                    f"{self._server_name}: no message for {shortest_s:.1f} s, not even a keep-alive; "
+                    "the connection is given up and made anew"
+                )
+            )
+            return
+        for subscription in silent:
+            self._obsolete.append(subscription.id)
+            self._drop(subscription, f"the subscription fell silent for {subscription.granted.silence_s:.1f} s")
+
+    def _take(self, body: bytes, received_time: int, at: float) -> None:
+        """Look at what arrived."""
+        self._held_bytes -= len(body)
+        try:
+            message = read_publish_response(body)
+        except (MalformedMessage, UaStatusCodeError) as error:
+            self._broken = self._services.malformed(error)
+            raise self._broken from error
+        subscription = self._items.subscriptions.get(message.subscription_id)
+        if subscription is None:
+            if self._items.is_creating:
+                self._early.append((body, received_time, at))
+                self._held_bytes += len(body)
+            elif message.subscription_id and message.subscription_id not in self._obsolete:
+                self._obsolete.append(message.subscription_id)  # of an earlier time, or ended by now
+            return
+        subscription.heard, subscription.heard_at = True, at
+        ahead = _distance(message.sequence_number, subscription.expected)
+        if message.sequence_number and ahead > 0:
+            self._wait_for(subscription, message, received_time, len(body))
+        elif ahead == 0 or _is_keep_alive(message):
+            self._pass_on(subscription, message, received_time, len(body))
+        self._pump()
+
+    def _wait_for(
+        self, subscription: Subscription, message: NotificationMessage, received_time: int, size: int
+    ) -> None:
+        """Let *message* wait for those before it, which were lost on the way."""
+        subscription.parked = (message, received_time, size)
+        self._behind.append(subscription)
+
+    async def _catch_up(self, subscription: Subscription) -> None:
+        """Ask for the next message that was lost, or pass on the one that waited for it."""
+        assert subscription.parked is not None
+        message, received_time, size = subscription.parked
+        lost = _distance(message.sequence_number, subscription.expected) - _MOST_REPUBLISHED
+        if lost > 0:
+            subscription.expected = _after(message.sequence_number - _MOST_REPUBLISHED - 1)
+            self._tell_lost(subscription, f"{lost} messages were lost on the way")
+        elif subscription.expected == message.sequence_number:
+            self._behind.popleft()
+            subscription.parked = None
+            self._pass_on(subscription, message, received_time, size)
+        else:
+            await self._republish(subscription)
+
+    async def _republish(self, subscription: Subscription) -> None:
+        number = subscription.expected
+        try:
+            message, size = await self._services.republish(subscription.id, number)
+        except SourceUnavailable as error:
+            self._break(error)
+            raise
+        except UaStatusCodeError as error:
+            self._drop(subscription, f"a lost message cannot be had again ({status_name(error.code)})")
+            return
+        if message is None:
+            subscription.expected = _after(number)
+            self._tell_lost(subscription, "a message was lost on the way and the server no longer has it")
+            return
+        self.republished += 1
+        log.info("message asked for again", server=self._server_name, sequence_number=number)
+        self._pass_on(subscription, message, time.time_ns(), size)
+
+    def _pass_on(self, subscription: Subscription, message: NotificationMessage, received_time: int, size: int) -> None:
+        """Hand out *message*, which is the next of its subscription."""
+        values = message.values
+        if self._handovers or subscription.left:
+            values = self._sort_out(subscription, values)
+        if _is_keep_alive(message):
+            self._ready.append(Message(subscription_id=subscription.id, received_time=received_time))
+            self._end_handovers()
+            return
+        subscription.expected = _after(message.sequence_number)
+        key = (subscription.id, message.sequence_number)
+        if values is not None:
+            self._held[key] = size
+            self._held_bytes += size
+            self._ready.append(
+                Message(
+                    subscription_id=subscription.id,
+                    sequence_number=message.sequence_number,
+                    values=values,
+                    received_time=received_time,
+                )
+            )
+        else:
+            self._acknowledgements.append(key)
+        if self._handovers:
+            self._end_handovers()
+        if message.ended is not None:
+            self._doubted.append((subscription, message.ended))
+
+    def _sort_out(self, subscription: Subscription, values: Columns | None) -> Columns | None:
+        """Return what passes of *values* while items go from one subscription to another."""
+        if values is not None and subscription.left:
+            gone = np.isin(values.handle, np.fromiter(subscription.left, np.uint32))
+            values = select(values, ~gone) if gone.any() else values
+        for handover in self._handovers:
+            if not handover.is_over:
+                values = handover.sort_out(subscription, values)
+        return values
+
+    def _end_handovers(self, of: Subscription | None = None) -> None:
+        """Pass on what the handovers that are over held back; those of the subscription *of* are over now."""
+        for handover in self._handovers:
+            if not handover.is_told and (handover.is_over or (of is not None and handover.is_of(of))):
+                handover.source.left |= handover.ids.keys()
+                if (values := handover.end()) is not None:
+                    self._ready.append(Message(subscription_id=handover.source.id, values=values))
+
+    async def _ask_after(self, subscription: Subscription, status: int) -> None:
+        """Ask whether *subscription* is there still, of which the server told *status*."""
+        is_alive = False
+        if status not in _ENDED:
+            with suppress(UaStatusCodeError):
+                (is_alive,) = await self._services.alive([subscription.id])
+        self._doubted.popleft()
+        if is_alive:
+            log.warning("bad status of a subscription", server=self._server_name, status=status_name(status))
+        elif subscription.id in self._items.subscriptions:
+            self._drop(subscription, f"the server ended the subscription ({status_name(status)})")
+
+    # Subscriptions that end
+
+    def _tell_lost(self, subscription: Subscription, cause: str) -> None:
+        leaving = (h.ids for h in self._handovers if h.source is subscription and not h.is_told)
+        lost = frozenset(subscription.items).union(*leaving)
+        log.warning("values lost", server=self._server_name, tags=len(lost), reason=cause)
+        self._ready.append(Message(subscription_id=subscription.id, lost=lost, cause=cause))
+
+    def _drop(self, subscription: Subscription, cause: str) -> None:
+        """Tell that *subscription* has ended; its items get another one.
+
+        Raises:
+            SourceUnavailable: If it was never heard of: another one would end as soon.
+        """
+        self._tell_lost(subscription, cause)
+        self._end_handovers(subscription)
+        self._unplaced |= self._items.drop(subscription)
+        self._acknowledgements = [a for a in self._acknowledgements if a[0] != subscription.id]
+        if subscription in self._behind:
+            self._behind.remove(subscription)
+        self._wake.set()
+        if not subscription.heard:
+            self._break(SourceUnavailable(f"{self._server_name}: {cause}; the connection is made anew"))
+
+    def _drop_all(self, cause: str) -> None:
+        self._none_left = False
+        for subscription in list(self._items.subscriptions.values()):
+            self._drop(subscription, cause)
+
+    async def _settle(self) -> None:
+        """End what is obsolete, and have the items watched again whose subscription ended."""
+        async with self._changing:
+            for handover in [handover for handover in self._handovers if handover.is_told]:
+                if handover.source.id in self._items.subscriptions:
+                    await self._items.delete(handover.source.id, list(handover.ids.values()))
+                self._handovers.remove(handover)
+                handover.source.is_kept = any(h.source is handover.source for h in self._handovers)
+            await self._items.end_empty()
+            if obsolete := self._obsolete[:]:
+                with suppress(UaStatusCodeError):
+                    await self._services.delete_subscriptions(obsolete)
+                del self._obsolete[: len(obsolete)]
+            items = list(self._unplaced.values())
+            refused = await self._items.watch(items)
+            for item in items:
+                self._unplaced.pop(item.handle, None)
+            if refused:
+                cause = "the server does not take it again"
+                lost = frozenset(refused)
+                self._ready.append(Message(subscription_id=0, lost=lost, refused=refused, cause=cause))
+
+
+def _fault(body: bytes) -> BaseException:
+    try:
+        read_publish_response(body)
+    except (MalformedMessage, UaStatusCodeError) as error:
+        return error
+    return MalformedMessage("a fault without a status")
+
+
+def _is_keep_alive(message: NotificationMessage) -> bool:
+    return message.values is None and message.ended is None
+
+
+def _keep_alive(subscription_id: int, number: int) -> NotificationMessage:
+    return NotificationMessage(subscription_id=subscription_id, sequence_number=number, values=None, ended=None)
+
+
+def _after(number: int) -> int:
+    """Return the sequence number after *number*."""
+    return number % _NUMBERS + 1
+
+
+def _distance(number: int, expected: int) -> int:
+    """Return how far *number* is ahead of *expected*; negative when it is behind."""
+    return (number - expected + _NUMBERS // 2) % _NUMBERS - _NUMBERS // 2
