@@ -71,7 +71,10 @@ class AddressSpace:
         found: dict[ua.NodeId, Browsed] = {}
         for some in chunks(list(dict.fromkeys(nodes)), self._limits.browse):
             descriptions = [_description(node, reference, inverse=inverse) for node in some]
-            results = await self._client.uaclient.browse(ua.BrowseParameters(NodesToBrowse=descriptions))
+            # No view; asyncua would put the present time into it, which async-opcua takes for one it does not know.
+            no_view = ua.ViewDescription(Timestamp=ua.get_win_epoch())
+            parameters = ua.BrowseParameters(View=no_view, NodesToBrowse=descriptions)
+            results = await self._client.uaclient.browse(parameters)
             for node, result in zip(some, results, strict=True):
                 found[node] = await self._all_references(result)
             # A server keeps few continuation points; who got none asks again, alone.

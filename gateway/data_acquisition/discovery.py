@@ -148,7 +148,10 @@ async def _browse(
             )
             for node in some
         ]
-        results = await client.uaclient.browse(ua.BrowseParameters(NodesToBrowse=descriptions))
+        # No view; asyncua would put the present time into it, which async-opcua takes for one it does not know.
+        no_view = ua.ViewDescription(Timestamp=ua.get_win_epoch())
+        parameters = ua.BrowseParameters(View=no_view, NodesToBrowse=descriptions)
+        results = await client.uaclient.browse(parameters)
         for node, result in zip(some, results, strict=True):
             found[node] = await _all_references(client, result)
         # A server keeps few continuation points; who got none asks again, alone.
