@@ -496,14 +496,15 @@ def _group_problems(config: GatewayConfig, name: str, asset_class: AssetClassCon
 def _tag_problems(config: GatewayConfig, labels: Sequence[str]) -> Iterator[str]:
     """Yield what is wrong with the tags, each told by its label of *labels* and the column."""
     servers = {server.name for server in config.server}
-    machines: dict[str, tuple[str, str]] = {a.asset_id: (a.server, a.asset_class) for a in config.asset}
+    machines = {asset.asset_id: asset for asset in (*config.asset, *_assets_of_tags(config))}
     first: dict[tuple[str, str], str] = {}
     for label, tag in zip(labels, config.tag, strict=True):
         if problem := problem_of(tag):
             yield label + problem
         if tag.server not in servers:
             yield f"{label}server: {tag.server!r} names no server; known: {sorted(servers)}"
-        server, asset_class = machines.setdefault(tag.asset_id, (tag.server, tag.asset_class))
+        machine = machines[tag.asset_id]
+        server, asset_class = machine.server, machine.asset_class
         if tag.server != server:
             yield f"{label}server: {tag.asset_id} is read from {server!r}, not from {tag.server!r}"
         if tag.asset_class not in {asset_class, ""}:
@@ -520,13 +521,17 @@ def _tag_problems(config: GatewayConfig, labels: Sequence[str]) -> Iterator[str]
 
 
 def _assets_of_tags(config: GatewayConfig) -> list[AssetConfig]:
-    """Return the machines that only tags name."""
+    """Return the machines that only tags name, each as the first tag says that says it."""
     known = {asset.asset_id for asset in config.asset}
-    first = {tag.asset_id: tag for tag in reversed(config.tag)}
+    first: dict[str, TagRow] = {}
+    classes: dict[str, str] = {}
+    for tag in config.tag:
+        if tag.asset_id not in known:
+            first.setdefault(tag.asset_id, tag)
+            classes[tag.asset_id] = classes.get(tag.asset_id) or tag.asset_class
     return [
-        AssetConfig(asset_id=asset_id, asset_class=tag.asset_class, server=tag.server)
+        AssetConfig(asset_id=asset_id, asset_class=classes[asset_id], server=tag.server)
         for asset_id, tag in sorted(first.items())
-        if asset_id not in known
     ]
 
 

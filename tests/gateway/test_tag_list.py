@@ -146,6 +146,14 @@ def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         read_tags(tmp_path / "large.csv")
 
 
+def test_the_example_of_the_reference_is_a_tag_list() -> None:
+    """As it stands on the page, which names every column."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "tag-list.md").read_text()
+    example = page.split("```csv\n")[1].split("```")[0]
+    assert [row.channel for row in parse_tags(example, "example").values()] == ["flow_m3_h", "vibration_rms_mm_s"]
+    assert [column for column in COLUMNS if f"`{column}`" not in page] == []
+
+
 @pytest.mark.parametrize(
     ("node", "parts"),
     [

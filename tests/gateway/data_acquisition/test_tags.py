@@ -100,6 +100,15 @@ def test_a_machine_of_the_tag_list_alone_is_an_asset(tmp_path: Path) -> None:
     assert Stream("pump-02", "flow") not in [tag.stream for tag in wanted_tags(config, "s").tags]
 
 
+def test_one_row_of_a_machine_says_its_class(tmp_path: Path) -> None:
+    """Whichever it is."""
+    rows = [
+        TagRow(server="s", asset_id="new", asset_class=asset_class, channel=f"c{i}", path="M")
+        for i, asset_class in enumerate(["", "fan", ""])
+    ]
+    assert [asset.asset_class for asset in loaded(tmp_path, *rows).asset if asset.asset_id == "new"] == ["fan"]
+
+
 def test_a_part_can_be_asked_for_again(tmp_path: Path) -> None:
     """By the places that were missing: tags by asset and channel, folders by asset."""
     wanted = wanted_tags(loaded(tmp_path), "s")
