@@ -12,7 +12,6 @@ import csv
 import io
 import math
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -27,6 +26,7 @@ BYTES_MOST = 64 << 20
 _CELL_MOST = 1024  # characters; a NodeId's text may have 4,096 bytes, and nobody was seen to use them
 _NUMBERS = ("low", "high")
 _NODE = re.compile(r"nsu=([^;]+);([sigb])=(.+)", re.DOTALL)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _INDEXED = re.compile(r"(ns=\d+;)?[sigb]=.*", re.DOTALL)
 
 
@@ -223,7 +223,7 @@ def _text_problem(text: str, *, required: bool) -> str:
         return "must not be empty"
     if len(text) > _CELL_MOST:
         return f"longer than {_CELL_MOST} characters"
-    if text != text.strip() or any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+    if text != text.strip() or _CONTROL.search(text):
         return f"{text!r} has a control character in it, or blanks around it"
     return ""
 

@@ -273,13 +273,14 @@ def _unit(properties: Mapping[str, ua.DataValue]) -> str:
 
 
 def _range(properties: Mapping[str, ua.DataValue]) -> tuple[float, float]:
+    """Return the range that the server tells; one with nothing in it, such as 0 to 0, is none."""
     told = held(properties.get("EURange"), ua.Range)
-    return (float(told.Low), float(told.High)) if told is not None else (-math.inf, math.inf)
+    return (float(told.Low), float(told.High)) if told is not None and told.Low < told.High else (-math.inf, math.inf)
 
 
 def _sampling(tag: Tag, properties: Mapping[str, ua.DataValue]) -> tuple[Sampling, str]:
     """Return how *tag* can be asked for, and a note: a percent of a range that the server does not know is none."""
-    if tag.sampling.deadband is not Deadband.PERCENT or "EURange" in properties:
+    if tag.sampling.deadband is not Deadband.PERCENT or _range(properties) != (-math.inf, math.inf):
         return tag.sampling, ""
     if math.isfinite(tag.high - tag.low):
         share = tag.sampling.deadband_value * (tag.high - tag.low) / 100

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 
 from gateway.config import AssetClassConfig, AssetConfig, GatewayConfig, Sampling
 from gateway.tag_list import TagRow, join_path, split_path
 from models.records import Stream
+
+_Samplings = Callable[[str | None], Sampling]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,7 @@ def wanted_tags(config: GatewayConfig, server: str) -> WantedTags:
     A ``[[tag]]`` or a row of the tag list wins over the same channel of the asset's class.
     """
     assets = config.assets_of(server)
+    samplings = cache(config.acquisition.sampling)
     rows: dict[str, list[TagRow]] = {}
     for row in config.tag:
         rows.setdefault(row.asset_id, []).append(row)
@@ -99,44 +103,42 @@ def wanted_tags(config: GatewayConfig, server: str) -> WantedTags:
     for asset in assets:
         told = rows.get(asset.asset_id, [])
         asset_class = config.asset_class[asset.asset_class]
-        tags += [_tag_of(config, asset_class, row) for row in told]
+        tags += [_tag_of(samplings, asset_class, row) for row in told]
         own = frozenset(row.channel for row in told)
         if not split_path(asset.path):
             continue
-        tags += [_tag_of_class(config, asset, name) for name in asset_class.channels if name not in own]
+        tags += [_tag_of_class(samplings, asset_class, asset, name) for name in asset_class.channels if name not in own]
         if not asset_class.channels:
-            folders.append(_folder(config, asset, asset_class, own))
+            folders.append(_folder(samplings, asset, asset_class, own))
     return WantedTags(assets=assets, tags=tuple(tags), folders=tuple(folders))
 
 
-def _tag_of(config: GatewayConfig, asset_class: AssetClassConfig, row: TagRow) -> Tag:
+def _tag_of(samplings: _Samplings, asset_class: AssetClassConfig, row: TagRow) -> Tag:
     group = row.group or asset_class.group_of(row.channel)
     return Tag(
         stream=Stream(row.asset_id, row.channel),
         node=row.node,
         path=row.path,
-        sampling=config.acquisition.sampling(group),
+        sampling=samplings(group),
         unit=row.unit,
         low=row.low,
         high=row.high,
     )
 
 
-def _tag_of_class(config: GatewayConfig, asset: AssetConfig, channel: str) -> Tag:
-    group = config.asset_class[asset.asset_class].group_of(channel)
+def _tag_of_class(samplings: _Samplings, asset_class: AssetClassConfig, asset: AssetConfig, channel: str) -> Tag:
     return Tag(
         stream=Stream(asset.asset_id, channel),
         path=f"{asset.path.rstrip('/')}/{join_path([channel])}",
-        sampling=config.acquisition.sampling(group),
+        sampling=samplings(asset_class.group_of(channel)),
     )
 
 
-def _folder(config: GatewayConfig, asset: AssetConfig, asset_class: AssetClassConfig, own: frozenset[str]) -> Folder:
-    sampling = config.acquisition.sampling
+def _folder(samplings: _Samplings, asset: AssetConfig, asset_class: AssetClassConfig, own: frozenset[str]) -> Folder:
     return Folder(
         asset_id=asset.asset_id,
         path=asset.path,
-        sampling=sampling(asset_class.group),
-        channel_sampling=tuple((name, sampling(group)) for name, group in sorted(asset_class.channel_group.items())),
+        sampling=samplings(asset_class.group),
+        channel_sampling=tuple((name, samplings(group)) for name, group in sorted(asset_class.channel_group.items())),
         own_tags=own,
     )

@@ -94,6 +94,8 @@ async def fill(plant: Plant) -> None:
     matrix = ua.Variant([[1.0, 2.0], [3.0, 4.0]], ua.VariantType.Double)
     await plant.machine.add_variable(plant.namespace, "matrix", matrix)
     await plant.machine.add_variable(plant.namespace, "waveform", [1.0, 2.0])
+    unset = await plant.add("unset_range", 1.0)
+    await unset.add_property(0, "EURange", ua.Range(Low=0.0, High=0.0))
     await plant.machine.add_variable(0, "twin", 1.0)
     await plant.machine.add_variable(plant.namespace, "twin", 2.0)
     stored = await plant.add("stored", 1.0)
@@ -194,6 +196,8 @@ async def test_a_percent_deadband_needs_a_range(plant: Plant) -> None:
     deadbands = [(found.sampling.deadband, found.sampling.deadband_value) for found in discovery.found]
     assert deadbands == [(Deadband.PERCENT, 5.0), (Deadband.ABSOLUTE, 10.0), (Deadband.NONE, 0.0)]
     assert set(discovery.notes) == {"pump/plain", "pump/stored"}
+    (unset,) = (await plant.resolve(by_path("unset_range", sampling=PERCENT))).found
+    assert (unset.channel.low, unset.channel.high, unset.sampling.deadband) == (-math.inf, math.inf, Deadband.NONE)
     assert "there is none; every change is taken" in discovery.notes["pump/stored"]
 
 
