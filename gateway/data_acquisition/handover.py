@@ -1,14 +1,15 @@
 """Items on their way from one subscription to another: no value is left out, none comes twice, none out of order.
 
-For a while both subscriptions tell of an item. What the new one tells is held back until the old one has told all it
-had when the new one began; then the rest follows. For a while is: until the old one says that it has nothing more (a
-keep-alive), or has sent some messages more.
+For a while both subscriptions tell of an item, and what the new one tells is held back. When the old one has told all
+it had when the new one began (it says that it has nothing more, or has sent some messages more), it counts no longer;
+when the new one has spoken once more, it has told at least as much, and what is behind the last value of the old one
+passes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,44 +27,61 @@ class Handover:
     Args:
         source: The subscription they leave.
         ids: The server's numbers of them there, by client handle.
-        targets: The subscriptions they go to.
 
     Attributes:
-        is_over: Whether the old subscription has told all.
-        is_told: Whether what was held back was given out.
+        is_over: Whether what was held back may pass.
+        is_told: Whether it was given out.
     """
 
-    def __init__(self, source: Subscription, ids: Mapping[int, int], targets: Collection[Subscription]) -> None:
+    def __init__(self, source: Subscription, ids: Mapping[int, int]) -> None:
         self.source = source
         self.ids = dict(ids)
         self.is_over = False
         self.is_told = False
-        self._subscriptions = (source, *targets)
+        self._targets: frozenset[Subscription] = frozenset()
+        self._awaited: set[Subscription] | None = None  # targets that have to speak before it goes on
+        self._messages = 0  # of the old subscription since all targets spoke
         self._handles = np.fromiter(ids, np.uint32)
         self._last: dict[int, tuple[float, ...]] = {}
         self._held: list[Columns] = []
-        self._messages: int | None = None
 
-    def sort_out(self, subscription: Subscription, values: Columns | None) -> Columns | None:
-        """Return what passes of *values*, a message of *subscription*; None is a keep-alive."""
-        if self.is_over:
-            return values
-        if subscription is self.source:
-            if self._messages is not None:
-                self._messages += 1
-                self.is_over = values is None or self._messages >= _MESSAGES
-            if values is not None:
-                self._remember(values)
-            return values
-        if values is None or not (ours := np.isin(values.handle, self._handles)).any():
-            return values
-        self._messages = self._messages or 0
-        self._held.append(select(values, ours))
-        return select(values, ~ours)
+    def begun(self, ids: Mapping[int, int], targets: Iterable[Subscription]) -> None:
+        """Take note that the items *ids* are in the subscriptions *targets* too, and the others stay."""
+        self.ids = dict(ids)
+        self._handles = np.fromiter(ids, np.uint32)
+        self._targets = frozenset(targets)
+        self._awaited = set(self._targets)
 
     def is_of(self, subscription: Subscription) -> bool:
         """Return whether items go from *subscription*, or to it."""
-        return subscription in self._subscriptions
+        return subscription is self.source or subscription in self._targets
+
+    def sort_out(self, subscription: Subscription, values: Columns | None) -> Columns | None:
+        """Return what passes of *values*, a message of *subscription*; None is a keep-alive."""
+        if subscription is self.source:
+            return self._old(values)
+        if values is not None and (ours := np.isin(values.handle, self._handles)).any():
+            self._held.append(select(values, ours))
+            values = select(values, ~ours)
+        if self._awaited is not None:
+            self._awaited.discard(subscription)
+            self.is_over = self._has_told_all() and not self._awaited
+        return values
+
+    def _old(self, values: Columns | None) -> Columns | None:
+        """Return what passes of *values* of the old subscription."""
+        if self._has_told_all():
+            return values if values is None else select(values, ~np.isin(values.handle, self._handles))
+        if values is not None:
+            self._remember(values)
+        if self._awaited is not None and not self._awaited:
+            self._messages += 1 if values is not None else _MESSAGES
+            if self._has_told_all():
+                self._awaited = set(self._targets)
+        return values
+
+    def _has_told_all(self) -> bool:
+        return self._messages >= _MESSAGES
 
     def end(self) -> Columns | None:
         """Return what was held back and has not been told yet; None when there is none."""

@@ -11,6 +11,7 @@ Source: OPC 10000-4, 5.14.1 and 5.14.5.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
@@ -115,6 +116,7 @@ class Publishing:
         self._began = 0  # how many subscriptions there were, to tell an old answer from a new one
         self._none_left = False
         self._broken: Exception | None = None
+        self._suspected_at = math.inf  # when silence is believed
         self._wake = asyncio.Event()
         # What arrived and was not looked at; what to hand out; subscriptions that wait for lost messages.
         self._arrived: deque[tuple[bytes, int, float]] = deque()
@@ -166,11 +168,22 @@ class Publishing:
                 moving.setdefault((home.id, interval_ms), []).append(item)
         refused = await self._items.modify(staying) | await self._items.watch(new)
         for (subscription_id, _), some in moving.items():
-            source = self._items.subscriptions[subscription_id]
-            left, not_moved = await self._items.move(source, some)
-            refused |= not_moved
+            refused |= await self._move(self._items.subscriptions[subscription_id], some)
+        return refused
+
+    async def _move(self, source: Subscription, items: list[Item]) -> dict[int, str]:
+        """Have *items* go from *source* to a subscription of their publishing interval."""
+        handover = Handover(source, {item.handle: source.ids[item.handle] for item in items})
+        self._handovers.append(handover)
+        left: dict[int, int] = {}
+        try:
+            left, refused = await self._items.move(source, items)
+        finally:
+            self._unplaced |= {item.handle: item for item in items if item.handle not in self._items.home}
             if left:
-                self._handovers.append(Handover(source, left, {self._items.home[handle] for handle in left}))
+                handover.begun(left, [self._items.home[handle] for handle in left])
+            else:
+                self._handovers.remove(handover)
         return refused
 
     async def unwatch(self, handles: Collection[int]) -> None:
@@ -207,24 +220,35 @@ class Publishing:
             SourceUnavailable: If the link is lost, the server is silent, or sends what is no message. What had
                 arrived before has been returned.
         """
-        deadline = self._clock() + (_IDLE_S if wait_s is None and not self._items.subscriptions else wait_s or 0.0)
-        while True:
-            if self._ready:
-                return self._ready.popleft()
-            if self._behind:
-                await self._catch_up(self._behind[0])
-            elif self._doubted:
-                await self._ask_after(*self._doubted[0])
-            elif self._arrived:
-                self._take(*self._arrived.popleft())
-            elif self._broken is not None:
-                raise self._broken
-            elif self._none_left:
-                self._drop_all(f"no subscription left ({status_name(StatusCodes.BadNoSubscription)})")
-            elif self._unplaced or self._obsolete or any(handover.is_told for handover in self._handovers):
-                await self._settle()
-            elif not await self._anything(None if wait_s is None and self._items.subscriptions else deadline):
+        if wait_s is None:
+            wait_s = math.inf if self._items.subscriptions else _IDLE_S
+        deadline = self._clock() + wait_s
+        while not self._ready:
+            if not (await self._mend() or self._look() or await self._settle() or await self._anything(deadline)):
                 return None
+        return self._ready.popleft()
+
+    async def _mend(self) -> bool:
+        """Do the next thing that has to be done before what arrived is looked at; False: nothing has to."""
+        if self._behind:
+            await self._catch_up(self._behind[0])
+        elif self._doubted:
+            await self._ask_after(*self._doubted[0])
+        else:
+            return False
+        return True
+
+    def _look(self) -> bool:
+        """Look at what arrived next; False: nothing has."""
+        if self._arrived:
+            self._take(*self._arrived.popleft())
+        elif self._broken is not None:
+            raise self._broken
+        elif self._none_left:
+            self._drop_all(f"no subscription left ({status_name(StatusCodes.BadNoSubscription)})")
+        else:
+            return False
+        return True
 
     def acknowledge(self, message: Message) -> None:
         """Have the server forget *message*; its values are durable."""
@@ -409,39 +433,42 @@ class Publishing:
 
     # Messages
 
-    async def _anything(self, deadline: float | None) -> bool:
+    async def _anything(self, deadline: float) -> bool:
         """Wait until something happens; False when nothing does by *deadline*."""
         now = self._clock()
         silent_at = self._silent_at()
-        if silent_at is not None and now >= silent_at:
-            await self._look_for_silence()
+        if now < silent_at:
+            self._suspected_at = math.inf
+        elif now >= self._suspected_at:
+            self._end_silent()
             return True
-        if deadline is not None and now >= deadline:
+        else:  # a process that stood still finds first what came meanwhile
+            silent_at = self._suspected_at = min(self._suspected_at, now + _PAUSE_S)
+        if now >= deadline:
             return False
         self._wake.clear()
-        until = min(t for t in (deadline, silent_at, now + _IDLE_S) if t is not None)
+        until = min(deadline, silent_at, now + _IDLE_S)
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(max(until, now)):
+            async with asyncio.timeout_at(until):
                 await self._wake.wait()
         protocol = self._services.client.uaclient.protocol
         if not self._wake.is_set() and (protocol is None or protocol.is_closed):
             self._break(SourceUnavailable(f"{self._server_name}: connection lost; it is made anew"))
         return True
 
-    def _silent_at(self) -> float | None:
+    def _silent_at(self) -> float:
         """Return when the first subscription will have been silent for too long."""
         if self._is_starved:
-            return None
-        return min((s.heard_at + s.granted.silence_s for s in self._items.subscriptions.values()), default=None)
+            return math.inf
+        subscriptions = self._items.subscriptions.values()
+        return min((s.heard_at + s.granted.silence_s for s in subscriptions), default=math.inf)
 
-    async def _look_for_silence(self) -> None:
+    def _end_silent(self) -> None:
         """Give up the link when nothing comes over it, and a subscription when it alone is silent."""
-        await asyncio.sleep(_PAUSE_S)  # a process that stood still finds first what came meanwhile
-        if self._arrived or self._is_starved:
-            return
+        self._suspected_at = math.inf
         subscriptions = list(self._items.subscriptions.values())
         silent = [s for s in subscriptions if self._clock() > s.heard_at + s.granted.silence_s]
-        shortest_s = min((s.granted.silence_s for s in subscriptions), default=0.0)
+        shortest_s = min(s.granted.silence_s for s in subscriptions)
         if all(self._clock() > s.heard_at + shortest_s for s in subscriptions):
             self._break(
                 SourceUnavailable(
@@ -606,8 +633,10 @@ class Publishing:
         for subscription in list(self._items.subscriptions.values()):
             self._drop(subscription, cause)
 
-    async def _settle(self) -> None:
-        """End what is obsolete, and have the items watched again whose subscription ended."""
+    async def _settle(self) -> bool:
+        """End what is obsolete, and have the items watched again whose subscription ended; False: there are none."""
+        if not (self._unplaced or self._obsolete or any(handover.is_told for handover in self._handovers)):
+            return False
         async with self._changing:
             for handover in [handover for handover in self._handovers if handover.is_told]:
                 if handover.source.id in self._items.subscriptions:
@@ -627,6 +656,7 @@ class Publishing:
                 cause = "the server does not take it again"
                 lost = frozenset(refused)
                 self._ready.append(Message(subscription_id=0, lost=lost, refused=refused, cause=cause))
+        return True
 
 
 def _fault(body: bytes) -> BaseException:
