@@ -30,9 +30,8 @@ class Stored:
     gaps: dict[Stream, list[Gap]] = field(default_factory=dict)
     events: list[GatewayEvent] = field(default_factory=list)
 
-    def add(self, page: Page) -> None:
-        """Take note of *page*."""
-        content = page.content
+    def add(self, content: Observations | Results) -> None:
+        """Take note of a page's *content*."""
         if isinstance(content, Results):
             self.events += content.events
             for gap in content.gaps:
@@ -48,7 +47,7 @@ async def read_journal(state_dir: Path, gateway_id: str) -> Stored:
     """Return what the journal of a gateway that has ended holds."""
     stored = Stored()
     for page in await pages_of_journal(state_dir, gateway_id):
-        stored.add(page)
+        stored.add(page.content)
     return stored
 
 

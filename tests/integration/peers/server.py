@@ -127,8 +127,8 @@ class Milo(Maker):
     programs = ("java", "javac")
 
     def prepare(self, work: Path) -> None:
-        """Compile our server."""
-        source = HERE / self.name / "Server.java"
+        """Compile our servers."""
+        sources = [HERE / self.name / f"{name}.java" for name in ("Server", "Load")]
         command: list[str | Path] = [
             "javac",
             "-nowarn",
@@ -139,7 +139,7 @@ class Milo(Maker):
             "-d",
             work,
         ]
-        done = subprocess.run([*command, source], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, *sources], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
     def command(self, work: Path) -> Sequence[str | Path]:
@@ -151,6 +151,18 @@ class Milo(Maker):
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
         )
         return ["java", *options, "-cp", f"{self.library}/lib/*:{work}", "Server"]
+
+
+class MiloLoad(Milo):
+    """Eclipse Milo with *nodes* that all change every *period_ms*: see ``Load.java``."""
+
+    def __init__(self, nodes: int, period_ms: int) -> None:
+        log = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+        self._options = ("-Xmx1g", log, f"-Dnodes={nodes}", f"-Dperiod={period_ms}")
+
+    def command(self, work: Path) -> Sequence[str | Path]:
+        """Run it, made for a long life."""
+        return ["java", *self._options, "-cp", f"{self.library}/lib/*:{work}", "Load"]
 
 
 class Peer:
@@ -193,15 +205,17 @@ class Peer:
             self.kill()
             pytest.fail(f"{self.maker.name} does not start: {(self.folder / 'log').read_text()[-2000:]}")
 
-    def tell(self, command: str) -> None:
-        """Have it do what the line *command* says; it answers with ``done``. Of asyncua's plant alone."""
+    def tell(self, command: str) -> str:
+        """Have it do what the line *command* says, if it is one that listens; return what it answers after ``done``."""
         process = self._process
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(command.encode() + b"\n")
         process.stdin.flush()
-        assert process.stdout.readline() == b"done\n"
+        answer = process.stdout.readline().decode().strip()
+        assert answer.startswith("done"), answer
+        return answer.removeprefix("done").strip()
 
     def kill(self) -> None:
         """End it at once, as a power cut would."""
