@@ -213,12 +213,12 @@ class _SessionClient(BoundedClient):
 
     async def _take_over(self, saved: SavedSession) -> bool:
         """Return whether the *saved* session is ours again; if not, a channel is open for a new one all the same."""
-        session, policy = self.uaclient.session, self.uaclient.security_policy
+        session, policy = self.uaclient.session, self.security_policy
         session.restore_authentication_token(saved.authentication_token)
-        self._server_nonce = saved.server_nonce
+        self._server_nonce = saved.server_nonce  # type: ignore[assignment]  # asyncua's annotation: never one
         self._policy_ids = list(saved.token_policies)
         certificate = policy.peer_certificate or saved.server_certificate
-        policy.peer_certificate = certificate  # type: ignore[assignment]  # asyncua's annotation: never one
+        policy.peer_certificate = certificate
         try:
             await self._activate_with_credentials()
         except (UaError, OSError, TimeoutError) as error:
@@ -248,8 +248,9 @@ class _SessionClient(BoundedClient):
             if str(error) != "Server certificate mismatch":  # asyncua's words; it has no type for it
                 raise
             raise self._stranger("certificate") from error
-        found = choose(response.ServerEndpoints, self._server.endpoint, self._server.security)
-        if found is None or (found.Server.ApplicationUri or "") != self._server_application_uri:
+        # Servers leave the certificate out of these endpoints, as OPC 10000-4 5.6.2 has it.
+        same = [e for e in response.ServerEndpoints or () if security_of(e) is self._server.security]
+        if not same or any((e.Server.ApplicationUri or "") != self._server_application_uri for e in same):
             raise self._stranger("application")
         return response
 
@@ -281,8 +282,9 @@ class _SessionClient(BoundedClient):
         if self._server.security.encrypted or Tolerated.CLEAR_PASSWORD in self._server.tolerate:
             return
         policy = self.server_policy(ua.UserTokenType.UserName).SecurityPolicyUri
-        # PKCS#1 v1.5, the padding of Basic128Rsa15, can be undone by asking the server.
-        if policy in {CLEAR, "", POLICIES["Basic128Rsa15"].URI}:
+        # PKCS#1 v1.5, the padding of Basic128Rsa15, can be undone by asking the server; who wants that, says so.
+        weak = POLICIES["Basic128Rsa15"].URI
+        if policy in {CLEAR, ""} or (policy == weak != self.security_policy.URI):
             raise SourceUnavailable(
                 f"{self._server.name}: the server wants the password in clear text (over {self._server.security}); it "
                 'was not sent; use an encrypted security, or set tolerate = ["clear-password"]; it is tried again'

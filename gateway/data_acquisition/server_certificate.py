@@ -136,21 +136,26 @@ def _chain(
     chain = [leaf]
     while len(chain) <= _CHAIN_MOST:
         last = chain[-1]
-        if last.issuer == last.subject and _signed_by(last, last):
+        signed_itself = last.issuer == last.subject
+        # A hash too weak to be looked at: `_key_problems` tells it.
+        if signed_itself and _signed_by(last, last) is not False:
             return chain, None
         named = [c for c in candidates if c.subject == last.issuer and c not in chain]
-        issuer = next((c for c in named if _signed_by(last, c)), None)
-        if issuer is None:
-            return chain, _no_issuer(last, signed_itself=last.issuer == last.subject, named=bool(named))
-        chain.append(issuer)
+        signatures = [_signed_by(last, c) for c in named]
+        if True in signatures:
+            chain.append(named[signatures.index(True)])
+        elif None in signatures:
+            return chain, None
+        else:
+            return chain, _no_issuer(last, known=signed_itself or bool(named))
     return chain, Problem(
         status="BadCertificateChainIncomplete", reason=f"has more than {_CHAIN_MOST} issuers above it; renew it shorter"
     )
 
 
-def _no_issuer(certificate: x509.Certificate, *, signed_itself: bool, named: bool) -> Problem:
+def _no_issuer(certificate: x509.Certificate, *, known: bool) -> Problem:
     name = certificate.issuer.rfc4514_string()
-    if signed_itself or named:
+    if known:
         return Problem(
             status="BadCertificateInvalid",
             reason=f"bears a signature that is not of its issuer {name}: it was forged or damaged; renew it",
@@ -162,7 +167,10 @@ def _no_issuer(certificate: x509.Certificate, *, signed_itself: bool, named: boo
     )
 
 
-def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool | None:
+    """Return whether *issuer* signed *certificate*; None when the signature is of a kind that proves nothing."""
+    if isinstance(certificate.signature_hash_algorithm, hashes.SHA1 | hashes.MD5):
+        return None
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
