@@ -110,15 +110,16 @@ class Taker:
         while value not in self.values.get(handle, []):
             await self.take(0.1)
 
+    async def on(self) -> None:
+        """Take for ever."""
+        while True:
+            await self.take(1.0)
+
     @asynccontextmanager
     async def taking(self) -> AsyncIterator[None]:
         """Take meanwhile."""
 
-        async def go_on() -> None:
-            while True:
-                await self.take(1.0)
-
-        task = asyncio.create_task(go_on())
+        task = asyncio.create_task(self.on())
         try:
             yield
             assert not task.done(), task
