@@ -136,15 +136,16 @@ class Holes:
             return None
         count = len(observations)
         change = HolesChange(kept=np.ones(count, np.bool_), judged=np.zeros(count, np.bool_), spans=spans)
-        keys = _keys(observations, inside.rows)
+        numbers: dict[Stream, int] = {}
+        keys = _keys(observations, inside.rows, numbers)
         if len(inside.rows):
             change.judged[inside.rows] = True
-            change.kept[inside.rows] = ~_repeats(self._stored_keys(observations, inside, stored), keys)
+            change.kept[inside.rows] = ~_repeats(self._stored_keys(observations, inside, stored, numbers), keys)
         done = self._fill(filled, change)
         if filled:
             inside, all_rows = self._inside(observations, spans), inside.rows
             keys = keys[:, np.isin(all_rows, inside.rows, assume_unique=True)]
-        names = observations.streams
+        names = tuple(numbers)
         late = keys[:, inside.is_open & change.kept[inside.rows]].T.tolist()
         return replace(change, late=[(*names[key[0]], *key[1:]) for key in late], done=done)
 
@@ -245,41 +246,42 @@ class Holes:
             self._ends = streams, ends
         return ends
 
-    def _stored_keys(self, observations: Observations, inside: _Inside, stored: Lookup) -> Int64Array:
+    def _stored_keys(
+        self, observations: Observations, inside: _Inside, stored: Lookup, numbers: dict[Stream, int]
+    ) -> Int64Array:
         """Return the keys of what is stored where the rows *inside* lie, shape ``(5, n)``."""
         parts = [np.empty((5, 0), np.int64)]
         unknown = inside.rows[inside.unknown]
         if len(unknown):
             time = observations.source_time[unknown]
-            index = {observations.streams[i]: i for i in np.unique(observations.stream[unknown]).tolist()}
-            found = stored(index.keys(), int(time.min()), int(time.max()))
-            keys = _keys(found, np.arange(len(found)))
-            keys[0] = np.array([index.get(stream, -1) for stream in found.streams], np.int64)[keys[0]]
-            parts.append(keys)
+            streams = {observations.streams[i] for i in np.unique(observations.stream[unknown]).tolist()}
+            found = stored(streams, int(time.min()), int(time.max()))
+            parts.append(_keys(found, np.arange(len(found)), numbers))
         if self._with_late:
-            streams, time = observations.stream[inside.rows], observations.source_time[inside.rows]
-            for i in np.unique(streams).tolist():
-                if observations.streams[i] in self._with_late:
-                    of_stream = time[streams == i]
-                    parts.append(
-                        self._late_keys(i, observations.streams[i], int(of_stream.min()), int(of_stream.max()))
-                    )
+            streams_of, time = observations.stream[inside.rows], observations.source_time[inside.rows]
+            for i in np.unique(streams_of).tolist():
+                if (stream := observations.streams[i]) in self._with_late:
+                    of_stream = time[streams_of == i]
+                    parts.append(self._late_keys(numbers[stream], stream, int(of_stream.min()), int(of_stream.max())))
         return np.concatenate(parts, axis=1)
 
-    def _late_keys(self, index: int, stream: Stream, start: int, end: int) -> Int64Array:
+    def _late_keys(self, number: int, stream: Stream, start: int, end: int) -> Int64Array:
         found = self._connection.execute(
             "SELECT source_time, value, status, waveform FROM late "
             "WHERE asset_id = ? AND channel = ? AND source_time BETWEEN ? AND ?",
             (*stream, start, end),
         ).fetchall()
         columns = np.array(found, np.int64).reshape(-1, 4).T
-        return np.concatenate([np.full((1, len(found)), index, np.int64), columns])
+        return np.concatenate([np.full((1, len(found)), number, np.int64), columns])
 
 
-def _keys(observations: Observations, rows: Indices) -> Int64Array:
-    """Return what makes one of *rows* equal another, the index of its stream first, shape ``(5, n)``."""
+def _keys(observations: Observations, rows: Indices, numbers: dict[Stream, int]) -> Int64Array:
+    """Return what makes one of *rows* equal another, shape ``(5, n)``; streams get *numbers*."""
     chosen = observations if len(rows) == len(observations) else observations.take(rows)
-    return np.stack([chosen.stream.astype(np.int64), *Rows.of(chosen).columns()])
+    number = np.zeros(len(observations.streams), np.int64)
+    for i in np.unique(chosen.stream).tolist():
+        number[i] = numbers.setdefault(observations.streams[i], len(numbers))
+    return np.stack([number[chosen.stream], *Rows.of(chosen).columns()])
 
 
 def _repeats(known: Int64Array, keys: Int64Array) -> BoolArray:
