@@ -10,6 +10,7 @@ from asyncua.client.client import Client
 from asyncua.crypto import security_policies as policies
 
 from gateway.config import Security
+from gateway.data_acquisition.transport import install
 
 REQUEST_TIMEOUT_S = 10.0
 CLEAR = policies.SecurityPolicyNone.URI
@@ -23,6 +24,7 @@ POLICIES: dict[str, type[policies.SecurityPolicy]] = {
 }  # the strongest first
 _TRANSPORT = "http://opcfoundation.org/UA-Profile/Transport/uatcp-uasc-uabinary"
 _DISCOVERY_MOST = 2 * 2**20
+_CHUNK_LEAST = 2**10  # bytes of a message that a server puts into a chunk; all use eight times as many and more
 
 
 class BoundedClient(Client):
@@ -35,13 +37,15 @@ class BoundedClient(Client):
         super().__init__(url, timeout=REQUEST_TIMEOUT_S, watchdog_intervall=watchdog_intervall)
         self.name = self.description = "Wearsight gateway"
         self.max_messagesize = message_most
+        install(self)
 
     async def send_hello(self) -> None:
         """Agree on sizes."""
         await super().send_hello()
         if self.uaclient.protocol is not None:
             limits = self.uaclient.protocol._connection._limits  # noqa: SLF001 - there is no other way to them
-            limits.max_message_size, limits.max_chunk_count = self.max_messagesize, 0
+            limits.max_message_size = self.max_messagesize
+            limits.max_chunk_count = self.max_messagesize // _CHUNK_LEAST
 
     def abort(self) -> None:
         """Drop the socket at once, whatever waits in it."""
