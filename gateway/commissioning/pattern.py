@@ -48,6 +48,11 @@ class Pattern:
         groups = [group for step in self.steps if step is not None for group in step.groupindex]
         return frozenset(group.rstrip("0123456789") for group in groups)
 
+    def begins_with(self, name: str) -> bool:
+        """Return whether the pattern itself begins with *name*, not with something that may stand for it."""
+        first = self.steps[0]
+        return first is not None and first.pattern == _expression(name)
+
     def matches(self, names: Sequence[str]) -> dict[str, str] | None:
         """Return what the placeholders stood for if *names* is such a path, else None."""
         for reached, captured in _reached(self.steps, names):

@@ -101,6 +101,8 @@ def target_command(command: Callable[..., None]) -> Callable[..., None]:
                 as_json=as_json,
             )
             command(target=target, **others)
+        except BrokenPipeError:
+            raise  # who read us has enough; click ends the program
         except (GatewayError, UaError, OSError) as error:
             fail(error, server, as_json=as_json)
 

@@ -68,13 +68,32 @@ class Walk:
 
     Attributes:
         places: The nodes.
+        links: Other ways to these nodes: from which node to which.
         complete: Whether that is all; the bound was hit otherwise.
         problems: Why a node could not be looked into, by path.
     """
 
     places: tuple[Place, ...]
+    links: tuple[tuple[ua.NodeId, ua.NodeId], ...]
     complete: bool
     problems: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Raw:
+    """What the server told of a variable, as it came.
+
+    Attributes:
+        data_type: Its data type.
+        standard_type: The number of the standard type below which that stands; 0 when it is not known.
+        value: What it holds; empty when not read.
+        unit: Its EngineeringUnits.
+    """
+
+    data_type: ua.NodeId | None
+    standard_type: int
+    value: ua.DataValue
+    unit: ua.EUInformation | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +114,7 @@ class Variable:
         length: Values of an array; 0 for a scalar.
         status: OPC UA name of the value's status; empty when not read.
         source_time: When the value was measured.
+        raw: All that was read, for who needs it as it came.
     """
 
     place: Place
@@ -110,6 +130,7 @@ class Variable:
     length: int = 0
     status: str = ""
     source_time: datetime | None = None
+    raw: Raw
 
 
 async def find(space: AddressSpace, names: Sequence[str]) -> list[Place]:
@@ -153,9 +174,10 @@ async def walk(
         progress: Told how many nodes were looked into, and how many are known to be.
     """
     start, seen = way[-1], {place.node for place in way}
-    if not start.names and (pattern is None or pattern.steps[0] is None or not pattern.steps[0].match("Server")):
+    if pattern is None or not pattern.begins_with("Server"):
         seen.add(_SERVER)
     places: list[Place] = []
+    links: list[tuple[ua.NodeId, ua.NodeId]] = []
     problems: dict[str, str] = {}
     level, looked_into = [start], 0
     while level and (depth is None or len(level[0].names) < len(start.names) + depth):
@@ -165,17 +187,20 @@ async def walk(
             problems |= refused
             looked_into += len(some)
             for place in found:
-                if place.node in seen or (pattern is not None and not _wanted(pattern, place)):
+                if pattern is not None and not _wanted(pattern, place):
+                    continue
+                if place.node in seen:
+                    links.append((place.parent, place.node))
                     continue
                 if len(places) >= most:
-                    return Walk(places=tuple(places), complete=False, problems=problems)
+                    return Walk(places=tuple(places), links=tuple(links), complete=False, problems=problems)
                 seen.add(place.node)
                 places.append(place)
                 if pattern is None or pattern.may_go_on(place.names):
                     below.append(place)
             progress(looked_into, len(places) + 1)
         level = below
-    return Walk(places=tuple(places), complete=True, problems=problems)
+    return Walk(places=tuple(places), links=tuple(links), complete=True, problems=problems)
 
 
 async def describe(
@@ -260,6 +285,12 @@ def _variable(
         length=len(inside) if isinstance(inside, list) else 0,
         status=_status(value) if len(attributes) > len(_ATTRIBUTES) else "",
         source_time=value.SourceTimestamp,
+        raw=Raw(
+            data_type=data_type,
+            standard_type=types.standard.get(data_type, 0) if data_type is not None else 0,
+            value=value,
+            unit=unit,
+        ),
     )
 
 

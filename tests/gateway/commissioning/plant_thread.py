@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from asyncua import ua
@@ -60,7 +60,26 @@ async def _build(server: Server, index: int) -> list[ua.NodeId]:
         await folder.add_variable(
             _node(f"{asset}.serial", index), ua.QualifiedName("serial/no", ua.UInt16(index)), "X-17"
         )
+    await _build_odd(server, index)
     return changing
+
+
+async def _build_odd(server: Server, index: int) -> None:
+    """Make variables with something wrong, beside the machines."""
+    odd = await server.nodes.objects.add_folder(_node("Odd", index), ua.QualifiedName("Odd", ua.UInt16(index)))
+    now = datetime.now(UTC)
+    anything = ua.NodeId(ua.Int32(ObjectIds.BaseDataType))
+    name = ua.QualifiedName("empty", ua.UInt16(index))
+    await odd.add_variable(_node("empty", index), name, None, ua.VariantType.Null, datatype=anything)
+    for text, value, moment, status in (
+        ("broken", 1.0, now, 0x808C0000),  # BadSensorFailure
+        ("clock_1999", 1.0, datetime(1999, 1, 1, tzinfo=UTC), 0),
+        ("clock_ahead", 1.0, now + timedelta(hours=1), 0),
+    ):
+        node = await odd.add_variable(_node(text, index), ua.QualifiedName(text, ua.UInt16(index)), 0.0)
+        source_time: Any = moment
+        told = ua.DataValue(ua.Variant(value), ua.StatusCode(ua.UInt32(status)), SourceTimestamp=source_time)
+        await server.write_attribute_value(node.nodeid, told)
 
 
 async def _serve(port: int, up: threading.Event, down: asyncio.Event) -> None:
