@@ -51,10 +51,10 @@ def ensure_application_certificate(pki_dir: Path, application_uri: str, common_n
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         pem = serialization.Encoding.PEM
         pkcs8 = serialization.PrivateFormat.PKCS8
-        _write(key_path, key.private_bytes(pem, pkcs8, serialization.NoEncryption()), mode=0o600)
+        write_whole(key_path, key.private_bytes(pem, pkcs8, serialization.NoEncryption()), mode=0o600)
         certificate = _self_signed(key, application_uri, common_name)
         # Last, so that a certificate that is there always has its key.
-        _write(certificate_path, certificate.public_bytes(serialization.Encoding.DER), mode=0o644)
+        write_whole(certificate_path, certificate.public_bytes(serialization.Encoding.DER), mode=0o644)
     return certificate_path, key_path
 
 
@@ -165,7 +165,7 @@ def _self_signed(key: rsa.RSAPrivateKey, application_uri: str, common_name: str)
     )
 
 
-def _write(path: Path, content: bytes, *, mode: int) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int) -> None:
     """Write *content* to *path* so that it is there whole or not at all."""
     temporary = path.with_suffix(path.suffix + ".new")
     temporary.unlink(missing_ok=True)

@@ -9,8 +9,10 @@ from typing import TypeVar
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.config import Tolerated
+from gateway.data_acquisition.certificate import write_whole
 from gateway.data_acquisition.server_certificate import (
     UNTRUSTED,
     Expected,
@@ -78,35 +80,64 @@ class TrustList:
         """Return all that is wrong with *chain* (DER); that it is not trusted, if it is not, is the last."""
         return sorted(problems(chain, self._known(), expected), key=lambda problem: problem.status == UNTRUSTED)
 
+    def add(self, server: str, certificate: bytes) -> Path:
+        """Trust *certificate* (DER), in the name of the configured *server*; return the file it is in now."""
+        self.trusted.mkdir(parents=True, exist_ok=True)
+        path = self.trusted / _file_name(server, certificate)
+        write_whole(path, certificate, mode=0o644)
+        (self.rejected / path.name).unlink(missing_ok=True)
+        return path
+
+    def remove(self, chosen: Callable[[Path, bytes], bool]) -> list[Path]:
+        """Trust no longer what *chosen* (file, DER) says; return the files that are gone."""
+        gone = [path for path, certificate in self.entries() if chosen(path, certificate)]
+        for path in gone:
+            path.unlink()
+        return gone
+
+    def entries(self) -> list[tuple[Path, bytes]]:
+        """Return the files of the trust list, each with its certificate (DER)."""
+        return [
+            (path, certificate.public_bytes(Encoding.DER))
+            for path, certificate in _read(self.trusted, _LOAD_CERTIFICATE)
+        ]
+
     def _known(self) -> Known:
-        load_certificate = _either(x509.load_der_x509_certificate, x509.load_pem_x509_certificate)
         return Known(
-            trusted=_read(self.trusted, load_certificate),
-            issuers=_read(self.issuers, load_certificate),
-            revocations=_read(self.revocations, _either(x509.load_der_x509_crl, x509.load_pem_x509_crl)),
+            trusted=tuple(one for _, one in _read(self.trusted, _LOAD_CERTIFICATE)),
+            issuers=tuple(one for _, one in _read(self.issuers, _LOAD_CERTIFICATE)),
+            revocations=tuple(one for _, one in _read(self.revocations, _LOAD_CRL)),
         )
 
     def _keep(self, server: str, certificate: bytes) -> Path:
         """Put *certificate* into the folder of rejected ones, which does not grow for ever."""
         self.trusted.mkdir(parents=True, exist_ok=True)
         self.rejected.mkdir(parents=True, exist_ok=True)
-        path = self.rejected / f"{server}-{hashlib.sha256(certificate).hexdigest()[:16]}.der"
+        path = self.rejected / _file_name(server, certificate)
         if not path.exists() and len(list(self.rejected.glob("*.der"))) < _KEEP_REJECTED:
             path.write_bytes(certificate)
         return path
+
+
+def _file_name(server: str, certificate: bytes) -> str:
+    return f"{server}-{hashlib.sha256(certificate).hexdigest()[:16]}.der"
 
 
 def _either(from_der: Callable[[bytes], _Read], from_pem: Callable[[bytes], _Read]) -> Callable[[bytes], _Read]:
     return lambda content: (from_pem if content.startswith(b"-----") else from_der)(content)
 
 
-def _read(folder: Path, load: Callable[[bytes], _Read]) -> tuple[_Read, ...]:
+_LOAD_CERTIFICATE = _either(x509.load_der_x509_certificate, x509.load_pem_x509_certificate)
+_LOAD_CRL = _either(x509.load_der_x509_crl, x509.load_pem_x509_crl)
+
+
+def _read(folder: Path, load: Callable[[bytes], _Read]) -> list[tuple[Path, _Read]]:
     """Return what the files of *folder* hold; one that cannot be read is told and counts for nothing."""
     found = []
     for path in sorted(folder.glob("*")):
         if path.suffix.lower() in _SUFFIXES:
             try:
-                found.append(load(path.read_bytes()))
+                found.append((path, load(path.read_bytes())))
             except (OSError, ValueError) as error:
                 log.warning("not a certificate or revocation list", path=str(path), reason=str(error))
-    return tuple(found)
+    return found

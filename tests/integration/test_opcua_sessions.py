@@ -115,7 +115,7 @@ async def test_a_wrong_nonce_opens_nothing(server: ServerConfig, identity: Ident
     await connection.close(kindly=True)
 
 
-OTHERS = [s for s in Security if s not in {Security.NONE} and not s.deprecated]
+OTHERS = [s for s in Security if s != Security.NONE and not s.deprecated]
 
 
 @pytest.mark.parametrize("security", OTHERS, ids=str)
