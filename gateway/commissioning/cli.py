@@ -17,9 +17,12 @@ from gateway.commissioning import check as checking
 from gateway.commissioning import pick as picking
 from gateway.commissioning import pick_dialog
 from gateway.commissioning import snapshot as snapshots
+from gateway.commissioning.endpoints import endpoints_command
+from gateway.commissioning.importing import import_command
 from gateway.commissioning.pattern import Pattern
 from gateway.commissioning.server_argument import EXIT_FAULT, Target, fail, finish, server_argument, target_command
 from gateway.commissioning.snapshot_file import read_snapshot
+from gateway.commissioning.trust import renew_command, trust_command, trusted_command
 from gateway.commissioning.walk import NODES_MOST
 from gateway.errors import GatewayError
 
@@ -37,6 +40,10 @@ def opcua(context: click.Context) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     context.call_on_close(lambda: logger.setLevel(level))
     context.call_on_close(lambda: structlog.configure(**configured))
+
+
+for _command in (endpoints_command, trust_command, trusted_command, renew_command, import_command):
+    opcua.add_command(_command)
 
 
 def asked_in_terminal() -> bool:
