@@ -157,11 +157,10 @@ class ChaosProxy:
         assert task is not None
         self._tasks.add(task)
         self.accepted += 1
-        try:
+        with suppress(asyncio.CancelledError):  # asyncio takes a connection's task that is cancelled for an error
             await self._carry_both(reader, writer)
-        finally:
-            writer.close()
-            self._tasks.discard(task)
+        writer.close()
+        self._tasks.discard(task)
 
     async def _carry_both(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._door is Door.RESET:

@@ -25,6 +25,7 @@ from tests.integration.peers.asyncua_plant import Settings
 from tests.integration.peers.server import CHANNELS, Asyncua, Measured, Peer
 
 PUMPS = {"pump-01": "secured", "pump-02": "open"}
+ALL = tuple(Stream(asset, channel) for asset in PUMPS for channel in CHANNELS)
 GOAL_S = 10.0  # live again: what is promised
 BOUND_S = 30.0  # what a busy machine may make of it before a run fails
 _SETTLED_S = 60.0
@@ -38,6 +39,7 @@ class Field:
 
     Attributes:
         since: The source time from which every value has to be stored or told.
+        behind_ns: How far the plant's clock is behind.
         again_s: By fault: seconds from its end until every stream was live again.
     """
 
@@ -45,13 +47,19 @@ class Field:
     gateway: GatewayProgram
     proxies: Sequence[ChaosProxy]
     tail: JournalTail
+    servers: Sequence[Server]
     since: int = 0
+    behind_ns: int = 0
     again_s: dict[str, float] = field(default_factory=dict)
-    streams: tuple[Stream, ...] = tuple(Stream(asset, channel) for asset in PUMPS for channel in CHANNELS)
+    streams: tuple[Stream, ...] = ()
 
     def book(self) -> dict[Stream, list[Measured]]:
         """Return all that the plant made, by stream, in time order."""
         return read_book(self.plant.folder)
+
+    def newest(self) -> int:
+        """Return when the plant measured last, ns."""
+        return max(rows[-1].source_time for rows in self.book().values())
 
     async def suffer(self, name: str, fault: Fault) -> None:
         """Have the links suffer *fault*, heal them, and wait until every stream is live again."""
@@ -59,7 +67,7 @@ class Field:
         for proxy in self.proxies:
             proxy.heal()
         ended = time.time_ns()
-        live = await self.tail.until_live(self.streams, ended, within_s=4 * BOUND_S)
+        live = await self.tail.until_live(self.streams, ended - self.behind_ns, within_s=2 * BOUND_S)
         self.again_s[name] = (live - ended) / 1e9
 
     async def restart_plant(self, name: str, settings: Settings, *, down_s: float) -> None:
@@ -74,12 +82,13 @@ class Field:
         await asyncio.to_thread(self.plant.start)
         took = []
         for stream in self.streams:
-            first = await self._first_after(stream, killed)
-            live = await self.tail.until_live([stream], first, within_s=4 * BOUND_S)
+            first = await self.first_after(stream, killed)
+            live = await self.tail.until_live([stream], first, within_s=2 * BOUND_S)
             took.append((live - first) / 1e9)
         self.again_s[name] = max(took)
 
-    async def _first_after(self, stream: Stream, time_ns: int) -> int:
+    async def first_after(self, stream: Stream, time_ns: int) -> int:
+        """Wait for the first value the plant makes of *stream* after *time_ns*; return its source time, ns."""
         while True:
             for row in self.book().get(stream, ()):
                 if row.source_time > time_ns:
@@ -87,19 +96,19 @@ class Field:
             await asyncio.sleep(0.5)
 
     async def end(self) -> tuple[Verdict, Stored]:
-        """Have the plant rest, wait until the gateway is through, stop it, and judge."""
+        """Have the plant rest, wait until the gateway is through, stop it, and judge what it stored of the streams."""
         await asyncio.to_thread(self.plant.tell, "pause")
         book = self.book()
-        until = max(rows[-1].source_time for rows in book.values())
+        until = self.newest()
         patience = time.monotonic() + _SETTLED_S
         while time.monotonic() < patience:
             await asyncio.to_thread(self.tail.look)
-            if not judge(book, self.tail.stored, since=self.since, until=until).missing:
+            if not judge(book, self.tail.stored, since=self.since, until=until, streams=self.streams).missing:
                 break
             await asyncio.sleep(0.5)
         await self.gateway.stop()
         stored = await read_journal(self.gateway.state_dir, GATEWAY_ID)
-        return judge(book, stored, since=self.since, until=until), stored
+        return judge(book, stored, since=self.since, until=until, streams=self.streams), stored
 
 
 def read_book(folder: Path) -> dict[Stream, list[Measured]]:
@@ -115,9 +124,24 @@ def read_book(folder: Path) -> dict[Stream, list[Measured]]:
 
 @asynccontextmanager
 async def running(
-    folder: Path, settings: Settings, *, acquisition: Mapping[str, float] | None = None
+    folder: Path,
+    settings: Settings,
+    *,
+    acquisition: Mapping[str, float] | None = None,
+    tags: Sequence[str] = (),
+    streams: Sequence[Stream] = ALL,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Field]:
-    """Give the field with everything live, and end it however it goes."""
+    """Give the field with *streams* live, and end it however it goes.
+
+    Args:
+        folder: For its files.
+        settings: How the plant is.
+        acquisition: Keys of ``[acquisition]``.
+        tags: Lines of the tag list; with these the pumps are not found by path.
+        streams: What there is to be watched at first.
+        environment: Of the gateway.
+    """
     gateway = GatewayProgram(folder / "gateway")
     plant = Peer(Asyncua(), folder / "plant", free_port(), clients=[gateway.certificate])
     gateway.trust(plant.certificate, "plant")
@@ -128,12 +152,13 @@ async def running(
             Server(name=name, port=proxy.port, is_open=name == "open")
             for name, proxy in zip(PUMPS.values(), proxies, strict=True)
         ]
-        gateway.configure(servers, PUMPS, acquisition=acquisition)
+        gateway.configure(servers, {} if tags else PUMPS, acquisition=acquisition, tags=tags)
         stack.callback(plant.kill)
         stack.callback(gateway.kill)
         await asyncio.to_thread(plant.start)
-        await gateway.start()
-        it = Field(plant, gateway, proxies, JournalTail(gateway.state_dir / "journal.sqlite"))
+        await gateway.start(environment)
+        it = Field(plant, gateway, proxies, JournalTail(gateway.state_dir / "journal.sqlite"), servers)
+        it.streams, it.behind_ns = tuple(streams), int(settings.behind_s * 1e9)
         await it.tail.until_live(it.streams, 0, within_s=60)
-        it.since = max(rows[-1].source_time for rows in it.book().values())
+        it.since = it.newest()
         yield it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -102,7 +102,7 @@ class Verdict:
         return "\n  ".join(told)
 
 
-def judge(book: Book, stored: Stored, *, since: int | Mapping[Stream, int], until: int) -> Verdict:
+def judge(book: Book, stored: Stored, *, since: int, until: int, streams: Collection[Stream] = ()) -> Verdict:
     """Hold what was *stored* against the *book*.
 
     Args:
@@ -110,15 +110,16 @@ def judge(book: Book, stored: Stored, *, since: int | Mapping[Stream, int], unti
         stored: What the journal holds, and its gap records.
         since: The source time, ns, from which each value must be stored or told. Earlier ones may be stored.
         until: The source time, ns, up to and with which.
+        streams: Of which streams; none: of all in the book and the journal.
     """
+    streams = streams or {*book, *stored.rows}
     made = kept = in_gaps = 0
     missing: list[str] = []
-    for stream, rows in book.items():
+    for stream in streams:
         have = set(map(_plain, stored.rows.get(stream, ())))
         spans = [(to_ns(gap.from_time), to_ns(gap.to_time)) for gap in stored.gaps.get(stream, ())]
-        first = since if isinstance(since, int) else since.get(stream, until + 1)
-        for row in rows:
-            if not first <= row.source_time <= until:
+        for row in book.get(stream, ()):
+            if not since <= row.source_time <= until:
                 continue
             made += 1
             if row in have:
@@ -131,18 +132,18 @@ def judge(book: Book, stored: Stored, *, since: int | Mapping[Stream, int], unti
         made=made,
         stored=kept,
         in_gaps=in_gaps,
-        causes=Counter(gap.cause for gaps in stored.gaps.values() for gap in gaps),
+        causes=Counter(gap.cause for stream in streams for gap in stored.gaps.get(stream, ())),
         missing=tuple(missing),
         twice=tuple(
             f"{_told(stream, row)}, {count} times"
-            for stream, rows in stored.rows.items()
-            for row, count in Counter(map(_plain, rows)).items()
+            for stream in streams
+            for row, count in Counter(map(_plain, stored.rows.get(stream, ()))).items()
             if count > 1
         ),
         foreign=tuple(
             _told(stream, row)
-            for stream, rows in stored.rows.items()
-            for row in set(map(_plain, rows)) - set(book.get(stream, ()))
+            for stream in streams
+            for row in set(map(_plain, stored.rows.get(stream, ()))) - set(book.get(stream, ()))
         ),
     )
 

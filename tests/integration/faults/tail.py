@@ -8,6 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from models.page import decode_content
 from models.records import Observations, Stream
 from tests.integration.faults.judge import Stored
@@ -18,11 +20,13 @@ class JournalTail:
     """The journal of a running gateway, read from outside as it grows.
 
     Attributes:
+        keeps_rows: Whether `stored` is filled; not for loads.
         stored: All of it.
         arrivals: By stream: when a page was committed, and the newest source time in it, both ns.
     """
 
     path: Path
+    keeps_rows: bool = True
     stored: Stored = field(default_factory=Stored)
     arrivals: dict[Stream, list[tuple[int, int]]] = field(default_factory=dict)
     _seq: int = 0
@@ -42,14 +46,21 @@ class JournalTail:
         for seq, committed_time, payload in pages:
             self._seq = seq
             content = decode_content(payload)
-            self.stored.add(content)
+            if self.keeps_rows:
+                self.stored.add(content)
             if isinstance(content, Observations):
                 self._note(content, committed_time)
 
     def _note(self, content: Observations, committed_time: int) -> None:
-        for index in set(content.stream.tolist()):
-            newest = int(content.source_time[content.stream == index].max())
-            self.arrivals.setdefault(content.streams[index], []).append((committed_time, newest))
+        newest = np.full(len(content.streams), -1, np.int64)
+        np.maximum.at(newest, content.stream, content.source_time)
+        for index in np.flatnonzero(newest >= 0).tolist():
+            self.arrivals.setdefault(content.streams[index], []).append((committed_time, int(newest[index])))
+
+    @property
+    def seq(self) -> int:
+        """The last page that was seen."""
+        return self._seq
 
     def live_at(self, stream: Stream, source_time: int) -> int | None:
         """Return when the first page was committed with a value of *stream* from *source_time* or later, ns."""
