@@ -221,7 +221,7 @@ async def _measured(
 
 
 def _source(config: GatewayConfig, journal: Journal) -> OpcuaSource:
-    return open_sources(config, journal.newest_source_time)["load"]
+    return open_sources(config, journal)["load"]
 
 
 def decoding(values: int = 1000, rounds: int = 30) -> Measurement:

@@ -52,7 +52,7 @@ def run_command(config_file: Path) -> None:
     config = _checked(config_file)
     code = 0
     try:
-        asyncio.run(run(config))
+        asyncio.run(run(config, config_file))
     except* (GatewayError, OSError) as group:
         for reason in _reasons(group):
             click.echo(f"the gateway stops: {reason}", err=True)

@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -30,8 +31,11 @@ from gateway.condition_monitoring.blocks import ActiveBundle, Blocks, by_zone
 from gateway.condition_monitoring.monitor import monitor
 from gateway.config import GatewayConfig, HistorianConfig
 from gateway.data_acquisition import AcquisitionCounters, Batch, open_sources
+from gateway.data_acquisition.tags import wanted_tags
+from gateway.errors import ConfigError
 from gateway.historian import InfluxHistorian, keep_history
 from gateway.journal import Journal, JournalReader, compact
+from gateway.reload import changes, needs_restart, with_tags_of
 from gateway.status import (
     BundleComparison,
     BundleHealth,
@@ -65,15 +69,12 @@ async def acquire(source: Source, journal: Journal) -> None:
     """
     async with aclosing(source.batches()) as batches:
         async for batch in batches:  # data acquisition
-            # Gaps first: of a batch cut in two, a gap is then told twice rather than never.
-            if batch.results:
-                await journal.append_results(batch.results)
-            await journal.append(batch.observations)
+            await journal.append(batch.observations, results=batch.results, opened=batch.opened, filled=batch.filled)
             await batch.acknowledge()
 
 
-async def run(config: GatewayConfig) -> None:
-    """Run the gateway *config* describes until SIGTERM or SIGINT.
+async def run(config: GatewayConfig, config_file: Path | None = None) -> None:
+    """Run the gateway *config* describes until SIGTERM or SIGINT; a changed tag list in *config_file* counts at once.
 
     Raises:
         GatewayError: If a part of it cannot go on; what was acknowledged is in the journal.
@@ -85,7 +86,7 @@ async def run(config: GatewayConfig) -> None:
     config.state_dir.mkdir(parents=True, exist_ok=True)
     journal = await Journal.open(config.state_dir, config.gateway_id)
     try:
-        await Gateway(config, journal).run_until(stop)
+        await Gateway(config, journal, config_file).run_until(stop)
     finally:
         await journal.close()
         log.info("gateway stopped", gateway_id=config.gateway_id, last_seq=journal.last_seq)
@@ -94,13 +95,16 @@ async def run(config: GatewayConfig) -> None:
 class Gateway:
     """The tasks of one gateway over its open journal."""
 
-    def __init__(self, config: GatewayConfig, journal: Journal) -> None:
+    def __init__(self, config: GatewayConfig, journal: Journal, config_file: Path | None = None) -> None:
         self._config = config
+        self._config_file = config_file
         self._journal = journal
         self._uplink = UplinkCondition()
-        self._sources = open_sources(config, journal.newest_source_time)
-        self._blocks = Blocks(gateway_id=config.gateway_id, assets=_classes(config), slots=bundle_slots(config))
+        self._sources = open_sources(config, journal)
+        self._blocks = _blocks(config)
+        self._assets_changed = asyncio.Event()
         self._positions: dict[str, int] = {}
+        self._config_warning = ""
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Run all tasks; when *stop* is set, end them in the order of the flow."""
@@ -126,7 +130,7 @@ class Gateway:
             return group.create_task(work, name=name)
 
         sources = [start(acquire(s, journal), f"acquire {name}") for name, s in self._sources.items()]
-        readers = [start(monitor(await journal.reader("monitor"), self._blocks), "monitor")]
+        readers = [start(self._monitor(), "monitor")]
         if config.historian is not None:
             readers.append(start(_historian(await journal.reader("historian"), config.historian), "historian"))
         else:
@@ -134,7 +138,43 @@ class Gateway:
         segments = [start(compact(journal, interval_s=interval_s, max_pages=max_pages), "compactor")]
         if config.uplink is not None:
             segments.append(start(deliver(journal, config.uplink, self._uplink), "uplink"))
-        return [sources, readers, segments, [start(self._watch_positions(), "positions")]]
+        rest = [start(self._watch_positions(), "positions")]
+        if self._config_file is not None:
+            rest.append(start(self._follow(self._config_file), "configuration"))
+        return [sources, readers, segments, rest]
+
+    async def _monitor(self) -> None:
+        """Monitor the configured assets; when others are configured, go on with those from where it had come."""
+        while True:
+            self._assets_changed.clear()
+            reader = await self._journal.reader("monitor")
+            work = asyncio.create_task(monitor(reader, self._blocks))
+            changed = asyncio.create_task(self._assets_changed.wait())
+            try:
+                await asyncio.wait((work, changed), return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    return await work
+            finally:
+                for task in (work, changed):
+                    task.cancel()
+                await asyncio.gather(work, changed, return_exceptions=True)
+            self._blocks = _blocks(self._config)
+
+    async def _follow(self, config_file: Path) -> None:
+        """Take over what the configuration file and the tag list say when they change."""
+        async for changed in changes(config_file, self._config):
+            if isinstance(changed, ConfigError):
+                self._config_warning = f"{changed}; the gateway goes on with what it read before"
+                log.warning("configuration cannot be used", reason=str(changed))
+                continue
+            needs = needs_restart(self._config, changed)
+            self._config_warning = f"{config_file}: more than tags was changed; that counts after a restart" * needs
+            before, self._config = self._config, with_tags_of(self._config, changed)
+            log.info("tags taken over", assets=len(changed.asset), tags=len(changed.tag), restart_needed=needs)
+            for name, source in self._sources.items():
+                source.change(wanted_tags(self._config, name))
+            if _classes(before) != _classes(self._config):
+                self._assets_changed.set()
 
     async def _watch_positions(self) -> None:
         while True:
@@ -172,6 +212,8 @@ class Gateway:
 
     def _warnings(self) -> tuple[str, ...]:
         found = [*self._blocks.warnings.values()]
+        if self._config_warning:
+            found.append(self._config_warning)
         for name, source in self._sources.items():
             found += source.warnings
             if not source.connected and not source.counters.trouble:
@@ -212,6 +254,10 @@ def bundle_slots(config: GatewayConfig) -> BundleSlots:
     )
 
 
+def _blocks(config: GatewayConfig) -> Blocks:
+    return Blocks(gateway_id=config.gateway_id, assets=_classes(config), slots=bundle_slots(config))
+
+
 def _classes(config: GatewayConfig) -> dict[str, str]:
     """Return the asset class by asset_id."""
     return {asset.asset_id: asset.asset_class for asset in config.asset}
@@ -223,6 +269,20 @@ def _source_health(counters: AcquisitionCounters) -> SourceHealth:
         streams=counters.streams,
         observations=counters.observations,
         reconnects=counters.reconnects,
+        resumed=counters.resumed,
+        backfilled=counters.backfilled,
+        republished=counters.republished,
+        revived=counters.revived,
+        gaps=counters.gaps,
+        open_holes=counters.open_holes,
+        overflows=dict(counters.overflows),
+        replaced_times=counters.replaced_times,
+        backwards=counters.backwards,
+        clock_offset_s=counters.clock_offset_s,
+        profile=counters.profile,
+        missing=dict(counters.missing),
+        silent=counters.silent,
+        notes=dict(counters.notes),
     )
 
 

@@ -1,123 +1,135 @@
-"""What comes over one connection: channels found, holes filled from history, then live values."""
+"""What comes from one server while its session lasts: values, what history has of the time before, and what is missing.
+
+Four things go on side by side, each yielding batches: values are received (and read, where polled), the reconciler
+keeps what is monitored equal to what is wanted, history fills holes, newest first, and quiet tags are looked at.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import structlog
 from asyncua.client.client import Client
 
-from gateway.config import AcquisitionConfig, AssetConfig
-from gateway.data_acquisition.batch import AcquisitionCounters, Batch
+from gateway.config import ServerConfig
+from gateway.data_acquisition.backfill import Backfill, Slice, Wanted
+from gateway.data_acquisition.batch import AcquisitionCounters, Batch, Stored
+from gateway.data_acquisition.clock import ClockGuard, read_server_time
 from gateway.data_acquisition.columns import Columns, observed
-from gateway.data_acquisition.discovery import FoundChannel, discover
-from gateway.data_acquisition.history import Backfill, Wanted
-from gateway.data_acquisition.limits import RequestLimits
-from gateway.data_acquisition.messages import NotificationMessage
-from gateway.data_acquisition.subscription import Item, Subscription
+from gateway.data_acquisition.liveness import Handles, beating, due, is_gone, judge
+from gateway.data_acquisition.polling import Polling
+from gateway.data_acquisition.profiles import ServerProfile
+from gateway.data_acquisition.publishing import Message, Publishing
+from gateway.data_acquisition.reconciler import Reconciler
+from gateway.data_acquisition.tags import WantedTags
+from gateway.data_acquisition.watched import NEVER, Watched
 from gateway.errors import SourceUnavailable
-from models.records import BoolArray, Gap, Int64Array, Observations, Results, Stream, UInt32Array, from_ns
+from gateway.journal import Hole
+from models.records import Gap, GatewayEvent, Heartbeat, Observations, Results, Stream, from_ns
 
 log = structlog.get_logger()
 
 _HOUR_NS = 3_600_000_000_000
 _ROWS_PER_BATCH = 50_000
-_FIRST_VALUES_S = 1.0  # so long the first values of all streams may take, to be backfilled together
-_RETRY_MISSING_S = 30.0
+_FIRST_VALUES_S = 1.0  # so long the first values of all tags may take, to be backfilled together
+_HEAD_START_S = 2.0  # so long live values wait for history at first: windows then see a past that looks like a present
+_HEAD_START_ROWS = 100_000
+_LOOK_S = 5.0
 _OVERFLOW = np.uint32(0x480)  # InfoType DataValue and its Overflow bit: the server's queue dropped values before
+_NEVER_SEEN = "never read before"
+_TRY_HISTORY_AGAIN_S = 30.0
+_BACKWARDS_NS = 1_000_000_000
 
 
 class Live:
-    """The channels watched over one connection.
+    """The tags of one server, read over one session.
 
-    A stream's values pass only after the hole before the first of them is filled. Meanwhile what arrives waits in
-    the subscription, unacknowledged.
+    Live values never wait for history, but for a short head start at first: what fits into it is passed on before them,
+    in the order of time. A longer hole is filled meanwhile, newest slice first, and what is still open when the
+    connection ends is taken up by the next one: the journal keeps the list.
 
     Args:
         client: The connected client.
-        subscription: Its subscription, without items yet.
-        server_name: For messages.
-        assets: The assets to find.
-        channels: Their channels by asset class.
-        acquisition: Sampling and publishing.
-        limits: How much one request may ask for.
-        newest: Gives the newest stored source time of a stream, ns, or None.
+        publishing: Its subscriptions, none yet.
+        server: The server's configuration.
+        wanted: The tags.
+        profile: What the server takes.
+        clock: The server's clock.
+        stored: What is stored, and which holes are open.
+        backfill_limit_h: How far back history is fetched for a stream never seen before.
         counters: Kept up to date.
     """
 
     def __init__(
         self,
         client: Client,
-        subscription: Subscription,
+        publishing: Publishing,
         *,
-        server_name: str,
-        assets: Sequence[AssetConfig],
-        channels: Mapping[str, Sequence[str]],
-        acquisition: AcquisitionConfig,
-        limits: RequestLimits,
-        newest: Callable[[Stream], int | None],
+        server: ServerConfig,
+        wanted: WantedTags,
+        profile: ServerProfile,
+        clock: ClockGuard,
+        stored: Stored,
+        backfill_limit_h: float,
         counters: AcquisitionCounters,
     ) -> None:
         self._client = client
-        self._subscription = subscription
-        self._server_name = server_name
-        self._assets = assets
-        self._channels = channels
-        self._acquisition = acquisition
-        self._limits = limits
-        self._newest = newest
+        self._publishing = publishing
+        self._server = server
+        self._profile = profile
+        self._clock = clock
+        self._stored = stored
+        self._limit_ns = round(backfill_limit_h * _HOUR_NS)
         self._counters = counters
-        # Row i of each is the channel with client handle i; what the server refused stays not watched.
-        self._found: list[FoundChannel] = []
-        self._streams: tuple[Stream, ...] = ()
-        self._watched: BoolArray = np.zeros(0, np.bool_)
-        self._ready: BoolArray = np.zeros(0, np.bool_)
-        self._last_time: Int64Array = np.zeros(0, np.int64)
+        self._watched = Watched()
+        self._polling = Polling(client, server.name, [], profile.limits)
+        self._reconciler = Reconciler(
+            client,
+            publishing,
+            self._polling,
+            server_name=server.name,
+            wanted=wanted,
+            profile=profile,
+            watched=self._watched,
+            counters=counters,
+        )
+        self._changes: asyncio.Queue[WantedTags] = asyncio.Queue()
+        self._look_again = asyncio.Event()
+        self._holes_opened = asyncio.Event()
+        self._first_stored = asyncio.Event()
+        # Batches wait here, one at most: while it is being stored the next one grows.
+        self._ready: asyncio.Queue[Batch | Exception] = asyncio.Queue()
+        self._room = asyncio.Semaphore(1)
+        self._holds_values = False
 
-    async def watch(self) -> Results:
-        """Find the channels that are not watched yet and have them reported; return the assets if there are any."""
-        discovery = await discover(self._client, self._incomplete(), self._channels, self._limits)
-        handles = {found.stream: handle for handle, found in enumerate(self._found)}
-        items = []
-        for found in discovery.found:
-            handle = handles.setdefault(found.stream, len(self._found))
-            if handle == len(self._found):
-                self._add(found)
-            if not self._watched[handle]:
-                items.append(Item(handle=handle, node=found.node))
-        refused = await self._subscription.watch(items, self._acquisition, per_request=self._limits.items)
-        accepted = [item.handle for item in items if item.handle not in refused]
-        self._watched[accepted] = True
-        self._note_missing(dict(discovery.missing), refused)
-        untimed = ("/".join(stream) for stream in discovery.untimed)
-        self._counters.untimed = tuple(dict.fromkeys((*self._counters.untimed, *untimed)))
-        return Results(assets=discovery.descriptions(self._assets) if accepted else ())
+    async def begin(self) -> Results:
+        """Find the tags and have them reported; return the assets."""
+        return await self._reconciler.first()
 
-    def _incomplete(self) -> list[AssetConfig]:
-        """Return the assets to look for: all at first, then those of which something is missing."""
-        missing = {place.split("/", 1)[0] for place in self._counters.missing}
-        return [asset for asset in self._assets if not self._found or asset.asset_id.split("/", 1)[0] in missing]
+    def change(self, wanted: WantedTags) -> None:
+        """Read *wanted* from now on; tags that are as they were are not touched."""
+        self._changes.put_nowait(wanted)
+        self._look_again.set()
 
-    def _add(self, found: FoundChannel) -> None:
-        """Give *found* the next client handle."""
-        self._found.append(found)
-        self._streams += (found.stream,)
-        self._watched = np.append(self._watched, False)
-        self._ready = np.append(self._ready, False)
-        self._last_time = np.append(self._last_time, 0)
+    async def resume(self, client: Client, *, reused: bool) -> bool:
+        """Go on over another connection, as if nothing had happened; return False when that cannot be."""
+        if self._holds_values or not await self._publishing.resume(client, reused=reused):
+            return False
+        self._client = client
+        self._polling = Polling(client, self._server.name, [], self._profile.limits)
+        self._reconciler.go_on(client, self._polling)
+        return True
 
-    def _note_missing(self, missing: dict[str, str], refused: Mapping[int, str]) -> None:
-        for handle, reason in refused.items():
-            found = self._found[handle]
-            missing["/".join(found.stream)] = f"node {found.node.to_string()} {reason}; channel left out"
-        for place, reason in missing.items():
-            if self._counters.missing.get(place) != reason:
-                log.warning("channel left out", server=self._server_name, channel=place, reason=reason)
-        self._counters.missing = missing
-        self._counters.streams = int(self._watched.sum())
+    async def close(self) -> None:
+        """End the subscriptions."""
+        await self._publishing.close()
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
         """Yield what comes, until the connection is lost.
@@ -125,106 +137,141 @@ class Live:
         Raises:
             SourceUnavailable: When it is.
         """
-        clock = asyncio.get_running_loop().time
-        retry_at = clock() + _RETRY_MISSING_S
-        messages = await self._first_messages(clock() + _FIRST_VALUES_S)
+        self._ready, self._room = asyncio.Queue(), asyncio.Semaphore(1)
+        self._holds_values = False
+        if not self._publishing.revised:
+            self._first_stored.set()  # nothing is subscribed to, so there is nothing to wait for
+        work = (self._receive(), self._poll(), self._reconcile(), self._backfill(), self._look())
+        tasks = [asyncio.create_task(self._told_when_it_fails(part)) for part in work]
+        try:
+            while True:
+                ready = await self._ready.get()
+                if isinstance(ready, Exception):
+                    raise ready
+                self._room.release()
+                yield ready
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _told_when_it_fails(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - raised again where batches are taken
+            self._ready.put_nowait(error)  # behind the batches that are ready: they are stored first
+
+    async def _pass(self, batch: Batch) -> None:
+        """Hand *batch* on when there is room."""
+        await self._room.acquire()
+        self._ready.put_nowait(batch)
+
+    # Values
+
+    async def _receive(self) -> None:
         while True:
-            async with aclosing(self._pass_on(messages)) as batches:
-                async for batch in batches:
-                    yield batch
-            if self._counters.missing and clock() > retry_at:
-                if results := await self.watch():
-                    yield Batch(results=results)
-                retry_at = clock() + _RETRY_MISSING_S
-            messages = await self._waiting_messages()
+            message = await self._publishing.next()
+            if message is None or (message.values is None and self._first_stored.is_set()):
+                self._note_lost(message)
+                continue
+            self._holds_values = True
+            if not self._first_stored.is_set():
+                await self._pass_first(await self._first_messages(message))
+                await self._first_stored.wait()
+            else:
+                await self._room.acquire()  # what arrives until then joins the batch: many small ones cost one commit
+                self._ready.put_nowait(self._live_batch(await self._with_backlog(message)))
+            self._holds_values = False
 
-    async def _first_messages(self, deadline: float) -> list[NotificationMessage]:
-        """Return messages until each watched stream had its first value, or the time is *deadline*."""
-        messages = []
-        seen = np.zeros(len(self._streams), np.bool_)
-        clock = asyncio.get_running_loop().time
-        while not seen[self._watched].all() and (left := deadline - clock()) > 0:
-            message = await self._subscription.next(left)
-            if message is not None and message.values is not None:
+    async def _first_messages(self, first: Message) -> list[Message]:
+        """Return messages until each tag had its first value, or some time has passed."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _FIRST_VALUES_S
+        messages = [first]
+        waiting = self._watched.active.copy()
+        while True:
+            if (values := messages[-1].values) is not None:
+                waiting[self._checked(values).handle] = False
+            left = deadline - loop.time()
+            if not waiting.any() or left <= 0:
+                return messages
+            if (message := await self._publishing.next(left)) is not None:
                 messages.append(message)
-                seen[self._checked(message.values).handle] = True
-        return messages
 
-    async def _waiting_messages(self) -> list[NotificationMessage]:
-        """Wait for a message and return it with those behind it: many small ones cost one commit."""
-        messages, rows = [], 0
-        wait_s = None
-        while rows < _ROWS_PER_BATCH:
-            message = await self._subscription.next(wait_s)
+    async def _with_backlog(self, first: Message) -> list[Message]:
+        messages, rows = [first], 0
+        while self._publishing.backlog and rows < _ROWS_PER_BATCH:
+            message = await self._publishing.next(0.0)
             if message is None:
                 break
-            if message.values is not None:
-                messages.append(message)
-                rows += len(self._checked(message.values).handle)
-            if not self._subscription.backlog:
-                break
-            wait_s = 0.0
+            messages.append(message)
+            rows += len(message.values.handle) if message.values is not None else 0
         return messages
 
-    def _checked(self, values: Columns) -> Columns:
-        if len(values.handle) and int(values.handle.max()) >= len(self._streams):
-            raise SourceUnavailable(
-                f"{self._server_name}: a value of a channel nobody asked for; the connection is made anew"
-            )
-        return values
+    async def _pass_first(self, messages: Sequence[Message]) -> None:
+        """Pass on the first values, after what history has of the time before them if that is quickly had."""
+        live = self._live_batch(messages)
+        slices, is_whole = await self._head_start(live.opened)
+        filled = [self._filled_batch(part) for part in slices]
+        batches = [*reversed(filled), replace(live, opened=())] if is_whole else [replace(live, opened=()), *filled]
+        batches[0] = replace(batches[0], opened=live.opened)
+        for batch in batches:
+            await self._pass(batch)
+        await self._pass(Batch(on_acknowledge=self._first_stored.set))
 
-    async def _pass_on(self, messages: Sequence[NotificationMessage]) -> AsyncGenerator[Batch, None]:
-        """Yield the values of *messages*, after what history holds before the first of each stream."""
-        if not messages:
-            return
-        values = observed(Columns.concatenate([m.values for m in messages if m.values is not None]))
-        fresh = np.unique(values.handle[~self._ready[values.handle]])
-        gaps: list[Gap] = []
-        if len(fresh):
-            wanted, gaps = self._holes(fresh, values)
-            backfill = Backfill(self._client, self._server_name, wanted, per_request=self._limits.history)
-            async with aclosing(backfill.slices()) as slices:
-                async for part in slices:
-                    if len(part.observations) or part.gaps:
-                        yield self._counted(part.observations, part.gaps)
-            self._ready[fresh] = True
-        gaps += self._overflows(values)
-        np.maximum.at(self._last_time, values.handle, values.source_time)
-        numbers = [message.sequence_number for message in messages]
-        self._counters.messages += len(messages)
-        self._counters.republished += self._subscription.take_republished()
-        yield self._counted(self._observations(values), gaps, numbers)
+    async def _head_start(self, opened: Sequence[Hole]) -> tuple[list[Slice], bool]:
+        """Return what history gives at once of the *opened* holes, newest first, and whether that is all of it."""
+        slices: list[Slice] = []
+        rows = 0
+        try:
+            async with asyncio.timeout(_HEAD_START_S), aclosing(self._history(opened).slices()) as parts:
+                async for part in parts:
+                    slices.append(part)
+                    rows += len(part.observations)
+                    if rows > _HEAD_START_ROWS:
+                        return slices, False
+        except TimeoutError:
+            return slices, False
+        return slices, True
 
-    def _holes(self, fresh: UInt32Array, values: Columns) -> tuple[list[Wanted], list[Gap]]:
-        """Return where the *fresh* streams have to be filled up to their first of *values*, and where nothing can."""
-        wanted, gaps = [], []
-        limit_ns = int(self._acquisition.backfill_limit_h * _HOUR_NS)
-        first_time = np.full(len(self._streams), np.iinfo(np.int64).max)
-        np.minimum.at(first_time, values.handle, values.source_time)
-        for handle in fresh.tolist():
-            found, end = self._found[handle], int(first_time[handle])
-            newest = self._newest(found.stream)
-            self._last_time[handle] = newest if newest is not None else end
-            if found.has_history:
-                start = newest + 1 if newest is not None else max(end - limit_ns, 0)
-                wanted.append(Wanted(stream=found.stream, node=found.node, start=start, end=end))
-            elif newest is not None and newest < end:
-                gaps.append(_gap(found.stream, newest, end, "not listened, and the server keeps no history of it"))
-        return wanted, gaps
+    async def _poll(self) -> None:
+        async for values in self._polling.readings():
+            await self._room.acquire()
+            self._ready.put_nowait(self._batch(observed(self._checked(values)), time.time_ns()))
 
-    def _overflows(self, values: Columns) -> list[Gap]:
-        """Return a gap before each value whose status says that the server's queue dropped some."""
-        gaps = []
-        for row in np.flatnonzero((values.status & _OVERFLOW) == _OVERFLOW).tolist():
-            handle = int(values.handle[row])
-            earlier = values.source_time[:row][values.handle[:row] == handle]
-            since = int(earlier[-1]) if len(earlier) else int(self._last_time[handle])
-            gaps.append(_gap(self._streams[handle], since, int(values.source_time[row]), "server's queue overflowed"))
-        return gaps
+    def _live_batch(self, messages: Sequence[Message]) -> Batch:
+        """Return the values of *messages* as a batch that acknowledges them."""
+        for message in messages:
+            self._note_lost(message)
+        parts = [self._checked(message.values) for message in messages if message.values is not None]
+        batch = self._batch(observed(Columns.concatenate(parts)), messages[-1].received_time)
+        counters, publishing = self._counters, self._publishing
+        counters.messages += len(parts)
+        counters.republished = publishing.republished
 
-    def _observations(self, values: Columns) -> Observations:
-        return Observations(
-            streams=self._streams,
+        def acknowledge() -> None:
+            batch.on_acknowledge()
+            for message in messages:
+                publishing.acknowledge(message)
+
+        return replace(batch, on_acknowledge=acknowledge)
+
+    def _batch(self, values: Columns, received_ns: int) -> Batch:
+        """Return *values* with the holes before them."""
+        watched, now = self._watched, asyncio.get_running_loop().time()
+        if not len(values.handle):
+            return Batch()
+        values = self._clock.timed(values, received_ns)
+        self._counters.replaced_times = self._clock.replaced
+        opened, gaps = self._holes_before(values)
+        self._note_order(values)
+        watched.note(values, now)
+        gone = np.unique(values.handle[is_gone(values.status)]) if values.status.any() else ()
+        for handle in gone:
+            self._reconciler.lost.add(int(handle))
+            self._look_again.set()
+        observations = Observations(
+            streams=watched.streams,
             stream=values.handle,
             source_time=values.source_time,
             value=values.value,
@@ -232,21 +279,224 @@ class Live:
             sample_count=values.sample_count,
             samples=values.samples,
         )
+        return self._counted(Batch(observations=observations, results=Results(gaps=gaps), opened=opened))
 
-    def _counted(self, observations: Observations, gaps: Sequence[Gap], numbers: Sequence[int] = ()) -> Batch:
-        """Return the batch; acknowledging it counts it, and its messages *numbers* at the server."""
+    def _checked(self, values: Columns) -> Columns:
+        if len(values.handle) and int(values.handle.max()) >= len(self._watched.streams):
+            raise SourceUnavailable(
+                f"{self._server.name}: a value of a channel nobody asked for; the connection is made anew"
+            )
+        return values
 
-        def acknowledge() -> None:
-            self._counters.observations += len(observations)
-            self._counters.backfilled += 0 if numbers else len(observations)
-            self._counters.gaps += len(gaps)
-            for number in numbers:
-                self._subscription.acknowledge(number)
+    def _holes_before(self, values: Columns) -> tuple[tuple[Hole, ...], tuple[Gap, ...]]:
+        """Return what lies unseen before *values*: before a tag's first, and where the server's queue overflowed."""
+        watched = self._watched
+        opened: list[Hole] = []
+        gaps: list[Gap] = []
+        fresh = ~watched.ready[values.handle]
+        if fresh.any():
+            order = np.argsort(values.source_time, kind="stable")
+            order = order[fresh[order]]
+            handles, first = np.unique(values.handle[order], return_index=True)
+            ends = values.source_time[order[first]]
+            ends_of_open = _last_ends(self._stored.holes())
+            for handle, end in zip(handles.tolist(), ends.tolist(), strict=True):
+                stream = watched.streams[handle]
+                newest = self._newest(handle)
+                start = newest + 1 if newest is not None else max(end - self._limit_ns, 0)
+                cause = "not listened" if newest is not None else _NEVER_SEEN
+                self._tell_hole(handle, max(start, ends_of_open.get(stream, 0)), end, cause, opened, gaps)
+        overflowed = (values.status & _OVERFLOW) == _OVERFLOW
+        if overflowed.any():
+            for row in np.flatnonzero(overflowed).tolist():
+                handle = int(values.handle[row])
+                place = "/".join(watched.streams[handle])
+                self._counters.overflows[place] = self._counters.overflows.get(place, 0) + 1
+                earlier = values.source_time[:row][values.handle[:row] == handle]
+                if len(earlier) or not fresh[row]:  # a fresh one has its hole already
+                    since = int(earlier[-1]) if len(earlier) else int(watched.time[handle])
+                    end = int(values.source_time[row])
+                    self._tell_hole(handle, since + 1, end, "server's queue overflowed", opened, gaps)
+        return tuple(opened), tuple(gaps)
 
-        return Batch(observations=observations, results=Results(gaps=tuple(gaps)), on_acknowledge=acknowledge)
+    def _newest(self, handle: int) -> int | None:
+        """Return the newest source time of a tag that is stored, or will be in a moment."""
+        stored, seen = self._stored.newest_source_time(self._watched.streams[handle]), int(self._watched.time[handle])
+        return max(seen, NEVER if stored is None else stored) if stored is not None or seen != NEVER else None
+
+    def _tell_hole(self, handle: int, start: int, end: int, cause: str, opened: list[Hole], gaps: list[Gap]) -> None:
+        """Open the hole from *start* to *end* of a tag, or tell the gap where there is no history to fill it."""
+        found = self._watched.found[handle]
+        if start >= end:
+            return
+        if found.has_history:
+            opened.append(Hole(stream=found.stream, start_ns=start, end_ns=end, cause=cause))
+        elif cause != _NEVER_SEEN:
+            gaps.append(_gap_of(Hole(stream=found.stream, start_ns=start, end_ns=end, cause=cause)))
+
+    def _note_order(self, values: Columns) -> None:
+        """Count source times that run backwards: a clock of the plant was set."""
+        behind = values.source_time < self._watched.time[values.handle] - _BACKWARDS_NS
+        if behind.any():
+            self._counters.backwards += int(np.count_nonzero(behind))
+
+    def _note_lost(self, message: Message | None) -> None:
+        """Expect a hole before the next value of tags of which messages are lost for good, and look at them soon."""
+        if message is None or not message.lost:
+            return
+        handles = np.fromiter(message.lost, np.intp)
+        self._watched.ready[handles] = False
+        self._watched.evidence[handles] = -np.inf
+        if message.refused:
+            self._reconciler.refuse(message.refused)
+
+    # History
+
+    def _history(self, holes: Sequence[Hole]) -> Backfill:
+        watched, wanted = self._watched, []
+        for hole in holes:
+            handle = watched.handle(hole.stream)
+            if handle is None or not watched.found[handle].has_history:
+                continue
+            anchored = hole.cause != _NEVER_SEEN
+            wanted.append(Wanted(stream=hole.stream, node=watched.found[handle].node, hole=hole, anchored=anchored))
+        return Backfill(self._client, self._server.name, wanted, per_request=self._profile.limits.history)
+
+    async def _backfill(self) -> None:
+        """Fill the open holes of this server's tags, for ever."""
+        await self._first_stored.wait()
+        while True:
+            self._holes_opened.clear()
+            committed = asyncio.Event()
+            holes = self._mine()
+            if hopeless := [hole for hole in holes if self._has_no_history(hole)]:
+                gaps = tuple(_gap_of(hole) for hole in hopeless)
+                await self._pass(self._counted(Batch(results=Results(gaps=gaps), filled=tuple(hopeless))))
+            async with aclosing(self._history(holes).slices()) as slices:
+                async for part in slices:
+                    await self._pass(self._filled_batch(part))
+                    self._mine()
+            # What was filled is off the list when it is stored, and not before.
+            await self._pass(Batch(on_acknowledge=committed.set))
+            await committed.wait()
+            with suppress(TimeoutError):  # holes are left open when the server had no time for history
+                async with asyncio.timeout(_TRY_HISTORY_AGAIN_S if self._mine() else None):
+                    await self._holes_opened.wait()
+
+    def _has_no_history(self, hole: Hole) -> bool:
+        handle = self._watched.handle(hole.stream)
+        return handle is not None and not self._watched.found[handle].has_history
+
+    def _mine(self) -> list[Hole]:
+        """Return the open holes of this server's tags."""
+        mine = [hole for hole in self._stored.holes() if self._watched.handle(hole.stream) is not None]
+        self._counters.open_holes = len(mine)
+        return mine
+
+    def _filled_batch(self, part: Slice) -> Batch:
+        batch = Batch(observations=part.observations, results=Results(gaps=part.gaps), filled=part.filled)
+        return self._counted(batch, is_history=True)
+
+    def _counted(self, batch: Batch, *, is_history: bool = False) -> Batch:
+        """Return *batch*, counted when it is stored."""
+        counters = self._counters
+        observations, gaps = len(batch.observations), len(batch.results.gaps)
+
+        def count() -> None:
+            if batch.opened:
+                self._holes_opened.set()
+            counters.observations += observations
+            counters.backfilled += observations if is_history else 0
+            counters.gaps += gaps
+
+        return replace(batch, on_acknowledge=count)
+
+    # Tags
+
+    async def _reconcile(self) -> None:
+        reconciler = self._reconciler
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(reconciler.wait_s()):
+                    await self._look_again.wait()
+            self._look_again.clear()
+            results = Results()
+            if not self._changes.empty():
+                wanted = self._changes.get_nowait()
+                while not self._changes.empty():
+                    wanted = self._changes.get_nowait()
+                results = await reconciler.change(wanted)
+            else:
+                results = await reconciler.again()
+            if results:
+                await self._pass(Batch(results=results))
+
+    async def _look(self) -> None:
+        """Look at the clock and at quiet tags, for ever."""
+        loop, watched = asyncio.get_running_loop(), self._watched
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if events := await self._read_clock():
+                await self._pass(Batch(results=Results(events=events)))
+            now = loop.time()
+            handles = due(watched, now)
+            if not len(handles):
+                continue
+            nodes = [watched.found[handle].node for handle in handles.tolist()]
+            read = await self._polling.read_once(nodes, handles.astype(np.uint32))
+            verdict = judge(watched, self._clock.timed(read, time.time_ns()), loop.time())
+            self._counters.silent = watched.named(verdict.silent)
+            if len(verdict.dead) or len(verdict.gone):
+                self._counters.revived += len(verdict.dead)
+                self._reconciler.unheard.update(verdict.dead.tolist())
+                self._reconciler.lost.update(verdict.gone.tolist())
+                self._look_again.set()
+            if heartbeats := self._heartbeats(verdict.alive, now):
+                await self._pass(Batch(results=Results(heartbeats=heartbeats)))
+
+    def _heartbeats(self, alive: Handles, now: float) -> tuple[Heartbeat, ...]:
+        """Return the heartbeats that are due of tags known to be *alive*."""
+        watched = self._watched
+        handles = alive[beating(watched, now)[alive] & watched.ready[alive]]
+        watched.told[handles] = now
+        at = datetime.now(UTC)
+        return tuple(
+            Heartbeat(
+                asset_id=watched.streams[handle].asset_id,
+                channel=watched.streams[handle].channel,
+                gateway_time=at,
+                source_time=from_ns(int(watched.time[handle])),
+                value=float(watched.value[handle]),
+                status=int(watched.status[handle]),
+            )
+            for handle in handles.tolist()
+        )
+
+    async def _read_clock(self) -> tuple[GatewayEvent, ...]:
+        asked = time.time_ns()
+        told = await read_server_time(self._client)
+        step = self._clock.observe(told, asked, time.time_ns()) if told is not None else ""
+        self._counters.clock_offset_s = None if self._clock.offset_ns is None else self._clock.offset_ns / 1e9
+        if not step:
+            return ()
+        log.warning("clock stepped", server=self._server.name, message=step)
+        return (GatewayEvent(kind="clock_step", gateway_time=datetime.now(UTC), message=step,
+                             detail={"server": self._server.name}),)  # fmt: skip
 
 
-def _gap(stream: Stream, start: int, end: int, cause: str) -> Gap:
+def _last_ends(holes: Sequence[Hole]) -> dict[Stream, int]:
+    ends: dict[Stream, int] = {}
+    for hole in holes:
+        ends[hole.stream] = max(hole.end_ns, ends.get(hole.stream, 0))
+    return ends
+
+
+def _gap_of(hole: Hole) -> Gap:
+    """Return the gap that *hole* is for good."""
     return Gap(
-        asset_id=stream.asset_id, channel=stream.channel, from_time=from_ns(start), to_time=from_ns(end), cause=cause
+        asset_id=hole.stream.asset_id,
+        channel=hole.stream.channel,
+        from_time=from_ns(hole.start_ns - 1),
+        to_time=from_ns(hole.end_ns),
+        cause=f"{hole.cause}, and the server keeps no history of it",
     )

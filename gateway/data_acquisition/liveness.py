@@ -23,6 +23,7 @@ Handles = NDArray[np.intp]
 # The node is not where it was found: its server restarted with other indexes, or its device went away.
 GONE = np.array([StatusCodes.BadNodeIdUnknown, StatusCodes.BadNodeIdInvalid], np.uint32)
 READ_AT_ONCE = 1_000
+_WITHOUT_INFO = np.uint32(0xFFFFFB7F)  # a status less its InfoType and Overflow bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def judge(watched: Watched, read: Columns, now: float) -> Verdict:
 
 def is_gone(status: UInt32Array) -> BoolArray:
     """Return which *status* codes say that the node is not there, shape ``(n,)``."""
-    return np.isin(status, GONE)
+    return np.asarray(np.isin(status, GONE), np.bool_)
 
 
 def _differs(watched: Watched, handles: Handles, read: Columns) -> BoolArray:
@@ -83,13 +84,14 @@ def _differs(watched: Watched, handles: Handles, read: Columns) -> BoolArray:
     newer = (read.source_time > watched.time[handles]) & ~watched.by_value[handles]
     lenient = np.array([watched.found[h].sampling.deadband is not Deadband.NONE for h in handles.tolist()], np.bool_)
     # Inside a deadband value and time may go on untold; a change of the status may not.
-    return np.where(lenient, read.status != watched.status[handles], ~same_value | newer)
+    return np.asarray(np.where(lenient, read.status != watched.status[handles], ~same_value | newer), np.bool_)
 
 
 def _same_value(watched: Watched, handles: Handles, read: Columns) -> BoolArray:
     last = watched.value[handles]
     equal = (last == read.value) | (np.isnan(last) & np.isnan(read.value))
-    return equal & (watched.status[handles] & ~np.uint32(0x480) == read.status & ~np.uint32(0x480))
+    same_status = (watched.status[handles] & _WITHOUT_INFO) == (read.status & _WITHOUT_INFO)
+    return np.asarray(equal & same_status, np.bool_)
 
 
 def _has_samples(read: Columns) -> BoolArray:

@@ -58,6 +58,15 @@ class Polling:
         if self._is_reading:
             self._start()
 
+    async def read_once(self, nodes: Sequence[ua.NodeId], handles: UInt32Array) -> Columns:
+        """Return the values of *nodes* as they are now, under *handles*; one that cannot be read has a Bad value.
+
+        Raises:
+            SourceUnavailable: If the link is lost.
+        """
+        parts = [await self._read(*request) for request in _requests(nodes, handles, self._per_request)]
+        return Columns.concatenate(parts)
+
     async def readings(self) -> AsyncGenerator[Columns, None]:
         """Yield what is read, one answer of the server at a time; a tag that cannot be read has a Bad value.
 
@@ -98,9 +107,10 @@ class Polling:
         try:
             while items := self._groups.get(interval_ms):
                 if items is not known or any(len(nodes) > self._per_request for nodes, _ in requests):
-                    known, requests = items, _requests(items, self._per_request)
-                for nodes, handles in requests:
-                    await self._answers.put(await self._read(nodes, handles))
+                    handles = np.array([item.handle for item in items], np.uint32)
+                    known, requests = items, _requests([item.node for item in items], handles, self._per_request)
+                for request in requests:
+                    await self._answers.put(await self._read(*request))
                 due += interval_s * max(1, math.ceil((clock() - due) / interval_s))
                 await asyncio.sleep(due - clock())
         except Exception as error:  # noqa: BLE001 - raised again where readings are taken
@@ -119,10 +129,11 @@ class Polling:
             return _bad(handles, error.code)
 
 
-def _requests(items: Sequence[Item], size: int) -> list[tuple[list[ua.ReadValueId], UInt32Array]]:
-    nodes = [ua.ReadValueId(NodeId=item.node, AttributeId=AttributeIds.Value) for item in items]
-    handles = np.array([item.handle for item in items], np.uint32)
-    return [(nodes[i : i + size], handles[i : i + size]) for i in range(0, len(items), size)]
+def _requests(
+    nodes: Sequence[ua.NodeId], handles: UInt32Array, size: int
+) -> list[tuple[list[ua.ReadValueId], UInt32Array]]:
+    values = [ua.ReadValueId(NodeId=node, AttributeId=AttributeIds.Value) for node in nodes]
+    return [(values[i : i + size], handles[i : i + size]) for i in range(0, len(values), size)]
 
 
 def _bad(handles: UInt32Array, status: int) -> Columns:

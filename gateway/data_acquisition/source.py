@@ -1,41 +1,42 @@
-"""An OPC UA server as a source of batches: for ever, without loss, each stream in the order of its measurements."""
+"""An OPC UA server as a source of batches: for ever, and never quiet.
+
+The supervisor here makes each connection anew, with back-off, and goes on where the last one ended with as little loss
+as the server allows: the old session activated over the new channel, or its subscriptions transferred to a new session,
+and what was missed asked for again; otherwise everything is created anew and history fills what lies between.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
-from asyncua.client.client import Client
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaError, UaStatusCodeError
 
-from gateway.config import (
-    AcquisitionConfig,
-    AssetClassConfig,
-    AssetConfig,
-    GatewayConfig,
-    ServerConfig,
-    server_warnings,
-)
-from gateway.data_acquisition.batch import AcquisitionCounters, Batch
-from gateway.data_acquisition.certificate import application_uri, ensure_application_certificate
+from gateway.config import GatewayConfig, ServerConfig, server_warnings
+from gateway.data_acquisition.batch import AcquisitionCounters, Batch, Stored
+from gateway.data_acquisition.certificate import application_uri
+from gateway.data_acquisition.clock import ClockGuard
 from gateway.data_acquisition.columns import MalformedMessage
-from gateway.data_acquisition.connection import Identity, connected
-from gateway.data_acquisition.limits import MOST, read_limits
+from gateway.data_acquisition.connection import Connection, Identity, SavedSession, connect, prepare
 from gateway.data_acquisition.live import Live
-from gateway.data_acquisition.subscription import Subscription
-from gateway.errors import ConfigError, SourceUnavailable
-from models.records import AssetDescription, GatewayEvent, Results, Stream
+from gateway.data_acquisition.profiles import MOST, read_profile
+from gateway.data_acquisition.publishing import Publishing
+from gateway.data_acquisition.tags import WantedTags, wanted_tags
+from gateway.errors import SourceUnavailable
+from models.records import AssetDescription, GatewayEvent, Results
 
 log = structlog.get_logger()
 
+_CONNECT_S = 6.0  # a link that loses what is sent on it keeps an attempt waiting; the next one may find it well
 _BACK_OFF_FIRST_S = 0.25
-_BACK_OFF_MOST_S = 15.0
+_BACK_OFF_MOST_S = 3.0
+_TOLD = 5  # names in one warning
 _TOO_LARGE = frozenset(
     {StatusCodes.BadTooManyOperations, StatusCodes.BadRequestTooLarge, StatusCodes.BadResponseTooLarge,
      StatusCodes.BadEncodingLimitsExceeded}
@@ -43,43 +44,38 @@ _TOO_LARGE = frozenset(
 
 
 class OpcuaSource:
-    """All assets of one OPC UA server.
-
-    `batches` connects, and reconnects for ever. After each connection it subscribes first; the first value of each
-    stream tells where live begins, and history fills what lies between the newest stored value and that one, oldest
-    first. Only then come the live values, which waited unacknowledged. The first of them may be the newest stored
-    one again; the journal knows and drops it.
+    """All tags of one OPC UA server.
 
     Args:
         server: The server.
-        assets: The assets that are read from it.
-        acquisition: Sampling and publishing.
+        wanted: The tags that are read from it.
+        backfill_limit_h: How far back history is fetched for a stream never seen before.
         gateway_id: Names the gateway in its certificate.
-        asset_classes: Which channels the classes have.
         pki_dir: Own certificate and trust list.
-        newest: Gives the newest stored source time of a stream, ns, or None when nothing of it is stored.
+        stored: What is stored, and which holes are open.
     """
 
     def __init__(
         self,
         server: ServerConfig,
-        assets: Sequence[AssetConfig],
-        acquisition: AcquisitionConfig,
+        wanted: WantedTags,
         *,
+        backfill_limit_h: float = 720.0,
         gateway_id: str,
-        asset_classes: Mapping[str, AssetClassConfig],
         pki_dir: Path,
-        newest: Callable[[Stream], int | None],
+        stored: Stored,
     ) -> None:
         self.server = server
+        self.wanted = wanted
         self.counters = AcquisitionCounters()
-        self._assets = tuple(assets)
-        self._acquisition = acquisition
-        self._channels = {name: asset_class.channels for name, asset_class in asset_classes.items()}
+        self._backfill_limit_h = backfill_limit_h
         self._identity = Identity(
             application_uri=application_uri(gateway_id), common_name=f"Wearsight gateway {gateway_id}", pki_dir=pki_dir
         )
-        self._newest = newest
+        self._stored = stored
+        self._clock = ClockGuard(server)
+        self._live: Live | None = None
+        self._saved: SavedSession | None = None
         self._described: tuple[AssetDescription, ...] = ()
         self._connections = 0
         self._at_most = MOST
@@ -92,33 +88,46 @@ class OpcuaSource:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is not as it should be: weaker security, no connection, channels left out; one sentence each."""
-        trouble = (self.counters.trouble,) if self.counters.trouble else ()
-        untimed = self.counters.untimed
-        names = ", ".join(untimed[:5]) + " and others" * (len(untimed) > 5)
-        told = f"{self.server.name}: no source time comes with {names}; the server's is taken for when it was measured"
-        timing = (told,) if untimed else ()
-        return (*server_warnings(self.server), *trouble, *self.counters.missing.values(), *timing)
+        name, counters = self.server.name, self.counters
+        found = [*server_warnings(self.server), counters.trouble, counters.budget, *counters.missing.values()]
+        if counters.untimed:
+            found.append(
+                f"{name}: no source time comes with {_some(counters.untimed)}; the server's is taken for when it was "
+                "measured"
+            )
+        if counters.silent:
+            found.append(f"{name}: the server has no value of {_some(counters.silent)}; it is asked again")
+        if counters.overflows:
+            found.append(
+                f"{name}: the server's queue was too small for {_some(tuple(counters.overflows))}; see queue_size"
+            )
+        if counters.replaced_times:
+            found.append(f"{name}: {counters.replaced_times} values had no possible source time; see clock_tolerance_s")
+        return tuple(warning for warning in found if warning)
+
+    def change(self, wanted: WantedTags) -> None:
+        """Read *wanted* from now on; tags that are as they were are not touched."""
+        if wanted == self.wanted:
+            return
+        self.wanted = wanted
+        if self._live is not None:
+            self._live.change(wanted)
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
-        """Yield batches for ever; each waits at the server until it is acknowledged.
+        """Yield batches for ever; live ones wait at the server until they are acknowledged.
 
         Raises:
-            ConfigError: If own certificate or password cannot be used.
+            ConfigError: If own certificate or password cannot be used at the start.
         """
-        identity = self._identity
-        await asyncio.to_thread(
-            ensure_application_certificate, identity.pki_dir, identity.application_uri, identity.common_name
-        )
+        await asyncio.to_thread(prepare, self.server, self._identity)
         failures = 0
         while True:
             acknowledged = self.counters.observations
             try:
-                async with connected(self.server, identity) as client, aclosing(self._over(client)) as batches:
+                async with aclosing(self._over_one_connection()) as batches:
                     async for batch in batches:
                         yield batch
                 trouble = f"{self.server.name}: the connection ended; it is made anew"
-            except ConfigError:
-                raise
             except (SourceUnavailable, MalformedMessage, UaError, OSError) as error:
                 trouble = self._ask_for_less(error) or str(error) or type(error).__name__
             except Exception as error:  # whatever a server's answer sets off in the stack: the others go on
@@ -131,29 +140,65 @@ class OpcuaSource:
             failures = 0 if self.counters.observations > acknowledged else failures + 1
             await asyncio.sleep(_back_off_s(failures))
 
-    async def _over(self, client: Client) -> AsyncGenerator[Batch, None]:
+    async def _over_one_connection(self) -> AsyncGenerator[Batch, None]:
         """Yield what comes over one connection, until it is lost."""
-        subscription = await Subscription.create(client, self.server.name, self._acquisition)
+        connection = await self._connect()
+        is_lost = False
         try:
-            live = Live(
-                client,
-                subscription,
-                server_name=self.server.name,
-                assets=self._assets,
-                channels=self._channels,
-                acquisition=self._acquisition,
-                limits=await read_limits(client, self._at_most),
-                newest=self._newest,
-                counters=self.counters,
-            )
-            yield self._on_connected(await live.watch())
+            live, found = await self._go_on(connection)
+            yield self._on_connected(found)
             async with aclosing(live.batches()) as batches:
                 async for batch in batches:
                     yield batch
+        except (SourceUnavailable, MalformedMessage, UaError, OSError):
+            is_lost = True
+            raise
         finally:
             self.counters.connected = False
-            self.counters.untimed = ()
-            await subscription.close()
+            # A lost connection is dropped as it is: the server keeps session and subscriptions for the next one.
+            self._saved = connection.saved() if is_lost else None
+            if not is_lost and self._live is not None:
+                live, self._live = self._live, None
+                await live.close()
+            await connection.close(kindly=not is_lost)
+
+    async def _connect(self) -> Connection:
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                return await connect(self.server, self._identity, saved=self._saved)
+        except TimeoutError:
+            raise SourceUnavailable(
+                f"{self.server.name}: {self.server.endpoint} does not answer within {_CONNECT_S:g} s; it is tried again"
+            ) from None
+
+    async def _go_on(self, connection: Connection) -> tuple[Live, Results]:
+        """Return what was live before, going on over *connection*, or else everything made anew and its assets."""
+        live, self._live = self._live, None
+        if live is not None:
+            if await live.resume(connection.client, reused=connection.reused):
+                self._live = live
+                self.counters.resumed += 1
+                return live, Results()
+            if connection.reused:  # what is left of the old subscriptions ends with their session
+                self._saved = None
+                await connection.close(kindly=True)
+                raise SourceUnavailable(f"{self.server.name}: the subscriptions are gone; they are made anew")
+        profile = await read_profile(connection.client, self._at_most)
+        self.counters.profile = profile.name
+        live = Live(
+            connection.client,
+            await Publishing.start(connection.client, self.server.name, profile),
+            server=self.server,
+            wanted=self.wanted,
+            profile=profile,
+            clock=self._clock,
+            stored=self._stored,
+            backfill_limit_h=self._backfill_limit_h,
+            counters=self.counters,
+        )
+        found = await live.begin()
+        self._live = live
+        return live, found
 
     def _ask_for_less(self, error: Exception) -> str:
         """Return what is done about a request that was too large for the server; nothing when *error* is another."""
@@ -170,8 +215,8 @@ class OpcuaSource:
         self._connections += 1
         message = f"{self.server.name}: connected, {counters.streams} channels, {len(counters.missing)} left out"
         log.info("source connected", server=self.server.name, streams=counters.streams, missing=len(counters.missing))
-        assets = found.assets if found.assets != self._described else ()
-        self._described = found.assets
+        assets = tuple(asset for asset in found.assets if asset not in self._described)
+        self._described = (*self._described, *assets)
         return Batch(results=Results(assets=assets, events=self._event("source_connected", message).events))
 
     def _event(self, kind: str, message: str) -> Results:
@@ -181,20 +226,23 @@ class OpcuaSource:
         return Results(events=(event,))
 
 
-def open_sources(config: GatewayConfig, newest: Callable[[Stream], int | None]) -> dict[str, OpcuaSource]:
+def open_sources(config: GatewayConfig, stored: Stored) -> dict[str, OpcuaSource]:
     """Return the source of each server in *config*, by the server's name."""
     return {
         server.name: OpcuaSource(
             server,
-            config.assets_of(server.name),
-            config.acquisition,
+            wanted_tags(config, server.name),
+            backfill_limit_h=config.acquisition.backfill_limit_h,
             gateway_id=config.gateway_id,
-            asset_classes=config.asset_class,
             pki_dir=config.pki_dir,
-            newest=newest,
+            stored=stored,
         )
         for server in config.server
     }
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:_TOLD]) + " and others" * (len(names) > _TOLD)
 
 
 def _back_off_s(failures: int) -> float:

@@ -11,7 +11,7 @@ from gateway.data_acquisition.columns import Columns
 from gateway.data_acquisition.resolution import FoundChannel
 from models.records import BoolArray, FloatArray, Int64Array, Stream, UInt32Array
 
-NEVER = np.iinfo(np.int64).min
+NEVER = -(2**62)  # before every source time, and far enough from the end to reckon with
 _ZERO_AT_FIRST = (
     "active", "ready", "status", "evidence", "silence_s", "heartbeat_s", "told", "suspect", "by_value"
 )  # fmt: skip

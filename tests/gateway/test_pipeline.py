@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from gateway.data_acquisition import Batch
-from gateway.journal import CommitFailed, Journal
+from gateway.journal import CommitFailed, Hole, Journal
 from gateway.pipeline import acquire
 from gateway.testing import ScriptedSource, cut, run_machine
 from models.records import Gap, GatewayEvent, Observations, Results, from_ns
@@ -39,7 +39,7 @@ async def test_batches_are_stored_then_acknowledged(journal: Journal) -> None:
 async def test_what_cannot_be_committed_is_not_acknowledged(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server keeps what this side could not store, and sends it again."""
 
-    async def full(_observations: Observations) -> int | None:
+    async def full(_observations: Observations, **_beside: object) -> int | None:
         raise CommitFailed("no space left on device")
 
     source = ScriptedSource([Batch(observations=piece) for piece in MACHINE])
@@ -50,19 +50,19 @@ async def test_what_cannot_be_committed_is_not_acknowledged(journal: Journal, mo
     assert source.acknowledged == []
 
 
-async def test_a_gap_is_told_before_the_values_that_end_it(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between the two commits, the gateway meets the hole again; after the values it would meet none."""
-
-    async def killed(_observations: Observations) -> int | None:
-        raise CommitFailed("killed here")
-
+async def test_a_batch_is_stored_whole(journal: Journal) -> None:
+    """Gaps and holes go into the commit of the values beside which they were found."""
+    stream = MACHINE[0].streams[0]
     gap = Gap(asset_id="m-1", channel="load_pct", from_time=from_ns(0), to_time=from_ns(10**9), cause="not listened")
-    monkeypatch.setattr(journal, "append", killed)
-    with pytest.raises(CommitFailed):
-        await acquire(ScriptedSource([Batch(observations=MACHINE[0], results=Results(gaps=(gap,)))]), journal)
+    hole = Hole(stream=stream, start_ns=0, end_ns=10**9, cause="not listened")
+    await acquire(
+        ScriptedSource([Batch(observations=MACHINE[0], results=Results(gaps=(gap,)), opened=(hole,))]), journal
+    )
 
     pages = await journal.read(lambda database: database.decoded_pages(0, limit=10, max_bytes=2**20))
-    assert [page.content for page in pages] == [Results(gaps=(gap,))]
+    assert {type(page.content) for page in pages} == {Observations, Results}
+    assert [page.content for page in pages if isinstance(page.content, Results)] == [Results(gaps=(gap,))]
+    assert journal.holes() == (hole,)
 
 
 async def test_an_acknowledgement_finds_its_batch_durable(

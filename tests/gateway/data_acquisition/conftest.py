@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from gateway.config import AcquisitionConfig, AssetClassConfig, AssetConfig, ServerConfig
-from gateway.data_acquisition import OpcuaSource, ensure_application_certificate
-from models.records import Stream
+from gateway.config import AcquisitionConfig, AssetClassConfig, AssetConfig, GatewayConfig, ServerConfig
+from gateway.data_acquisition import OpcuaSource, ensure_application_certificate, open_sources
+from gateway.data_acquisition.batch import Stored
 from tests.gateway.data_acquisition.small_plant import CHANNELS, SmallPlant, Store, free_port
-
-Newest = Callable[[Stream], int | None]
 
 
 @pytest.fixture
@@ -54,8 +52,9 @@ def source_of(tmp_path: Path, store: Store) -> Callable[..., OpcuaSource]:
         *,
         trusted: bool = True,
         endpoint: str = "",
-        newest: Newest = store.newest,
+        stored: Stored = store,
         channels: tuple[str, ...] = CHANNELS,
+        acquisition: AcquisitionConfig | None = None,
         **server: Any,
     ) -> OpcuaSource:
         pki = tmp_path / "pki"
@@ -64,24 +63,27 @@ def source_of(tmp_path: Path, store: Store) -> Callable[..., OpcuaSource]:
         password.write_text("secret\n")
         if trusted:
             (pki / "trusted" / "plant.der").write_bytes(plant.certificate.read_bytes())
-        asset = AssetConfig(asset_id="pump-01", asset_class="pump", server="s", path="Machines/pump-01/Monitoring")
-        return OpcuaSource(
-            ServerConfig(
-                **{
-                    "name": "s",
-                    "endpoint": endpoint or plant.endpoint,
-                    "user": "gateway",
-                    "password_file": password,
-                    **server,
-                }
-            ),
-            [asset],
-            AcquisitionConfig(publishing_interval_ms=50.0),
+        config = GatewayConfig(
             gateway_id="gw-1",
-            asset_classes={"pump": AssetClassConfig(channels=channels)},
-            pki_dir=pki,
-            newest=newest,
+            state_dir=tmp_path,
+            acquisition=acquisition or AcquisitionConfig(publishing_interval_ms=50.0),
+            server=(
+                ServerConfig(
+                    **{
+                        "name": "s",
+                        "endpoint": endpoint or plant.endpoint,
+                        "user": "gateway",
+                        "password_file": password,
+                        **server,
+                    }
+                ),
+            ),
+            asset=(
+                AssetConfig(asset_id="pump-01", asset_class="pump", server="s", path="Machines/pump-01/Monitoring"),
+            ),
+            asset_class={"pump": AssetClassConfig(channels=channels)},
         )
+        return open_sources(config, stored)["s"]
 
     return make
 

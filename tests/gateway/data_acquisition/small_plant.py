@@ -7,7 +7,7 @@ import gc
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -21,6 +21,7 @@ from asyncua.server.user_managers import UserManager
 from asyncua.ua.attribute_ids import AttributeIds
 
 from gateway.data_acquisition import Batch, OpcuaSource, ensure_application_certificate
+from gateway.journal import Hole
 from models.records import Gap, Stream, to_ns
 
 NOON = datetime.fromisoformat("2026-03-02T12:00:00+00:00")
@@ -166,17 +167,24 @@ class Store:
     waveforms: list[list[float]] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    open: list[Hole] = field(default_factory=list)
     repeats: int = 0
     batches: list[Batch] = field(default_factory=list)
 
-    def newest(self, stream: Stream) -> int | None:
+    def newest_source_time(self, stream: Stream) -> int | None:
         rows = self.rows.get(stream)
         return max(row[0] for row in rows) if rows else None
+
+    def holes(self) -> list[Hole]:
+        return list(self.open)
 
     def append(self, batch: Batch) -> None:
         self.batches.append(batch)
         self.gaps += batch.results.gaps
         self.events += [event.kind for event in batch.results.events]
+        self.open += batch.opened
+        for done in batch.filled:
+            self.open = [piece for hole in self.open for piece in without(hole, done)]
         o = batch.observations
         for i, samples in enumerate(o.waveforms()):
             stream = o.streams[o.stream[i]]
@@ -190,10 +198,22 @@ class Store:
                 self.waveforms.append(samples.tolist())
 
     def seconds(self, channel: str) -> list[float]:
-        return [(row[0] - NOON_NS) / SECOND_NS for row in self.rows.get(Stream("pump-01", channel), [])]
+        return [(row[0] - NOON_NS) / SECOND_NS for row in self.in_time(channel)]
 
     def values(self, channel: str) -> list[float]:
-        return [row[1] for row in self.rows.get(Stream("pump-01", channel), [])]
+        return [row[1] for row in self.in_time(channel)]
+
+    def in_time(self, channel: str) -> list[tuple[int, float, int]]:
+        """Return the rows of a channel by source time: history may come after what is live."""
+        return sorted(self.rows.get(Stream("pump-01", channel), []), key=lambda row: row[0])
+
+
+def without(hole: Hole, done: Hole) -> list[Hole]:
+    """Return what of *hole* is left when *done* is filled."""
+    if hole.stream != done.stream or done.end_ns <= hole.start_ns or hole.end_ns <= done.start_ns:
+        return [hole]
+    pieces = [replace(hole, end_ns=done.start_ns), replace(hole, start_ns=done.end_ns)]
+    return [piece for piece in pieces if piece.start_ns < piece.end_ns]
 
 
 def free_port() -> int:

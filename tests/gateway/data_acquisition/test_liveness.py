@@ -21,7 +21,11 @@ QUIET_SINCE, NOW = 100.0, 200.0
 def found(name: str, sampling: Sampling) -> FoundChannel:
     channel = Channel(name=name, unit="bar", low=0.0, high=1.0)
     return FoundChannel(
-        stream=Stream("pump-01", name), node=ua.NodeId(name, 2), channel=channel, has_history=False, sampling=sampling
+        stream=Stream("pump-01", name),
+        node=ua.NodeId(ua.String(name), ua.Int16(2)),
+        channel=channel,
+        has_history=False,
+        sampling=sampling,
     )
 
 

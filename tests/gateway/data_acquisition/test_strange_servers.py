@@ -58,7 +58,7 @@ async def many_channels(plant: SmallPlant) -> None:
 async def test_a_server_that_tells_its_limits_is_asked_within_them(
     plant: SmallPlant, source_of: MakeSource, store: Store, little_at_a_time: dict[str, int]
 ) -> None:
-    """Browsing, reading, history and subscribing keep to OperationLimits, and everything comes."""
+    """Browsing, reading, history and subscribing keep to OperationLimits, once these are read, and everything comes."""
     assert plant.server is not None
     for limit in ("MaxNodesPerRead", "MaxNodesPerBrowse", "MaxNodesPerHistoryReadData", "MaxMonitoredItemsPerCall"):
         node = ua.NodeId(ua.Int32(getattr(ObjectIds, f"Server_ServerCapabilities_OperationLimits_{limit}")))
@@ -68,7 +68,8 @@ async def test_a_server_that_tells_its_limits_is_asked_within_them(
     source = source_of(plant, channels=MANY)
     async with collecting(source, store):
         await until(lambda: all(store.seconds(channel) == [0.0, 1.0] for channel in MANY))
-    assert little_at_a_time == dict.fromkeys(_SERVICES, 0)
+    assert little_at_a_time.pop("read") <= 1
+    assert not any(little_at_a_time.values())
     assert source.counters.missing == {}
 
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from gateway.config import AcquisitionConfig, AssetClassConfig, AssetConfig, ServerConfig
-from gateway.data_acquisition import OpcuaSource
+from gateway.config import AcquisitionConfig, AssetClassConfig, AssetConfig, GatewayConfig, ServerConfig
+from gateway.data_acquisition import OpcuaSource, open_sources
 from gateway.journal import Journal
 from gateway.pipeline import acquire
 from models.records import AssetDescription, Gap, Observations, Page, Results, Stream
@@ -31,15 +31,16 @@ def source_for(
     """Return the source of *peer*'s pump, as a gateway whose certificates are in *pki* would have it."""
     password_file = pki / "password"
     password_file.write_text(password + "\n")
-    return OpcuaSource(
-        ServerConfig(name="peer", endpoint=endpoint or peer.endpoint, user="gateway", password_file=password_file),
-        [ASSET],
-        acquisition or AcquisitionConfig(publishing_interval_ms=100.0),
+    server = ServerConfig(name="peer", endpoint=endpoint or peer.endpoint, user="gateway", password_file=password_file)
+    config = GatewayConfig(
         gateway_id="gw-1",
-        asset_classes={"pump": AssetClassConfig(channels=tuple(channels))},
-        pki_dir=pki,
-        newest=journal.newest_source_time,
+        state_dir=pki.parent,
+        acquisition=acquisition or AcquisitionConfig(publishing_interval_ms=100.0),
+        server=(server,),
+        asset=(ASSET,),
+        asset_class={"pump": AssetClassConfig(channels=tuple(channels))},
     )
+    return open_sources(config, journal)["peer"]
 
 
 @asynccontextmanager
