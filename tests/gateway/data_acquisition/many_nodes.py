@@ -118,7 +118,6 @@ class Taker:
     @asynccontextmanager
     async def taking(self) -> AsyncIterator[None]:
         """Take meanwhile."""
-
         task = asyncio.create_task(self.on())
         try:
             yield
