@@ -121,23 +121,38 @@ def endpoints_command(target: Target) -> None:
         click.echo(line)
 
 
+def called(target: Target) -> str:
+    """Return what SERVER is in the next command: its name when it is configured, else its address."""
+    known = {server.name for server in target.config.server} if target.config is not None else set()
+    return target.server.name if target.server.name in known else target.server.endpoint
+
+
 def _lines(found: Sequence[Offer], target: Target) -> list[str]:
-    lines = [f"{target.server.endpoint} offers {len(found)} endpoints, the best protected first:"]
+    lines = [f"{target.server.endpoint} offers {len(found)} endpoints, the best protected first:", ""]
     for number, offer in enumerate(found, 1):
         colour = "green" if not offer.weaker and offer.security else "yellow"
         name = click.style(offer.security or f"{offer.policy}-{offer.mode}", fg=colour, bold=True)
-        lines.append(f"\n{number}. {name}{'' if offer.security else ' (the gateway cannot use it)'}")
-        lines += [f"   {warning}" for warning in offer.weaker]
-        lines.append(f"   sign in: {', '.join(offer.sign_in) or 'not told'}")
-        if offer.fingerprint and offer.security != Security.NONE:
-            state = click.style("trusted", fg="green") if offer.trusted else click.style("not trusted yet", fg="yellow")
-            lines.append(f"   certificate: {state}, SHA-256 {offer.fingerprint}")
-        lines += [click.style(f"   the certificate {problem}", fg="red") for problem in offer.problems]
-        if offer.url != target.server.endpoint:
-            lines.append(f"   the server calls itself {offer.url}; the gateway calls the address it is given")
+        lines.append(f"{number}. {name}{'' if offer.security else ' (the gateway cannot use it)'}")
+        lines += [click.style(f"   ! {warning}", fg="yellow") for warning in offer.weaker]
+        lines.append(f"   sign in: {', '.join(offer.sign_in) or 'not told'}; {_certificate_line(offer)}")
+        lines += [click.style(f"   ! its certificate {problem}", fg="red") for problem in offer.problems]
+    lines += ["", *(f"certificate, SHA-256 {text}" for text in dict.fromkeys(o.fingerprint for o in found) if text)]
+    if foreign := [url for url in dict.fromkeys(o.url for o in found) if urlsplit(url).netloc != _host(target)]:
+        lines.append(f"the server calls itself {', '.join(foreign)}; the gateway calls the address it is given")
     best = next((offer for offer in found if offer.security), None)
     if best is not None:
         lines += ["", "In gateway.toml:", f'  endpoint = "{target.server.endpoint}"', f'  security = "{best.security}"']
         if best.security != Security.NONE and not best.trusted:
-            lines.append(f"  → then trust it: wearsight-gateway opcua trust {target.server.name}")
+            lines.append(f"  → trust its certificate: wearsight-gateway opcua trust {called(target)}")
     return lines
+
+
+def _certificate_line(offer: Offer) -> str:
+    if not offer.fingerprint or offer.security == Security.NONE:
+        return "no certificate is used"
+    state = click.style("trusted", fg="green") if offer.trusted else click.style("not trusted", fg="yellow")
+    return f"certificate {offer.fingerprint[:11]}… {state}"
+
+
+def _host(target: Target) -> str:
+    return urlsplit(target.server.endpoint).netloc

@@ -12,7 +12,7 @@ import msgspec
 from asyncua import ua
 from cryptography import x509
 
-from gateway.commissioning.endpoints import endpoints_of, expected_of
+from gateway.commissioning.endpoints import called, endpoints_of, expected_of
 from gateway.commissioning.server_argument import EXIT_FAULT, Target, fail, finish, server_argument, target_command
 from gateway.config import Security, load_config
 from gateway.data_acquisition.certificate import (
@@ -141,13 +141,13 @@ def trust_command(target: Target, expected: str | None, *, yes: bool, remove: bo
     shown = finish(look(target))
     if not target.as_json:
         _show(shown, target)
-    changed = not shown.trusted and _decided(shown, target, wanted, yes=yes)
-    path = TrustList(target.identity.pki_dir).add(target.server.name, shown.der) if changed else None
     if wanted and wanted != shown.summary.fingerprint:
         raise ServerUntrusted(
             f"{target.server.name}: the server shows another certificate (SHA-256 {shown.summary.fingerprint}) than "
-            f"the one you expect ({wanted}); it is not trusted"
+            f"the one you expect ({wanted}); nothing was changed"
         )
+    changed = not shown.trusted and _decided(target, sure=yes or bool(wanted))
+    path = TrustList(target.identity.pki_dir).add(target.server.name, shown.der) if changed else None
     trusted = shown.trusted or changed
     answer = finish(try_channel(target)) if trusted else Accepted(accepted=False, reason="it is not trusted")
     if target.as_json:
@@ -170,11 +170,9 @@ def _fingerprint(text: str | None) -> str:
     return ":".join(digits[i : i + 2] for i in range(0, 64, 2))
 
 
-def _decided(shown: Shown, target: Target, wanted: str, *, yes: bool) -> bool:
-    """Return whether the certificate is to be trusted: by its fingerprint, by --yes, or by whoever is asked."""
-    if wanted:
-        return wanted == shown.summary.fingerprint
-    if yes:
+def _decided(target: Target, *, sure: bool) -> bool:
+    """Return whether the certificate is to be trusted: said with the command, or by whoever is asked."""
+    if sure:
         return True
     if target.as_json or not sys.stdin.isatty():
         return False
@@ -223,7 +221,7 @@ def _tell(target: Target, own: Path, path: Path | None, answer: Accepted, *, tru
         click.echo(f"  application      {target.identity.application_uri}", err=True)
         click.echo("  → in the server's tool it is now among the rejected clients: accept it there;", err=True)
         click.echo("    or copy the file into its folder of trusted clients", err=True)
-        click.echo(f"  → then: wearsight-gateway opcua trust {target.server.name}", err=True)
+        click.echo(f"  → then: wearsight-gateway opcua trust {called(target)}", err=True)
 
 
 def _print_json(target: Target, shown: Shown, own: Path, answer: Accepted, *, trusted: bool, changed: bool) -> None:
