@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gateway.commissioning.pattern import Pattern
 from gateway.commissioning.walk import Variable
+from gateway.config import GatewayConfig
 from gateway.errors import ConfigError
 from gateway.tag_list import TagRow, problem_of, read_tags, write_tags
 
@@ -77,6 +78,21 @@ def rows_by_rule(
         else:
             rows[asset_id, channel] = row
     return Picked(rows=tuple(rows.values()), left_out=left_out)
+
+
+def consistent(picked: Picked, config: GatewayConfig) -> Picked:
+    """Return *picked* without rows that contradict *config*: of a machine of another class, or on another server."""
+    machines = {asset.asset_id: (asset.server, asset.asset_class) for asset in config.asset}
+    rows, left_out = [], dict(picked.left_out)
+    for row in picked.rows:
+        server, asset_class = machines.setdefault(row.asset_id, (row.server, row.asset_class))
+        if row.server != server:
+            left_out[f"{row.asset_id}/{row.channel}"] = f"is read from {server!r}, not from {row.server!r}"
+        elif row.asset_class != asset_class:
+            left_out[f"{row.asset_id}/{row.channel}"] = f"is of a {asset_class!r}, not of a {row.asset_class!r}"
+        else:
+            rows.append(row)
+    return Picked(rows=tuple(rows), left_out=left_out)
 
 
 def row_of(

@@ -66,7 +66,8 @@ def _search(variables: Sequence[Variable]) -> list[Variable]:
             "Search (text, or a path as Machines/*/Monitoring/*; empty: all)", default="", show_default=False
         )
         try:
-            pattern = Pattern.parse(text) if _WILDCARDS & set(text) else None
+            whole = text if "/" in text else f"**/{text}/**"
+            pattern = Pattern.parse(whole) if _WILDCARDS & set(text) else None
         except ValueError as error:
             click.secho(str(error), fg="red")
             continue

@@ -71,8 +71,8 @@ def test_a_script_is_never_asked(opcua: Opcua, arguments: tuple[str, ...], reaso
 
 def test_a_terminal_is_asked(opcua: Opcua, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Search, choose by number, take the proposed asset and class, write."""
-    monkeypatch.setattr("gateway.commissioning.cli.asked_in_terminal", lambda: True)
-    answer = opcua("pick", "plant", input="pump-01\nfoo\n1,2\n\n\nn\ny\n")
+    monkeypatch.setattr("gateway.commissioning.find_commands.asked_in_terminal", lambda: True)
+    answer = opcua("pick", "plant", input="pump-9*\npump-01*\nfoo\n1,2\n\n\nn\ny\n")
 
     assert answer.exit_code == 0, answer.output
     assert "'foo' is no number" in answer.output
@@ -87,6 +87,18 @@ def test_what_is_there_survives_a_failed_write(tmp_path: Path) -> None:
         write(path, [])
     assert path.is_dir()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_machine_keeps_its_class(opcua: Opcua, config: Path) -> None:
+    """Rows that contradict the configuration would make it useless; they are left out."""
+    config.write_text(config.read_text() + "[asset_class.fan]\n")
+    assert opcua("pick", "plant", *RULE).exit_code == 0
+    answer = opcua("pick", "plant", "--rule", "Machines/{asset}/**", "--asset-class", "fan", "--json")
+
+    left_out = json.loads(answer.stdout)["left_out"]
+    assert left_out["pump-01/speed_rpm"] == "is of a 'pump', not of a 'fan'"
+    assert json.loads(answer.stdout)["written"] is False
+    assert opcua("check", "plant", "--seconds", "0.5").exit_code == 0
 
 
 @pytest.mark.parametrize("text", ["x", "0", "4", "2-1", "1-", "-", "1;2", "²"])
