@@ -336,4 +336,6 @@ def _step_over(body: bytes, position: int) -> int:
         variant_from_binary(buffer)
     except Exception as error:
         raise MalformedMessage(f"variant at byte {position} cannot be read ({error!r})") from error
+    if buffer.cur_pos <= position:  # asyncua reads a negative length backwards
+        raise MalformedMessage(f"variant at byte {position} ends before it begins")
     return int(buffer.cur_pos)
