@@ -122,7 +122,7 @@ class Backfill:
 
     def _is_upto(self, end: Int64Array) -> None:
         """Have the holes end at *end*, shape ``(n,)``."""
-        self._upto, self._told, self._oldest = end.copy(), end.copy(), end.copy()
+        self._from, self._upto, self._told, self._oldest = end, end.copy(), end.copy(), end.copy()
 
     async def _windows(self) -> AsyncGenerator[Slice, None]:
         """Yield slices of one window of time after the other until nothing is left to read."""
@@ -193,8 +193,7 @@ class Backfill:
             samples=values.samples,
         ).take(inside)
         np.minimum.at(self._oldest, index[inside], rows.source_time)
-        gaps = [self._gap(i, int(self._upto[i]), cause) for i, cause in reading.failed.items()]
-        self._upto[list(reading.failed)] = self._start[list(reading.failed)]
+        gaps = [self._failure(i, cause) for i, cause in reading.failed.items()]
         done = [i for i in asked if i not in reading.failed and i not in reading.too_much]
         self._upto[done] = since[done]
         with_older = set(index[values.source_time < self._start[index]].tolist())
@@ -202,6 +201,15 @@ class Backfill:
         gaps += await self._beginnings([i for i in complete if self._anchored[i] and i not in with_older])
         order = np.lexsort((rows.stream, rows.source_time))
         return rows.take(order), gaps
+
+    def _failure(self, index: int, cause: str) -> Gap:
+        """Return the gap that a history leaves that cannot be read: the whole hole, when nothing of it could."""
+        if self._upto[index] == self._from[index]:
+            self._told[index] = self._upto[index] = self._wanted[index].hole.end_ns
+            self._left_out[index] = True
+        gap = self._gap(index, int(self._upto[index]), cause)
+        self._upto[index] = self._start[index]
+        return gap
 
     async def _beginnings(self, indices: Sequence[int]) -> list[Gap]:
         """Return a gap for each hole of which history does not reach back to the row before it."""

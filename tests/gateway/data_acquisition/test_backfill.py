@@ -397,16 +397,17 @@ async def test_a_late_historian_is_asked_for_the_newest_values_last(
     """It lacks the last minute's at first; they are read when all else is."""
     historian.end_s = 980
     historian.remember(server.nodes[0], range(1001))
-    await missed(journal, [hole(0, 0, 1000)])
+    await missed(journal, [hole(0, 0, 1000), hole(1, 0, 1000)])
 
-    def settled(_: ua.NodeId, start: float, end: float) -> int:
+    def settled(node: ua.NodeId, start: float, end: float) -> int:
         historian.end_s = 1e9 if start <= 0 < end else historian.end_s
-        return 0
+        return StatusCodes.BadHistoryOperationUnsupported if node == server.nodes[1] else 0
 
     historian.fails = settled
     slices = await fill_all(client, server, journal)
     assert await seconds(journal, 0) == list(range(1001))
     assert slices[-1].observations.source_time.min() == NOON_NS + 940 * SECOND_NS
+    assert [(gap.channel, gap.to_time) for gap in gaps_of(slices)] == [("channel_1", at(1000))]
     assert journal.holes() == ()
 
 
