@@ -67,6 +67,7 @@ class Subscription:
         expected: The sequence number that comes next.
         heard_at: When it was last heard of, keep-alives too, on the event loop's clock.
         heard: Whether it was heard of at all.
+        missed: Messages lost for good that nobody was told of yet.
         parked: What came early and waits for the messages before it.
     """
 
@@ -80,6 +81,7 @@ class Subscription:
     expected: int = 1
     heard_at: float = 0.0
     heard: bool = False
+    missed: int = 0
     parked: tuple[NotificationMessage, int, int] | None = None
 
     @property

@@ -519,7 +519,7 @@ class Publishing:
         lost = _distance(message.sequence_number, subscription.expected) - _MOST_REPUBLISHED
         if lost > 0:
             subscription.expected = _after(message.sequence_number - _MOST_REPUBLISHED - 1)
-            self._tell_lost(subscription, f"{lost} messages were lost on the way")
+            subscription.missed += lost
         elif subscription.expected == message.sequence_number:
             self._behind.popleft()
             subscription.parked = None
@@ -539,7 +539,7 @@ class Publishing:
             return
         if message is None:
             subscription.expected = _after(number)
-            self._tell_lost(subscription, "a message was lost on the way and the server no longer has it")
+            subscription.missed += 1
             return
         self.republished += 1
         log.info("message asked for again", server=self._server_name, sequence_number=number)
@@ -547,6 +547,11 @@ class Publishing:
 
     def _pass_on(self, subscription: Subscription, message: NotificationMessage, received_time: int, size: int) -> None:
         """Hand out *message*, which is the next of its subscription."""
+        if subscription.missed:
+            self._tell_lost(
+                subscription, f"messages lost on the way that the server no longer has: {subscription.missed}"
+            )
+            subscription.missed = 0
         values = message.values
         if self._handovers or subscription.left:
             values = self._sort_out(subscription, values)

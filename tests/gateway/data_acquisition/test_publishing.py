@@ -167,8 +167,42 @@ async def test_what_cannot_be_had_again_is_told_as_lost_and_the_rest_goes_on(
         await taker.until(0, value)
         await taker.until(2, value)
     assert [message.lost for message in taker.lost] == [{0, 1}]
-    assert "no longer has it" in taker.lost[0].cause
+    assert taker.lost[0].cause.endswith("no longer has: 1")
     assert 1.0 not in taker.values[0]
+
+
+async def test_a_server_that_jumps_in_its_numbers_is_asked_a_thousand_times_at_most(
+    many: ManyNodes, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is told once, with its size, and values go on."""
+    monkeypatch.setattr(module, "_MOST_REPUBLISHED", 5)
+    await publishing.watch(many.items([0]))
+    taker = Taker(publishing)
+    while not taker.values:
+        await taker.take(1.0)
+    (home,) = publishing._items.subscriptions.values()
+    {s.data.SubscriptionId: s for s in many.subscriptions()}[home.id]._notification_seq += 1_000_000
+    await many.write(0, 1.5)
+    await taker.until(0, 1.5)
+    assert [message.cause[-7:] for message in taker.lost] == ["1000000"]
+    assert publishing.republished == 0
+
+
+async def test_what_the_server_does_not_take_again_is_named(many: ManyNodes, publishing: Publishing) -> None:
+    """A subscription ends and one of its nodes is gone meanwhile: the other is watched, that one told as refused."""
+    await many.add(0.0)
+    gone = len(many.nodes) - 1
+    await publishing.watch(many.items([0, gone]))
+    taker = Taker(publishing)
+    while not {0, gone} <= taker.values.keys():
+        await taker.take(1.0)
+    await many.server.iserver.subscription_service.delete_subscriptions([publishing._items.home[0].id])
+    await many.server.delete_nodes([many.server.get_node(many.nodes[gone])])
+    publishing._publish()  # asyncua's server says so only to a new request
+    await many.write(0, 9.25)
+    await taker.until(0, 9.25)
+    assert [message.lost for message in taker.lost] == [{0, gone}, {gone}]
+    assert taker.lost[1].refused == {gone: "cannot be watched (BadNodeIdUnknown)"}
 
 
 async def test_a_subscription_the_server_ends_is_made_anew_alone(many: ManyNodes, publishing: Publishing) -> None:
