@@ -24,7 +24,7 @@ _MAX_TABLE_BYTES = 64 * 2**20
 _FEW = 4  # with more streams than this for each row, a page names only those that occur
 _TABLES_KEPT = 8
 _STEPS_NS = (1_000_000, 100, 1)
-_NARROW = ("<u1", "<u2", "<u4")
+_NARROW = {"<u1": 2**8 - 1, "<u2": 2**16 - 1, "<u4": 2**32 - 1}
 
 
 class PageError(ValueError):
@@ -125,8 +125,8 @@ def _encode_integers(column: NDArray[Any], steps: tuple[int, ...] = (1,)) -> tup
         return _Integers(dtype="", start=low, step=0), b""
     for step in steps:
         places = (high - low) // step
-        dtype = next((code for code in _NARROW if places <= np.iinfo(code).max), None)
-        if dtype is not None:
+        dtype = next((code for code, most in _NARROW.items() if places <= most), None)
+        if dtype is not None and (high - low) % step == 0:
             above = column - column.dtype.type(low)
             counts = above // step if step > 1 else above
             if step == 1 or np.array_equal(counts * step, above):
