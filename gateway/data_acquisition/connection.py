@@ -21,6 +21,7 @@ from asyncua.client.ua_session import SessionState
 from asyncua.crypto.security_policies import SecurityPolicy
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaError
+from cryptography.exceptions import InvalidSignature
 
 from gateway.config import Security, ServerConfig, Tolerated, read_secret
 from gateway.data_acquisition.certificate import ensure_application_certificate, load_own_certificate
@@ -119,7 +120,7 @@ async def connect(server: ServerConfig, identity: Identity, *, saved: SavedSessi
     except ConfigError as error:
         reason = str(error).removesuffix(_DOES_NOT_START)
         raise SourceUnavailable(f"{server.name}: {reason}; it is tried again") from error
-    except (OSError, TimeoutError, UaError, AssertionError) as error:
+    except (OSError, TimeoutError, UaError, InvalidSignature, AssertionError) as error:
         raise SourceUnavailable(
             f"{server.name}: cannot connect to {server.endpoint} ({_reason(error, identity)}); it is tried again"
         ) from error

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from asyncua import ua
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.config import Security, Tolerated
 from gateway.data_acquisition import OpcuaSource, ensure_application_certificate
+from gateway.data_acquisition.certificate import certificate_warnings, load_own_certificate
 from gateway.data_acquisition.server_certificate import Expected
 from gateway.data_acquisition.trust import TrustList
 from gateway.errors import ConfigError, ServerUntrusted
@@ -108,3 +112,40 @@ def test_another_gateways_certificate_is_refused(tmp_path: Path) -> None:
     key.unlink()
     with pytest.raises(ConfigError, match="is missing"):
         ensure_application_certificate(tmp_path, "urn:wearsight:gateway:gw-1", "gw-1")
+
+
+def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
+    """Two gateways' folders were mixed; the file is named."""
+    ensure_application_certificate(tmp_path / "a", "urn:wearsight:gateway:gw-1", "gw-1")
+    _, key = ensure_application_certificate(tmp_path / "b", "urn:wearsight:gateway:gw-1", "gw-1")
+    key.write_bytes((tmp_path / "a" / "application.key").read_bytes())
+    with pytest.raises(ConfigError, match=r"is not the key of application\.der"):
+        load_own_certificate(tmp_path / "b", "urn:wearsight:gateway:gw-1")
+
+
+def test_the_end_of_the_own_certificate_is_told_ninety_days_before(tmp_path: Path) -> None:
+    """Early enough to have servers trust the next one; while it is good there is nothing to say."""
+    assert certificate_warnings(tmp_path) == ()
+    path, _ = ensure_application_certificate(tmp_path, "urn:wearsight:gateway:gw-1", "gw-1")
+    end = x509.load_der_x509_certificate(path.read_bytes()).not_valid_after_utc
+    assert certificate_warnings(tmp_path) == ()
+    assert certificate_warnings(tmp_path, end - timedelta(days=91)) == ()
+    (soon,) = certificate_warnings(tmp_path, end - timedelta(days=89))
+    (late,) = certificate_warnings(tmp_path, end + timedelta(days=1))
+    assert f"{path} ends on {end:%Y-%m-%d}" in soon
+    assert "has ended" in late
+    assert "opcua renew" in late
+
+
+def test_what_is_no_certificate_in_the_trust_list_counts_for_nothing(tmp_path: Path) -> None:
+    """PEM counts as DER does; a note somebody left there harms nobody."""
+    known, _ = ensure_application_certificate(tmp_path / "a", "urn:server", "server")
+    trusted = tmp_path / "pki" / "trusted"
+    trusted.mkdir(parents=True)
+    pem = x509.load_der_x509_certificate(known.read_bytes()).public_bytes(Encoding.PEM)
+    (trusted / "server.pem").write_bytes(pem)
+    (trusted / "broken.der").write_bytes(b"nothing")
+    (trusted / "README").write_text("ours")
+    trust = TrustList(tmp_path / "pki")
+    trust.check("cell-1", known.read_bytes(), Expected(application_uri="urn:server", host="10.0.0.1"))
+    assert [path.name for path, _ in trust.entries()] == ["server.pem"]
