@@ -132,7 +132,7 @@ _OPTIONS = (
     click.option(
         "--pki",
         type=click.Path(file_okay=False, path_type=Path),
-        help="Folder of our certificate and the trust list; default: the gateway's own.",
+        help="Folder of our certificate and the trust list; default: the gateway's, or without one the user's.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print data as JSON."),
 )
@@ -191,7 +191,7 @@ def _config(path: Path, *, needed: bool) -> GatewayConfig | None:
 
 def _identity(config: GatewayConfig | None, pki: Path | None) -> Identity:
     gateway_id = config.gateway_id if config is not None else "commissioning"
-    folder = pki or (config.pki_dir if config is not None else Path("pki"))
+    folder = pki or (config.pki_dir if config is not None else Path(click.get_app_dir("wearsight")) / "pki")
     return Identity(application_uri=application_uri(gateway_id), common_name=gateway_id, pki_dir=folder)
 
 

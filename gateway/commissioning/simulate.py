@@ -181,13 +181,14 @@ async def play(stage: Stage, contents: Contents, *, speed: float = 1.0, loop: bo
 async def _play_once(stage: Stage, contents: Contents, speed: float, *, again: bool) -> int:
     clock = asyncio.get_running_loop().time
     begin, begin_ns, written = clock(), time.time_ns(), 0
-    made_ns = contents.header.made_ns
+    made_ns, length_s = contents.header.made_ns, contents.header.seconds
     for arrived in contents.values():
-        due = begin + (arrived.received_ns - made_ns) / 1e9 / speed
-        await asyncio.sleep(max(0.0, due - clock()))
+        at_s = (arrived.received_ns - made_ns) / 1e9
+        length_s = max(length_s, at_s)
+        await asyncio.sleep(max(0.0, begin + at_s / speed - clock()))
         written += await _write(stage, contents.nodes, arrived, made_ns, begin_ns, speed, again=again)
     # The rest of the recorded time, so that rounds do not overlap.
-    await asyncio.sleep(max(0.0, begin + contents.header.seconds / speed - clock()))
+    await asyncio.sleep(max(0.0, begin + length_s / speed - clock()))
     return written
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
@@ -71,9 +72,11 @@ def test_a_wrong_path_is_answered_with_what_is_there(opcua: Opcua) -> None:
     assert "no node 'pump-1' in Machines; there are: pump-01, pump-02" in answer.stderr
 
 
-def test_an_address_in_clear_needs_the_explicit_flag(plant_endpoint: str) -> None:
+def test_an_address_in_clear_needs_the_explicit_flag(plant_endpoint: str, tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, ["opcua", "browse", plant_endpoint, "--security", "None"])
-    taken = CliRunner().invoke(main, ["opcua", "browse", plant_endpoint, "Machines", "--insecure"])
+    taken = CliRunner().invoke(
+        main, ["opcua", "browse", plant_endpoint, "Machines", "--insecure", "--pki", str(tmp_path)]
+    )
 
     assert (refused.exit_code, taken.exit_code) == (2, 0)
     assert "add --insecure" in refused.stderr
