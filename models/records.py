@@ -131,10 +131,12 @@ class Observations:
         if not parts:
             return cls.empty()
         index: dict[Stream, int] = {}
+        places: dict[int, UInt32Array] = {}  # pages of one source share their table
         for part in parts:
-            for stream in part.streams:
-                index.setdefault(stream, len(index))
-        columns = [np.array([index[s] for s in part.streams], np.uint32)[part.stream] for part in parts if len(part)]
+            if id(part.streams) not in places:
+                found = [index.setdefault(stream, len(index)) for stream in part.streams]
+                places[id(part.streams)] = np.array(found, np.uint32)
+        columns = [places[id(part.streams)][part.stream] for part in parts if len(part)]
         filled = [part for part in parts if len(part)]
         if not filled:
             return cls.empty()
