@@ -17,12 +17,9 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import numpy as np
 import structlog
-from asyncua import ua
 from asyncua.client.client import Client
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaStatusCodeError
@@ -32,6 +29,7 @@ from gateway.data_acquisition.handover import Handover, select
 from gateway.data_acquisition.messages import NotificationMessage, read_publish_response, status_name
 from gateway.data_acquisition.monitored_items import Item, MonitoredItems, Revised, Subscription
 from gateway.data_acquisition.profiles import ServerProfile
+from gateway.data_acquisition.publish_requests import Answer, PublishRequests
 from gateway.data_acquisition.services import Services
 from gateway.errors import SourceUnavailable
 
@@ -39,27 +37,11 @@ __all__ = ["Item", "Message", "Publishing", "Revised"]
 
 log = structlog.get_logger()
 
-_AHEAD = 3  # PublishRequests at the server beyond one for each subscription
-_MOST_REQUESTS = 64
-_HELD_MESSAGES = 400  # not acknowledged yet; then no more are asked for. asyncua's server keeps 500 or more
-_HELD_BYTES = 64 * 2**20
-_ACKNOWLEDGEMENTS = 1_000  # in one request
 _MOST_REPUBLISHED = 1_000  # in one go; no server keeps more
 _NUMBERS = 2**32 - 1  # sequence numbers go from 1 to this one, and again from 1
-_PAUSE_S = 0.5
+_BELIEVED_S = 0.5
 _IDLE_S = 2.5
-_SERVICE_FAULT = b"\x01\x00\x8d\x01"
 _ENDED = frozenset({StatusCodes.BadTimeout, StatusCodes.GoodSubscriptionTransferred})
-_PASSING = frozenset(
-    {
-        StatusCodes.BadTimeout,
-        StatusCodes.BadRequestTimeout,
-        StatusCodes.BadTooManyOperations,
-        StatusCodes.BadTcpServerTooBusy,
-    }
-)
-
-_Acknowledgement = tuple[int, int]  # subscription, sequence number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,14 +67,6 @@ class Message:
     cause: str = ""
 
 
-@dataclass(kw_only=True, eq=False)
-class _Line:
-    """The connection PublishRequests go over, and what those that are not answered carry."""
-
-    carried: dict[int, list[_Acknowledgement]] = field(default_factory=dict)
-    sent: int = 0
-
-
 class Publishing:
     """All subscriptions of one session; made by `start`, ended by `close`.
 
@@ -109,27 +83,15 @@ class Publishing:
         self._items = MonitoredItems(self._services, profile, self._on_began)
         self._changing = asyncio.Lock()
         self._clock = asyncio.get_running_loop().time
-        self._line = _Line()
-        self._wanted_most = _MOST_REQUESTS
-        self._paused: asyncio.TimerHandle | None = None
-        self._is_starved = False
-        self._began = 0  # how many subscriptions there were, to tell an old answer from a new one
-        self._none_left = False
-        self._broken: Exception | None = None
+        self._requests = PublishRequests(self._services, lambda: len(self._items.subscriptions))
         self._suspected_at = math.inf  # when silence is believed
-        self._wake = asyncio.Event()
-        # What arrived and was not looked at; what to hand out; subscriptions that wait for lost messages.
-        self._arrived: deque[tuple[bytes, int, float]] = deque()
-        self._early: list[tuple[bytes, int, float]] = []
+        self._early: list[Answer] = []  # of a subscription that is just being created
         self._ready: deque[Message] = deque()
-        self._behind: deque[Subscription] = deque()
+        self._behind: deque[Subscription] = deque()  # those that wait for lost messages
         self._doubted: deque[tuple[Subscription, int]] = deque()
         self._handovers: list[Handover] = []
         self._unplaced: dict[int, Item] = {}
         self._obsolete: list[int] = []
-        self._acknowledgements: list[_Acknowledgement] = []
-        self._held: dict[_Acknowledgement, int] = {}
-        self._held_bytes = 0
 
     @classmethod
     async def start(cls, client: Client, server_name: str, profile: ServerProfile) -> Publishing:
@@ -240,11 +202,11 @@ class Publishing:
 
     def _look(self) -> bool:
         """Look at what arrived next; False: nothing has."""
-        if self._arrived:
-            self._take(*self._arrived.popleft())
-        elif self._broken is not None:
-            raise self._broken
-        elif self._none_left:
+        if self._requests.arrived:
+            self._take(self._requests.take())
+        elif self._requests.broken is not None:
+            raise self._requests.broken
+        elif self._requests.none_left:
             self._drop_all(f"no subscription left ({status_name(StatusCodes.BadNoSubscription)})")
         else:
             return False
@@ -253,18 +215,15 @@ class Publishing:
     def acknowledge(self, message: Message) -> None:
         """Have the server forget *message*; its values are durable."""
         key = (message.subscription_id, message.sequence_number)
-        size = self._held.pop(key, None)
-        if size is None:
-            return
-        self._held_bytes -= size
-        if message.subscription_id in self._items.subscriptions:
-            self._acknowledgements.append(key)
-        self._pump()
+        if self._requests.free(key):
+            if message.subscription_id in self._items.subscriptions:
+                self._requests.acknowledge(key)
+            self._requests.send()
 
     @property
     def backlog(self) -> int:
         """How many messages have arrived and were not taken yet."""
-        return len(self._arrived) + len(self._ready)
+        return len(self._requests.arrived) + len(self._ready)
 
     @property
     def revised(self) -> Mapping[int, Revised]:
@@ -294,9 +253,9 @@ class Publishing:
         Raises:
             SourceUnavailable: If this link is lost too.
         """
-        self._hang_up()
+        self._requests.hang_up()
         self._services.client = client
-        self._broken, self._none_left = None, False
+        self._requests.broken, self._requests.none_left = None, False
         subscriptions = list(self._items.subscriptions.values())
         if not subscriptions:
             return not self._unplaced
@@ -320,116 +279,23 @@ class Publishing:
             ):
                 last = max(ahead, key=lambda n: _distance(n, subscription.expected))
                 self._wait_for(subscription, _keep_alive(subscription.id, _after(last)), time.time_ns(), 0)
-        self._pump()
+        self._requests.send()
         return True
 
     async def close(self, *, delete: bool = True) -> None:
         """Ask for nothing more; with *delete* the server ends the subscriptions."""
-        self._hang_up()
+        self._requests.hang_up()
         ids = [*self._items.subscriptions, *self._obsolete]
         self._items.subscriptions.clear()
-        self._broken = SourceUnavailable(f"{self._server_name}: closed")
+        self._requests.fail(SourceUnavailable(f"{self._server_name}: closed"))
         if delete and ids:
             with suppress(SourceUnavailable, UaStatusCodeError):
                 await self._services.delete_subscriptions(ids)
 
-    # PublishRequests
-
-    def _pump(self) -> None:
-        """Have as many PublishRequests at the server as there should be."""
-        if self._broken is not None or self._none_left or self._paused is not None:
-            return
-        count = len(self._items.subscriptions)
-        wanted = min(count + _AHEAD, self._wanted_most) if count else 0
-        while len(self._line.carried) < wanted:
-            held = len(self._held) + len(self._arrived) + len(self._line.carried)
-            if held >= _HELD_MESSAGES or self._held_bytes >= _HELD_BYTES:
-                self._is_starved = True
-                return
-            if self._is_starved:
-                self._is_starved = False
-                for subscription in self._items.subscriptions.values():
-                    subscription.heard_at = self._clock()  # it could not speak
-            self._publish()
-
-    def _publish(self) -> None:
-        """Send one PublishRequest with what there is to acknowledge."""
-        acknowledged = self._acknowledgements[:_ACKNOWLEDGEMENTS]
-        del self._acknowledgements[:_ACKNOWLEDGEMENTS]
-        request = ua.PublishRequest()
-        request.Parameters.SubscriptionAcknowledgements = [
-            ua.SubscriptionAcknowledgement(SubscriptionId=subscription_id, SequenceNumber=number)
-            for subscription_id, number in acknowledged
-        ]
-        self._line.sent += 1
-        number = self._line.sent
-        self._line.carried[number] = acknowledged
-        try:
-            # Without a timeout of its own: a quiet server answers late, the silence limit is what counts. By the
-            # protocol rather than the session: no task, no place among asyncua's hundred requests.
-            protocol: Any = self._services.client.uaclient.protocol
-            future = protocol._send_request(request, 0)  # noqa: SLF001 - no public way that answers later
-        except Exception as error:  # noqa: BLE001 - asyncua passes on whatever ended the connection
-            self._break(self._services.lost(error))
-            return
-        future.add_done_callback(partial(self._answered, self._line, number, self._began))
-
-    def _answered(self, line: _Line, number: int, began: int, future: asyncio.Future[Any]) -> None:
-        """Take note of the answer to a PublishRequest."""
-        error = asyncio.CancelledError() if future.cancelled() else future.exception()
-        acknowledged = line.carried.pop(number, [])
-        if line is not self._line:
-            return
-        if error is None:
-            body = bytes(future.result())
-            if not body.startswith(_SERVICE_FAULT):
-                self._arrived.append((body, time.time_ns(), self._clock()))
-                self._held_bytes += len(body)
-                self._wake.set()
-                self._pump()
-                return
-            error = _fault(body)
-        self._acknowledgements += acknowledged
-        code = error.code if isinstance(error, UaStatusCodeError) else None
-        if code == StatusCodes.BadTooManyPublishRequests:
-            self._wanted_most = max(1, len(line.carried))
-        elif code == StatusCodes.BadNoSubscription:
-            # An answer to a request from before the newest subscription says nothing of that.
-            self._none_left = began == self._began and bool(self._items.subscriptions)
-            self._wake.set()
-            self._pump()
-        elif code in _PASSING:
-            if self._paused is None:
-                self._paused = asyncio.get_running_loop().call_later(_PAUSE_S, self._go_on)
-        else:
-            self._break(self._services.lost(error))
-
-    def _go_on(self) -> None:
-        self._paused = None
-        self._pump()
-
-    def _hang_up(self) -> None:
-        """Forget the PublishRequests on the way; what they carried is sent again."""
-        for acknowledged in self._line.carried.values():
-            self._acknowledgements += acknowledged
-        self._line = _Line()
-        if self._paused is not None:
-            self._paused.cancel()
-            self._paused = None
-
-    def _break(self, error: Exception) -> None:
-        if self._broken is None:
-            self._broken = error
-        self._wake.set()
-
     def _on_began(self) -> None:
-        """Start asking for a new subscription."""
-        self._began += 1
-        self._wanted_most = _MOST_REQUESTS
-        self._arrived.extendleft(reversed(self._early))
-        self._early.clear()
-        self._wake.set()
-        self._pump()
+        """Ask for a new subscription too."""
+        early, self._early = self._early, []
+        self._requests.began(early)
 
     # Messages
 
@@ -443,34 +309,37 @@ class Publishing:
             self._end_silent()
             return True
         else:  # a process that stood still finds first what came meanwhile
-            silent_at = self._suspected_at = min(self._suspected_at, now + _PAUSE_S)
+            silent_at = self._suspected_at = min(self._suspected_at, now + _BELIEVED_S)
         if now >= deadline:
             return False
-        self._wake.clear()
+        changed = self._requests.changed
+        changed.clear()
         until = min(deadline, silent_at, now + _IDLE_S)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
-                await self._wake.wait()
+                await changed.wait()
         protocol = self._services.client.uaclient.protocol
-        if not self._wake.is_set() and (protocol is None or protocol.is_closed):
-            self._break(SourceUnavailable(f"{self._server_name}: connection lost; it is made anew"))
+        if not changed.is_set() and (protocol is None or protocol.is_closed):
+            self._requests.fail(SourceUnavailable(f"{self._server_name}: connection lost; it is made anew"))
         return True
 
     def _silent_at(self) -> float:
         """Return when the first subscription will have been silent for too long."""
-        if self._is_starved:
-            return math.inf
         subscriptions = self._items.subscriptions.values()
-        return min((s.heard_at + s.granted.silence_s for s in subscriptions), default=math.inf)
+        return min((self._spoke_at(s) + s.granted.silence_s for s in subscriptions), default=math.inf)
+
+    def _spoke_at(self, subscription: Subscription) -> float:
+        """Return since when *subscription* has been silent though it could speak."""
+        return max(subscription.heard_at, self._requests.asked_since)
 
     def _end_silent(self) -> None:
         """Give up the link when nothing comes over it, and a subscription when it alone is silent."""
         self._suspected_at = math.inf
         subscriptions = list(self._items.subscriptions.values())
-        silent = [s for s in subscriptions if self._clock() > s.heard_at + s.granted.silence_s]
+        silent = [s for s in subscriptions if self._clock() > self._spoke_at(s) + s.granted.silence_s]
         shortest_s = min(s.granted.silence_s for s in subscriptions)
-        if all(self._clock() > s.heard_at + shortest_s for s in subscriptions):
-            self._break(
+        if all(self._clock() > self._spoke_at(s) + shortest_s for s in subscriptions):
+            self._requests.fail(
                 SourceUnavailable(
                     f"{self._server_name}: no message for {shortest_s:.1f} s, not even a keep-alive; "
                     "the connection is given up and made anew"
@@ -481,29 +350,28 @@ class Publishing:
             self._obsolete.append(subscription.id)
             self._drop(subscription, f"the subscription fell silent for {subscription.granted.silence_s:.1f} s")
 
-    def _take(self, body: bytes, received_time: int, at: float) -> None:
+    def _take(self, answer: Answer) -> None:
         """Look at what arrived."""
-        self._held_bytes -= len(body)
         try:
-            message = read_publish_response(body)
+            message = read_publish_response(answer.body)
         except (MalformedMessage, UaStatusCodeError) as error:
-            self._broken = self._services.malformed(error)
-            raise self._broken from error
+            malformed = self._services.malformed(error)
+            self._requests.fail(malformed)
+            raise malformed from error
         subscription = self._items.subscriptions.get(message.subscription_id)
         if subscription is None:
             if self._items.is_creating:
-                self._early.append((body, received_time, at))
-                self._held_bytes += len(body)
+                self._early.append(answer)
             elif message.subscription_id and message.subscription_id not in self._obsolete:
                 self._obsolete.append(message.subscription_id)  # of an earlier time, or ended by now
             return
-        subscription.heard, subscription.heard_at = True, at
+        subscription.heard, subscription.heard_at = True, answer.at
         ahead = _distance(message.sequence_number, subscription.expected)
         if message.sequence_number and ahead > 0:
-            self._wait_for(subscription, message, received_time, len(body))
+            self._wait_for(subscription, message, answer.received_time, len(answer.body))
         elif ahead == 0 or _is_keep_alive(message):
-            self._pass_on(subscription, message, received_time, len(body))
-        self._pump()
+            self._pass_on(subscription, message, answer.received_time, len(answer.body))
+        self._requests.send()
 
     def _wait_for(
         self, subscription: Subscription, message: NotificationMessage, received_time: int, size: int
@@ -532,7 +400,7 @@ class Publishing:
         try:
             message, size = await self._services.republish(subscription.id, number)
         except SourceUnavailable as error:
-            self._break(error)
+            self._requests.fail(error)
             raise
         except UaStatusCodeError as error:
             self._drop(subscription, f"a lost message cannot be had again ({status_name(error.code)})")
@@ -562,8 +430,7 @@ class Publishing:
         subscription.expected = _after(message.sequence_number)
         key = (subscription.id, message.sequence_number)
         if values is not None:
-            self._held[key] = size
-            self._held_bytes += size
+            self._requests.hold(key, size)
             self._ready.append(
                 Message(
                     subscription_id=subscription.id,
@@ -573,7 +440,7 @@ class Publishing:
                 )
             )
         else:
-            self._acknowledgements.append(key)
+            self._requests.acknowledge(key)
         if self._handovers:
             self._end_handovers()
         if message.ended is not None:
@@ -620,21 +487,20 @@ class Publishing:
     def _drop(self, subscription: Subscription, cause: str) -> None:
         """Tell that *subscription* has ended; its items get another one.
 
-        Raises:
-            SourceUnavailable: If it was never heard of: another one would end as soon.
+        If it was never heard of, another one would end as soon: then the link is given up.
         """
         self._tell_lost(subscription, cause)
         self._end_handovers(subscription)
         self._unplaced |= self._items.drop(subscription)
-        self._acknowledgements = [a for a in self._acknowledgements if a[0] != subscription.id]
+        self._requests.forget(subscription.id)
         if subscription in self._behind:
             self._behind.remove(subscription)
-        self._wake.set()
+        self._requests.changed.set()
         if not subscription.heard:
-            self._break(SourceUnavailable(f"{self._server_name}: {cause}; the connection is made anew"))
+            self._requests.fail(SourceUnavailable(f"{self._server_name}: {cause}; the connection is made anew"))
 
     def _drop_all(self, cause: str) -> None:
-        self._none_left = False
+        self._requests.none_left = False
         for subscription in list(self._items.subscriptions.values()):
             self._drop(subscription, cause)
 
@@ -653,23 +519,14 @@ class Publishing:
                 with suppress(UaStatusCodeError):
                     await self._services.delete_subscriptions(obsolete)
                 del self._obsolete[: len(obsolete)]
-            items = list(self._unplaced.values())
+            items = [item for item in self._unplaced.values() if item.handle not in self._items.home]
             refused = await self._items.watch(items)
-            for item in items:
-                self._unplaced.pop(item.handle, None)
+            self._unplaced.clear()
             if refused:
                 cause = "the server does not take it again"
                 lost = frozenset(refused)
                 self._ready.append(Message(subscription_id=0, lost=lost, refused=refused, cause=cause))
         return True
-
-
-def _fault(body: bytes) -> BaseException:
-    try:
-        read_publish_response(body)
-    except (MalformedMessage, UaStatusCodeError) as error:
-        return error
-    return MalformedMessage("a fault without a status")
 
 
 def _is_keep_alive(message: NotificationMessage) -> bool:

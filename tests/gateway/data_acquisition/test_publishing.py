@@ -14,6 +14,7 @@ from asyncua.server.uaprocessor import UaProcessor
 from asyncua.ua.status_codes import StatusCodes
 
 from gateway.config import Sampling
+from gateway.data_acquisition import publish_requests
 from gateway.data_acquisition import publishing as module
 from gateway.data_acquisition.profiles import RequestLimits, ServerProfile
 from gateway.data_acquisition.publishing import Item, Publishing
@@ -198,7 +199,7 @@ async def test_what_the_server_does_not_take_again_is_named(many: ManyNodes, pub
         await taker.take(1.0)
     await many.server.iserver.subscription_service.delete_subscriptions([publishing._items.home[0].id])
     await many.server.delete_nodes([many.server.get_node(many.nodes[gone])])
-    publishing._publish()  # asyncua's server says so only to a new request
+    publishing._requests.send_one()  # asyncua's server says so only to a new request
     await many.write(0, 9.25)
     await taker.until(0, 9.25)
     assert [message.lost for message in taker.lost] == [{0, gone}, {gone}]
@@ -248,7 +249,7 @@ async def test_subscriptions_that_vanish_without_a_word_are_made_anew(many: Many
         await taker.take(1.0)
     service = many.server.iserver.subscription_service
     await service.delete_subscriptions(list(service.subscriptions))
-    publishing._publish()  # asyncua's server says so only to a new request
+    publishing._requests.send_one()  # asyncua's server says so only to a new request
     await many.write(0, 3.75)
     await taker.until(0, 3.75)
     assert [message.lost for message in taker.lost] == [{0}]
@@ -290,15 +291,15 @@ async def test_a_stalled_consumer_stops_the_requests_and_loses_nothing(
     many: ManyNodes, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With ten messages unacknowledged no more are asked for; the server queues, and all comes in the end."""
-    monkeypatch.setattr(module, "_HELD_MESSAGES", 10)
+    monkeypatch.setattr(publish_requests, "_HELD_MESSAGES", 10)
     await publishing.watch(many.items([0]))
     taker = Taker(publishing)
     taker.acknowledges = False
     for value in range(1, 40):
         await many.write(0, float(value))
         await taker.take(0.03)
-    assert len(publishing._held) + len(publishing._arrived) <= 10
-    assert not publishing._line.carried
+    assert publishing._requests.waiting <= 10
+    assert not publishing._requests.in_flight
     taker.acknowledges = True
     for message in list(taker.messages):
         publishing.acknowledge(message)
@@ -311,13 +312,13 @@ async def test_bytes_are_bounded_as_messages_are(
     many: ManyNodes, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few messages with much in them stop the requests as well."""
-    monkeypatch.setattr(module, "_HELD_BYTES", 20_000)
+    monkeypatch.setattr(publish_requests, "_HELD_BYTES", 20_000)
     await publishing.watch(many.items(range(400)))
     for _ in range(6):
         await asyncio.gather(*(many.write(i, 1.0) for i in range(400)))
         await asyncio.sleep(0.05)
-    assert publishing._held_bytes < 20_000 + 4 * 400 * 60
-    assert not publishing._line.carried
+    assert publishing._requests._held_bytes < 20_000 + 4 * 400 * 60
+    assert not publishing._requests.in_flight
 
 
 async def test_fewer_requests_are_sent_when_the_server_wants_fewer(
@@ -330,7 +331,7 @@ async def test_fewer_requests_are_sent_when_the_server_wants_fewer(
     for value in (1.0, 2.0, 3.0):
         await many.write(0, value)
         await taker.until(0, value)
-    assert len(publishing._line.carried) == 2
+    assert publishing._requests.in_flight == 2
 
 
 async def test_others_show_no_hole_while_a_thousand_items_come_change_and_go(

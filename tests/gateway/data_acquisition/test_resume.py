@@ -118,8 +118,8 @@ async def test_acknowledgements_on_the_way_are_sent_again(many: ManyNodes, cable
         for message in taker.messages:
             publishing.acknowledge(message)
         taker.acknowledges = True
-        publishing._publish()
-        assert any(publishing._line.carried.values())
+        publishing._requests.send_one()
+        assert any(publishing._requests._line.carried.values())
         await link.cut(publishing, taker)
         cable.thaw()
         assert many.unacknowledged() >= kept
