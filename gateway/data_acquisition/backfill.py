@@ -1,8 +1,9 @@
 """Filling holes from a server's history, newest first: what was measured while nobody listened.
 
-All streams of a server are read together over one window of time, then over the one before it. A window is as wide as
-some ten thousand values are; where these come from too few of the streams, the others follow in the next slice. What a
-slice brought is done when it is committed, so a backfill that is cut off goes on where the journal's open holes end.
+All streams of a server are read over one window of time, then over the one before it. A window is as wide as some ten
+thousand values are, or some values of each stream; when a slice is full with those of some streams, the others follow
+in the next. What a slice brought is done when it is committed, so a backfill that is cut off goes on where the
+journal's open holes end.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from models.records import Gap, Int64Array, Observations, Stream, from_ns
 
 _ROWS_WANTED = 20_000  # in one slice
 _SAMPLES_WANTED = 1_000_000
+_ROWS_EACH = 20  # of a stream in one request, or requests cost more than values
 _FIRST_NS = 10_000_000_000  # the first window
 _NARROWEST_NS = 1_000_000
 _STEP = 8  # so many times wider than the last a window is at most
@@ -142,7 +144,7 @@ class Backfill:
                 continue
             before = 0
             observations, gaps = await self._take(reading, asked, start)
-            width = self._next_width(end - start, reading, len(asked) / len(due))
+            width = self._next_width(end - start, reading, len(asked), len(indices))
             if len(observations) or gaps:
                 yield self._slice(observations, gaps)
             await asyncio.sleep(min(clock() - began, _LONGEST_PAUSE_S))
@@ -259,7 +261,8 @@ class Backfill:
             )
 
     @staticmethod
-    def _next_width(width: int, reading: Reading, share: float) -> int:
-        """Return how wide the next window is, when *reading* came of *share* of the streams in one of *width*."""
-        fullness = max(reading.rows / _ROWS_WANTED, reading.samples / _SAMPLES_WANTED) / share
+    def _next_width(width: int, reading: Reading, asked: int, every: int) -> int:
+        """Return how wide the next window is, after *reading* came of *asked* of *every* stream in one of *width*."""
+        rows, samples = max(_ROWS_WANTED / every, _ROWS_EACH), _SAMPLES_WANTED / every
+        fullness = max(reading.rows / rows, reading.samples / samples) / asked
         return max(int(width / min(max(fullness, 1 / _STEP), _STEP)), _NARROWEST_NS)
