@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import platform
 import sys
@@ -321,14 +322,17 @@ async def run(timing: Timing, say: Callable[[str], None]) -> Report:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for period_ms in PERIODS_MS:
-            async with _server(folder / f"server-{period_ms}", period_ms) as server:
-                for encrypted in (False, True):
-                    for which in clients:
-                        work = folder / f"{period_ms}-{encrypted}-{clients.index(which)}"
-                        readings.append(
-                            await measured(which, server, work, encrypted=encrypted, period_ms=period_ms, timing=timing)
+            for encrypted, which in itertools.product((False, True), clients):
+                work = folder / f"{period_ms}-{encrypted}-{clients.index(which)}"
+                work.mkdir()
+                # Each client has the server to itself: what one leaves behind there is not another's load.
+                async with _server(work / "server", period_ms) as server:
+                    readings.append(
+                        await measured(
+                            which, server, work / "client", encrypted=encrypted, period_ms=period_ms, timing=timing
                         )
-                        say(_line(readings[-1]))
+                    )
+                say(_line(readings[-1]))
         for encrypted in (False, True):
             (folder / f"one-core-{encrypted}").mkdir()
             cores.append(await one_core(folder / f"one-core-{encrypted}", encrypted=encrypted, timing=timing))

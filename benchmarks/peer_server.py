@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from gateway.data_acquisition import ensure_application_certificate
 
 _SOURCE = Path(__file__).parents[1] / "tests" / "integration" / "peers" / "async-opcua"
 _START_S = 30.0
-_END_S = 10.0
+_END_S = 5.0
 
 
 class Process:
@@ -67,7 +68,7 @@ class Process:
 
 @asynccontextmanager
 async def running(*command: str | Path, log: Path | None = None) -> AsyncIterator[Process]:
-    """Run *command*; its input ends with the block, then it has some seconds to end."""
+    """Run *command*; with the block its input ends, then it is interrupted, then killed."""
     with (log or Path(os.devnull)).open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             *map(str, command),
@@ -84,11 +85,12 @@ async def running(*command: str | Path, log: Path | None = None) -> AsyncIterato
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _END_S)
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        for insist in (process.terminate, process.kill):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _END_S)
+            if process.returncode is None:
+                insist()
+        await process.wait()
 
 
 class LoadServer:
@@ -130,13 +132,14 @@ class AsyncOpcua(LoadServer):
         text = (_SOURCE / "Cargo.toml").read_text()
         return str(re.findall(r'^async-opcua = .*"=([^"]+)"', text, re.MULTILINE)[0])
 
-    @classmethod
-    def program(cls) -> Path:
+    @staticmethod
+    @cache
+    def program() -> Path:
         """Return where `scripts/opcua-peers` puts the server that is built from the source as it is."""
         files = [_SOURCE / "Cargo.toml", *sorted((_SOURCE / "src").glob("*.rs"))]
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return cache / "wearsight" / f"async-opcua-{cls.version()}-{digest[:8]}" / "server"
+        return cache / "wearsight" / f"async-opcua-{AsyncOpcua.version()}-{digest[:8]}" / "server"
 
     @classmethod
     def lacking(cls) -> str:
