@@ -31,14 +31,14 @@ _INDEXED = re.compile(r"(ns=\d+;)?[sigb]=.*", re.DOTALL)
 
 
 class TagRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One channel and where it is found: by ``node`` or by ``path``.
+    """One channel and where it is found: by ``node``, by ``path``, or by ``path`` when its node is no longer there.
 
     Attributes:
         server: The server's name in the configuration.
         asset_id: The machine.
         asset_class: What it is; empty where another row or ``[[asset]]`` says it.
         channel: The channel's name.
-        node: ``nsu=`` node id, as in ``nsu=urn:plant;s=T1``; or empty.
+        node: ``nsu=`` node id, as in ``nsu=urn:plant;s=T1``; or empty, and then there is a path.
         path: Browse names from Objects down, ``/`` between them; or empty.
         unit: Unit; empty takes what the server tells.
         low: Lower end of the range in the unit; -inf takes what the server tells.
@@ -74,15 +74,17 @@ def problem_of(row: TagRow) -> str:
 
 
 def _address_problem(row: TagRow) -> str:
-    if bool(row.node) == bool(row.path):
-        return "node: one of node and path is needed, and only one"
+    if not row.node and not row.path:
+        return "node: a node, a path, or both are needed"
+    column = "node"
     try:
         if row.node:
             parse_node(row.node)
-        elif not split_path(row.path):
+        column = "path"
+        if row.path and not split_path(row.path):
             return f"path: {row.path!r} has no name in it"
     except ValueError as error:
-        return f"{'node' if row.node else 'path'}: {error}"
+        return f"{column}: {error}"
     return ""
 
 

@@ -149,7 +149,7 @@ def pick_command(
             found.variables, rule, server=target.server.name, asset_class=asset_class, group=group
         )
     else:
-        taken = {row.node for row in config.tag if row.node}
+        taken = {row.node or row.path for row in config.tag}
         rows = pick_dialog.ask(
             found.variables, server=target.server.name, classes=list(config.asset_class), taken=taken
         )

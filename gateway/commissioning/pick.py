@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from gateway.commissioning.pattern import Pattern
 from gateway.commissioning.walk import Variable
 from gateway.config import GatewayConfig
 from gateway.errors import ConfigError
-from gateway.tag_list import TagRow, problem_of, read_tags, write_tags
+from gateway.tag_list import TagRow, problem_of, read_tags, split_path, write_tags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,17 +102,21 @@ def row_of(
 ) -> TagRow:
     """Return the row of *variable* as a channel of an asset, with the unit and range that its server tells."""
     empty = variable.low >= variable.high  # 0 to 0 is how servers say that they know none
-    return TagRow(
+    row = TagRow(
         server=server,
         asset_id=asset_id,
         asset_class=asset_class,
         channel=channel,
         node=variable.node,
+        path=variable.place.path,
         unit=variable.unit,
         low=float("-inf") if empty else variable.low,
         high=float("inf") if empty else variable.high,
         group=group,
     )
+    # Names that no list can hold, such as an empty one, leave the node id alone.
+    fine = split_path(row.path) == list(variable.place.names) and not problem_of(row).startswith("path:")
+    return row if fine else msgspec.structs.replace(row, path="")
 
 
 def merge(path: Path, rows: Sequence[TagRow]) -> Merged:
@@ -128,7 +134,7 @@ def merge(path: Path, rows: Sequence[TagRow]) -> Merged:
         before = known.get((row.asset_id, row.channel))
         if before is None:
             added.append(row)
-        elif before.server == row.server and row.node == before.node:
+        elif before.server == row.server and (row.node == before.node if before.node else row.path == before.path):
             kept.append(before)
         else:
             differing.append(before)

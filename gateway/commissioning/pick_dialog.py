@@ -23,7 +23,7 @@ def ask(variables: Sequence[Variable], *, server: str, classes: Sequence[str], t
         variables: What the server has.
         server: Its name in the configuration.
         classes: The asset classes of the configuration.
-        taken: Node ids that are in the tag list already; they are marked.
+        taken: Node ids and paths that are in the tag list already; they are marked.
     """
     numbers = [variable for variable in variables if not variable.why_not]
     click.echo(f"{len(numbers):,} variables hold numbers.")
@@ -82,7 +82,7 @@ def _choose(variables: Sequence[Variable], taken: set[str]) -> list[Variable]:
     shown = variables[:_SHOWN]
     width = max(len(v.place.path) for v in shown)
     for i, variable in enumerate(shown, 1):
-        mark = click.style("✓", fg="green") if variable.node in taken else " "
+        mark = click.style("✓", fg="green") if {variable.node, variable.place.path} & taken else " "
         span = span_text(variable.low, variable.high, variable.unit)
         value = click.style(value_text(variable), fg="green")
         click.echo(f"{mark}{i:4}  {variable.place.path.ljust(width)}  {variable.type:8}  {span:24}  {value}".rstrip())

@@ -160,7 +160,10 @@ def node_of(text: str, namespaces: Sequence[str]) -> ua.NodeId:
 
 
 def node_text(node: ua.NodeId, namespaces: Sequence[str]) -> str:
-    """Return the name of *node* that outlives a restart of the server; `node_of` finds it again."""
+    """Return the name of *node* that outlives a restart of the server; `node_of` finds it again.
+
+    A server that uses a namespace which its own list does not have gets an id with ``ns=``, which nothing takes.
+    """
     identifier = node.Identifier
     if isinstance(identifier, bytes):
         told = f"b={base64.b64encode(identifier).decode()}"
@@ -168,6 +171,8 @@ def node_text(node: ua.NodeId, namespaces: Sequence[str]) -> str:
         told = f"i={identifier}"
     else:
         told = f"{'g' if isinstance(identifier, UUID) else 's'}={identifier}"
+    if node.NamespaceIndex >= len(namespaces):
+        return f"ns={node.NamespaceIndex};{told}"
     uri = quote(namespaces[node.NamespaceIndex], safe="/:?#[]@!$&'()*+,=-._~ ")
     return f"nsu={uri};{told}"
 

@@ -73,7 +73,7 @@ class AcquisitionCounters:
         untimed: Streams whose values come without a source time, as ``asset/channel``.
         silent: Channels of which the server itself has no value, as ``asset/channel``.
         missing: What was not found or cannot be watched (asset, or asset/channel), with the reason.
-        notes: What the server granted otherwise than asked for, by ``asset/channel``.
+        notes: What is found or granted otherwise than asked for, by ``asset/channel``.
     """
 
     connected: bool = False

@@ -72,6 +72,7 @@ class Reconciler:
         self.lost: set[int] = set()
         self.unheard: set[int] = set()
         self._missing: dict[str, str] = {}
+        self._notes: dict[str, str] = {}
         self._untimed: dict[str, None] = {}
         self._described: tuple[AssetDescription, ...] = ()
         self._tries = 0
@@ -144,17 +145,25 @@ class Reconciler:
         """Find what of *wanted* is not watched as it should be, and have it reported."""
         discovery = await resolve(self._client, wanted, self._profile.limits)
         looked_for = {tag.place for tag in wanted.tags} | {folder.place for folder in wanted.folders}
-        self._missing = {
-            place: reason
-            for place, reason in self._missing.items()
-            if place not in looked_for and place.rpartition("/")[0] not in looked_for
-        }
+        self._missing, self._notes = (
+            {
+                place: told
+                for place, told in before.items()
+                if place not in looked_for and place.rpartition("/")[0] not in looked_for
+            }
+            for before in (self._missing, self._notes)
+        )
+        for place, note in discovery.notes.items():
+            log.warning("channel is not as configured", server=self._server_name, channel=place, reason=note)
+            self._notes[place] = note.removeprefix(f"{place}: ")
         for place, reason in discovery.missing.items():
             self._tell_missing(place, reason)
         self._untimed |= dict.fromkeys("/".join(stream) for stream in discovery.untimed)
         await self._take(discovery)
         self._counters.untimed = tuple(self._untimed)
         self._counters.missing = dict(self._missing)
+        granted = {"/".join(self._watched.streams[handle]): note for handle, note in self._publishing.notes.items()}
+        self._counters.notes = granted | self._notes
         self._counters.streams = int(self._watched.active.sum())
         self._counters.budget = budget(self._profile, self._counters.streams + len(self._missing))
         return self._described_anew()

@@ -14,9 +14,10 @@ from asyncua import ua
 from asyncua.client.client import Client
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIds
+from asyncua.ua.status_codes import StatusCodes
 
 from gateway.config import AssetConfig, Deadband, Sampling
-from gateway.data_acquisition.address_space import AddressSpace, Browsed, node_of
+from gateway.data_acquisition.address_space import AddressSpace, Browsed, node_of, node_text
 from gateway.data_acquisition.data_types import data_types, held
 from gateway.data_acquisition.profiles import RequestLimits
 from gateway.data_acquisition.tags import Folder, Tag, WantedTags
@@ -27,6 +28,7 @@ _PROPERTIES = ("EURange", "EngineeringUnits", "SampleRate")
 _HISTORY_READ = 0x04  # bit of AccessLevel
 _OBJECTS = ua.NodeId(ua.Int32(ObjectIds.ObjectsFolder))
 _ATTRIBUTES = (AttributeIds.DataType, AttributeIds.AccessLevel, AttributeIds.Value)
+_NO_NODE = (StatusCodes.BadNodeIdUnknown, StatusCodes.BadNodeIdInvalid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +76,19 @@ class Discovery:
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
-    """A node that may be the channel *tag*; not named: of a folder, and then it has to have a unit."""
+    """A node that may be the channel *tag*.
+
+    Attributes:
+        tag: The tag.
+        node: The node.
+        named: False for one of a folder, and then it has to have a unit.
+        instead: Why it is not the tag's own node; empty when it is.
+    """
 
     tag: Tag
     node: ua.NodeId
     named: bool = True
+    instead: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +114,17 @@ async def resolve(client: Client, wanted: WantedTags, limits: RequestLimits) -> 
     space = await AddressSpace.open(client, limits)
     candidates = list(_by_node(wanted.tags, space.namespaces, missing))
     paths = _Paths()
-    ways = [split_path(tag.path) for tag in wanted.tags if tag.path]
+    pathed = [tag for tag in wanted.tags if tag.path and (not tag.node or tag.place in missing)]
+    ways = [split_path(tag.path) for tag in pathed]
     insides = [
         [*split_path(folder.path), ""] for folder in wanted.folders
     ]  # a step more: the folder is looked into too
     await paths.follow(space, [*ways, *insides])
-    candidates += _by_path(wanted.tags, paths, missing)
+    candidates += _by_path(pathed, paths, missing)
     for folder in wanted.folders:
         candidates += _in_folder(folder, paths, missing)
     described = await _describe(space, [candidate.node for candidate in candidates])
+    await _look_elsewhere(space, paths, candidates, described)
     discovery = await _discovery(space, candidates, described, missing)
     with_channels = {found.stream.asset_id for found in discovery.found}
     for folder in wanted.folders:
@@ -135,14 +147,41 @@ def _by_node(tags: Iterable[Tag], namespaces: Sequence[str], missing: dict[str, 
 
 
 def _by_path(tags: Iterable[Tag], paths: _Paths, missing: dict[str, str]) -> Iterator[_Candidate]:
+    """Yield the *tags* at their paths; those with a node id have it in a namespace that the server lacks."""
     for tag in tags:
-        if not tag.path:
-            continue
         node, problem = paths.at(split_path(tag.path))
+        before = missing.pop(tag.place, "").removesuffix("; channel left out") if tag.node else ""
         if node is None:
-            missing[tag.place] = f"{problem}; channel left out"
+            missing[tag.place] = f"{', and '.join(filter(None, (before, problem)))}; channel left out"
         else:
-            yield _Candidate(tag=tag, node=node)
+            yield _Candidate(tag=tag, node=node, instead=before)
+
+
+async def _look_elsewhere(
+    space: AddressSpace, paths: _Paths, candidates: list[_Candidate], described: list[_Described]
+) -> None:
+    """Put in the place of nodes that are not there the ones at their tags' paths, where there are any."""
+    gone = [
+        i
+        for i, (candidate, one) in enumerate(zip(candidates, described, strict=True))
+        if candidate.tag.node and candidate.tag.path and not candidate.instead and _is_gone(one)
+    ]
+    await paths.follow(space, [split_path(candidates[i].tag.path) for i in gone])
+    instead: dict[int, _Candidate] = {}
+    for i in gone:
+        tag = candidates[i].tag
+        node, _ = paths.at(split_path(tag.path))
+        if node is not None:
+            instead[i] = _Candidate(tag=tag, node=node, instead=f"{tag.node}: the server has no such node")
+    for (i, candidate), one in zip(
+        instead.items(), await _describe(space, [candidate.node for candidate in instead.values()]), strict=True
+    ):
+        candidates[i], described[i] = candidate, one
+
+
+def _is_gone(described: _Described) -> bool:
+    status = described.data_type.StatusCode
+    return status is not None and status.value in _NO_NODE
 
 
 def _in_folder(folder: Folder, paths: _Paths, missing: dict[str, str]) -> list[_Candidate]:
@@ -240,7 +279,7 @@ async def _discovery(
             untimed.append(tag.stream)
         channel = _channel(tag, one.properties)
         sampling, note = _sampling(tag, one.properties)
-        if note := "; ".join(filter(None, (note, _unit_note(tag, one.properties)))):
+        if note := "; ".join(filter(None, (_place_note(candidate, space), note, _unit_note(tag, one.properties)))):
             notes[tag.place] = note
         found.append(
             FoundChannel(
@@ -288,6 +327,13 @@ def _sampling(tag: Tag, properties: Mapping[str, ua.DataValue]) -> tuple[Samplin
         return sampling, f"{tag.place}: its server tells no range; {share:g}, of the configured one, is the dead band"
     sampling = replace(tag.sampling, deadband=Deadband.NONE, deadband_value=0.0)
     return sampling, f"{tag.place}: a dead band in percent needs a range, and there is none; every change is taken"
+
+
+def _place_note(candidate: _Candidate, space: AddressSpace) -> str:
+    if not candidate.instead:
+        return ""
+    tag, node = candidate.tag, node_text(candidate.node, space.namespaces)
+    return f"{tag.place}: {candidate.instead}; {node} at its path {tag.path} is taken; correct the id if that is right"
 
 
 def _unit_note(tag: Tag, properties: Mapping[str, ua.DataValue]) -> str:

@@ -16,13 +16,13 @@ _Samplings = Callable[[str | None], Sampling]
 
 @dataclass(frozen=True, kw_only=True)
 class Tag:
-    r"""One wanted channel, by ``node`` or by ``path``.
+    r"""One wanted channel, by ``node``, by ``path``, or by ``path`` when its node is no longer there.
 
     Attributes:
         stream: Asset and channel.
         node: ``nsu=urn:plant;s=T1``; or empty.
         path: Browse path below Objects, ``/``-separated, ``\/`` for a slash inside a name; or empty. The namespaces
-            of the names do not matter.
+            of the names do not matter. With a node, where to look when the server has no such node.
         sampling: How its values are asked for.
         unit: As configured; empty takes the server's.
         low: Lower end of the range in the unit; -inf takes the server's.

@@ -36,14 +36,14 @@ ends = st.tuples(st.floats(-1e12, 1e12), st.floats(0.001, 1e12)).map(lambda e: (
 def rows(draw: st.DrawFn) -> TagRow:
     """Any row that is fine in itself."""
     low, high = draw(st.one_of(st.just((-math.inf, math.inf)), ends))
-    by_node = draw(st.booleans())
+    by_node, by_path = draw(st.sampled_from([(True, False), (False, True), (True, True)]))
     return TagRow(
         server=draw(texts),
         asset_id=draw(texts),
         asset_class=draw(st.one_of(st.just(""), texts)),
         channel=draw(texts),
         node=f"nsu=urn:plant;s={draw(texts)}" if by_node else "",
-        path="" if by_node else join_path(draw(st.lists(texts, min_size=1, max_size=4))).strip(),
+        path=join_path(draw(st.lists(texts, min_size=1, max_size=4))).strip() if by_path else "",
         unit=draw(st.one_of(st.just(""), texts)),
         low=low,
         high=high,
@@ -102,8 +102,9 @@ HEADER = ",".join(COLUMNS) + "\n"
         (HEADER + "\ns,a,,c,nsu=urn:p;s=T,,,5,5,\n", "line 3, column high: the range 5 to 5"),
         (HEADER + "s,a,,c,nsu=urn:p;s=T,,,nan,,\n", "line 2, column high: the range nan"),
         (HEADER + ",a,,c,nsu=urn:p;s=T,,,,,\n", "line 2, column server: must not be empty"),
-        (HEADER + "s,a,,c,,,,,,\n", "line 2, column node: one of node and path"),
-        (HEADER + "s,a,,c,nsu=urn:p;s=T,M/T,,,,\n", "line 2, column node: one of node and path"),
+        (HEADER + "s,a,,c,,,,,,\n", "line 2, column node: a node, a path, or both are needed"),
+        (HEADER + "s,a,,c,ns=2;s=T,M/T,,,,\n", "line 2, column node: 'ns=2;s=T' counts on a namespace index"),
+        (HEADER + "s,a,,c,nsu=urn:p;s=T,//,,,,\n", "line 2, column path: '//' has no name in it"),
         (HEADER + "s,a,,c,ns=2;s=T,,,,,\n", "line 2, column node: 'ns=2;s=T' counts on a namespace index"),
         (HEADER + "s,a,,c,i=85,,,,,\n", "line 2, column node: 'i=85' counts on a namespace index"),
         (HEADER + "s,a,,c,T,,,,,\n", "line 2, column node: 'T' is no node id; write it as nsu="),

@@ -28,6 +28,7 @@ def test_a_rule_writes_the_channels_of_all_machines(opcua: Opcua, config: Path) 
     speed = found["pump-02/speed_rpm"]
     assert (speed.server, speed.asset_class, speed.unit) == ("plant", "pump", "1/min")
     assert (speed.node, speed.low, speed.high) == ("nsu=urn:test:plant;s=pump-02.speed_rpm", 0, 3000)
+    assert speed.path == "Machines/pump-02/Monitoring/speed_rpm"
     assert "serial\\/no holds String, not numbers" in answer.stderr
 
 
@@ -45,6 +46,28 @@ def test_lines_that_are_there_stay(opcua: Opcua, config: Path) -> None:
     found = tags(config)
     assert (found["fan-9/x"], found["pump-01/speed_rpm"]) == (own, changed)
     assert len(found) == 9
+
+
+def test_a_line_by_path_is_the_same_channel(opcua: Opcua, config: Path) -> None:
+    """What is found again by its path alone is there already, and stays as it is."""
+    path = "Machines/pump-01/Monitoring/speed_rpm"
+    own = TagRow(server="plant", asset_id="pump-01", asset_class="pump", channel="speed_rpm", path=path)
+    write_tags(config.parent / "tags.csv", [own])
+    answer = json.loads(opcua("pick", "plant", *RULE, "--json").stdout)
+
+    assert (answer["kept"], answer["differing"]) == (["pump-01/speed_rpm"], [])
+    assert tags(config)["pump-01/speed_rpm"] == own
+
+
+def test_a_replaced_server_is_read_by_path(opcua: Opcua, config: Path) -> None:
+    """What was picked goes on being found when all ids are others, and check says so."""
+    assert opcua("pick", "plant", *RULE, "--unit", "1/min").exit_code == 0
+    there = (config.parent / "tags.csv").read_text()
+    (config.parent / "tags.csv").write_text(there.replace("urn:test:plant", "urn:old:plant"))
+    answer = json.loads(opcua("check", "plant", "--seconds", "0.5", "--json").stdout)
+
+    assert [tag["verdict"] for tag in answer["tags"]] == ["good", "good"]
+    assert "no namespace 'urn:old:plant'; nsu=urn:test:plant;s=pump-01" in "; ".join(answer["tags"][0]["remarks"])
 
 
 def test_a_dry_run_writes_nothing(opcua: Opcua, config: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -164,6 +164,33 @@ async def test_a_tag_that_is_not_there_stops_no_other(plant: Plant, tag: Tag, re
     assert discovery.missing[tag.place].endswith("; channel left out")
 
 
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        (f"nsu={URI};s=was_flow", "the server has no such node"),
+        ("nsu=urn:replaced;s=flow", "the server has no namespace 'urn:replaced'"),
+    ],
+)
+async def test_a_node_that_is_gone_is_looked_for_at_its_path(plant: Plant, node: str, reason: str) -> None:
+    """As after a server was replaced: what is there is read, and a note tells it, with the id to put right."""
+    tag = replace(by_path("flow"), node=node)
+    discovery = await plant.resolve(by_node("plain"), tag, replace(by_path("gone"), node=node))
+    assert [found.node.Identifier for found in discovery.found] == ["plain", "flow"]
+    assert list(discovery.notes) == ["pump/flow"]
+    assert reason in discovery.notes["pump/flow"]
+    assert f"nsu={URI};s=flow at its path Machines/pump\\/1/flow is taken" in discovery.notes["pump/flow"]
+    assert list(discovery.missing) == ["pump/gone"]
+
+
+async def test_a_node_that_is_there_goes_before_its_path(plant: Plant) -> None:
+    """Wherever the path leads, even when the node is no channel: then it is told, not replaced."""
+    discovery = await plant.resolve(replace(by_path("plain"), node=f"nsu={URI};s=flow"))
+    assert [found.node.Identifier for found in discovery.found] == ["flow"]
+    assert discovery.notes == {}
+    text = await plant.resolve(replace(by_path("plain"), node=f"nsu={URI};s=text"))
+    assert "holds String" in text.missing["pump/plain"]
+
+
 async def test_a_folder_gives_what_has_a_unit(plant: Plant) -> None:
     """Variables without a unit are no channels unless named; a channel with a tag of its own is left to that."""
     folder = Folder(
@@ -293,6 +320,7 @@ async def test_a_node_is_named_so_that_it_is_found_again(plant: Plant) -> None:
         ua.NodeId(ua.ByteString(b"\x00\xff"), ua.Int16(1)),
     ):
         assert node_of(node_text(node, namespaces), namespaces) == node
+    assert node_text(ua.NodeId(ua.Int32(85), ua.Int16(2)), namespaces) == "ns=2;i=85"
     assert node_text(ua.NodeId(ua.Int32(85)), namespaces) == "nsu=http://opcfoundation.org/UA/;i=85"
 
 
