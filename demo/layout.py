@@ -33,6 +33,7 @@ publishing_interval_ms = 200.0
 [[server]]
 name = "{cell}"
 endpoint = "{endpoint}"
+clock_tolerance_s = 0  # the simulated plant lives in a time of its own
 user = "{user}"
 password_file = "secrets/{cell}.password"
 

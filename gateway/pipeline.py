@@ -31,6 +31,7 @@ from gateway.condition_monitoring.blocks import ActiveBundle, Blocks, by_zone
 from gateway.condition_monitoring.monitor import monitor
 from gateway.config import GatewayConfig, HistorianConfig
 from gateway.data_acquisition import AcquisitionCounters, Batch, open_sources
+from gateway.data_acquisition.certificate import certificate_warnings
 from gateway.data_acquisition.tags import wanted_tags
 from gateway.errors import ConfigError
 from gateway.historian import InfluxHistorian, keep_history
@@ -212,6 +213,7 @@ class Gateway:
 
     def _warnings(self) -> tuple[str, ...]:
         found = [*self._blocks.warnings.values()]
+        found += certificate_warnings(self._config.pki_dir)
         if self._config_warning:
             found.append(self._config_warning)
         for name, source in self._sources.items():

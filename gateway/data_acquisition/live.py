@@ -19,7 +19,7 @@ import structlog
 from asyncua.client.client import Client
 
 from gateway.config import ServerConfig
-from gateway.data_acquisition.backfill import Backfill, Slice, Wanted
+from gateway.data_acquisition.backfill import Backfill, Slice
 from gateway.data_acquisition.batch import AcquisitionCounters, Batch, Stored
 from gateway.data_acquisition.clock import ClockGuard, read_server_time
 from gateway.data_acquisition.columns import Columns, observed
@@ -29,10 +29,11 @@ from gateway.data_acquisition.profiles import ServerProfile
 from gateway.data_acquisition.publishing import Message, Publishing
 from gateway.data_acquisition.reconciler import Reconciler
 from gateway.data_acquisition.tags import WantedTags
-from gateway.data_acquisition.watched import NEVER, Watched
+from gateway.data_acquisition.unseen import Unseen
+from gateway.data_acquisition.watched import Watched
 from gateway.errors import SourceUnavailable
 from gateway.journal import Hole
-from models.records import Gap, GatewayEvent, Heartbeat, Observations, Results, Stream, from_ns
+from models.records import Gap, GatewayEvent, Heartbeat, Observations, Results, from_ns
 
 log = structlog.get_logger()
 
@@ -42,8 +43,6 @@ _FIRST_VALUES_S = 1.0  # so long the first values of all tags may take, to be ba
 _HEAD_START_S = 2.0  # so long live values wait for history at first: windows then see a past that looks like a present
 _HEAD_START_ROWS = 100_000
 _LOOK_S = 5.0
-_OVERFLOW = np.uint32(0x480)  # InfoType DataValue and its Overflow bit: the server's queue dropped values before
-_NEVER_SEEN = "never read before"
 _TRY_HISTORY_AGAIN_S = 30.0
 _BACKWARDS_NS = 1_000_000_000
 
@@ -86,9 +85,9 @@ class Live:
         self._profile = profile
         self._clock = clock
         self._stored = stored
-        self._limit_ns = round(backfill_limit_h * _HOUR_NS)
         self._counters = counters
         self._watched = Watched()
+        self._unseen = Unseen(server, self._watched, stored, round(backfill_limit_h * _HOUR_NS))
         self._polling = Polling(client, server.name, [], profile.limits)
         self._reconciler = Reconciler(
             client,
@@ -193,14 +192,15 @@ class Live:
             if (values := messages[-1].values) is not None:
                 waiting[self._checked(values).handle] = False
             left = deadline - loop.time()
-            if not waiting.any() or left <= 0:
+            if not waiting.any() or left <= 0 or messages[-1].lost:
                 return messages
             if (message := await self._publishing.next(left)) is not None:
                 messages.append(message)
 
     async def _with_backlog(self, first: Message) -> list[Message]:
+        """Return *first* and what arrived after it, up to a message that tells a loss: that one opens a new batch."""
         messages, rows = [first], 0
-        while self._publishing.backlog and rows < _ROWS_PER_BATCH:
+        while self._publishing.backlog and rows < _ROWS_PER_BATCH and not messages[-1].lost:
             message = await self._publishing.next(0.0)
             if message is None:
                 break
@@ -240,14 +240,13 @@ class Live:
             self._ready.put_nowait(self._batch(observed(self._checked(values)), time.time_ns()))
 
     def _live_batch(self, messages: Sequence[Message]) -> Batch:
-        """Return the values of *messages* as a batch that acknowledges them."""
-        for message in messages:
-            self._note_lost(message)
+        """Return the values of *messages* as a batch that acknowledges them; only the last may tell a loss."""
         parts = [self._checked(message.values) for message in messages if message.values is not None]
         batch = self._batch(observed(Columns.concatenate(parts)), messages[-1].received_time)
         counters, publishing = self._counters, self._publishing
         counters.messages += len(parts)
         counters.republished = publishing.republished
+        self._note_lost(messages[-1])
 
         def acknowledge() -> None:
             batch.on_acknowledge()
@@ -263,7 +262,9 @@ class Live:
             return Batch()
         values = self._clock.timed(values, received_ns)
         self._counters.replaced_times = self._clock.replaced
-        opened, gaps = self._holes_before(values)
+        holes = self._unseen.before(values)
+        opened = tuple(hole for hole in holes if self._unseen.has_history(hole.stream))
+        gaps = self._gaps([hole for hole in holes if hole not in opened])
         self._note_order(values)
         watched.note(values, now)
         gone = np.unique(values.handle[is_gone(values.status)]) if values.status.any() else ()
@@ -288,54 +289,14 @@ class Live:
             )
         return values
 
-    def _holes_before(self, values: Columns) -> tuple[tuple[Hole, ...], tuple[Gap, ...]]:
-        """Return what lies unseen before *values*: before a tag's first, and where the server's queue overflowed."""
-        watched = self._watched
-        opened: list[Hole] = []
-        gaps: list[Gap] = []
-        fresh = ~watched.ready[values.handle]
-        if fresh.any():
-            order = np.argsort(values.source_time, kind="stable")
-            order = order[fresh[order]]
-            handles, first = np.unique(values.handle[order], return_index=True)
-            ends = values.source_time[order[first]]
-            ends_of_open = _last_ends(self._stored.holes())
-            for handle, end in zip(handles.tolist(), ends.tolist(), strict=True):
-                stream = watched.streams[handle]
-                newest = self._newest(handle)
-                start = newest + 1 if newest is not None else max(end - self._limit_ns, 0)
-                cause = "not listened" if newest is not None else _NEVER_SEEN
-                self._tell_hole(handle, max(start, ends_of_open.get(stream, 0)), end, cause, opened, gaps)
-        overflowed = (values.status & _OVERFLOW) == _OVERFLOW
-        if overflowed.any():
-            for row in np.flatnonzero(overflowed).tolist():
-                handle = int(values.handle[row])
-                place = "/".join(watched.streams[handle])
-                self._counters.overflows[place] = self._counters.overflows.get(place, 0) + 1
-                earlier = values.source_time[:row][values.handle[:row] == handle]
-                if len(earlier) or not fresh[row]:  # a fresh one has its hole already
-                    since = int(earlier[-1]) if len(earlier) else int(watched.time[handle])
-                    end = int(values.source_time[row])
-                    self._tell_hole(handle, since + 1, end, "server's queue overflowed", opened, gaps)
-        return tuple(opened), tuple(gaps)
-
-    def _newest(self, handle: int) -> int | None:
-        """Return the newest source time of a tag that is stored, or will be in a moment."""
-        stored, seen = self._stored.newest_source_time(self._watched.streams[handle]), int(self._watched.time[handle])
-        return max(seen, NEVER if stored is None else stored) if stored is not None or seen != NEVER else None
-
-    def _tell_hole(self, handle: int, start: int, end: int, cause: str, opened: list[Hole], gaps: list[Gap]) -> None:
-        """Open the hole from *start* to *end* of a tag, or tell the gap where there is no history to fill it."""
-        found = self._watched.found[handle]
-        if start >= end:
-            return
-        if found.has_history:
-            opened.append(Hole(stream=found.stream, start_ns=start, end_ns=end, cause=cause))
-        elif cause != _NEVER_SEEN:
-            gaps.append(_gap_of(Hole(stream=found.stream, start_ns=start, end_ns=end, cause=cause)))
+    def _gaps(self, holes: Sequence[Hole]) -> tuple[Gap, ...]:
+        gaps = (self._unseen.gap(hole) for hole in holes)
+        return tuple(gap for gap in gaps if gap is not None)
 
     def _note_order(self, values: Columns) -> None:
-        """Count source times that run backwards: a clock of the plant was set."""
+        """Count overflows, and source times that run backwards: a clock of the plant was set."""
+        for place in self._unseen.overflowed(values):
+            self._counters.overflows[place] = self._counters.overflows.get(place, 0) + 1
         behind = values.source_time < self._watched.time[values.handle] - _BACKWARDS_NS
         if behind.any():
             self._counters.backwards += int(np.count_nonzero(behind))
@@ -353,14 +314,9 @@ class Live:
     # History
 
     def _history(self, holes: Sequence[Hole]) -> Backfill:
-        watched, wanted = self._watched, []
-        for hole in holes:
-            handle = watched.handle(hole.stream)
-            if handle is None or not watched.found[handle].has_history:
-                continue
-            anchored = hole.cause != _NEVER_SEEN
-            wanted.append(Wanted(stream=hole.stream, node=watched.found[handle].node, hole=hole, anchored=anchored))
-        return Backfill(self._client, self._server.name, wanted, per_request=self._profile.limits.history)
+        wanted = [self._unseen.wanted(hole) for hole in holes if self._unseen.has_history(hole.stream)]
+        per_request = self._profile.limits.history
+        return Backfill(self._client, self._server.name, [w for w in wanted if w is not None], per_request=per_request)
 
     async def _backfill(self) -> None:
         """Fill the open holes of this server's tags, for ever."""
@@ -369,9 +325,8 @@ class Live:
             self._holes_opened.clear()
             committed = asyncio.Event()
             holes = self._mine()
-            if hopeless := [hole for hole in holes if self._has_no_history(hole)]:
-                gaps = tuple(_gap_of(hole) for hole in hopeless)
-                await self._pass(self._counted(Batch(results=Results(gaps=gaps), filled=tuple(hopeless))))
+            if hopeless := tuple(hole for hole in holes if not self._unseen.has_history(hole.stream)):
+                await self._pass(self._counted(Batch(results=Results(gaps=self._gaps(hopeless)), filled=hopeless)))
             async with aclosing(self._history(holes).slices()) as slices:
                 async for part in slices:
                     await self._pass(self._filled_batch(part))
@@ -382,10 +337,6 @@ class Live:
             with suppress(TimeoutError):  # holes are left open when the server had no time for history
                 async with asyncio.timeout(_TRY_HISTORY_AGAIN_S if self._mine() else None):
                     await self._holes_opened.wait()
-
-    def _has_no_history(self, hole: Hole) -> bool:
-        handle = self._watched.handle(hole.stream)
-        return handle is not None and not self._watched.found[handle].has_history
 
     def _mine(self) -> list[Hole]:
         """Return the open holes of this server's tags."""
@@ -482,21 +433,3 @@ class Live:
         log.warning("clock stepped", server=self._server.name, message=step)
         return (GatewayEvent(kind="clock_step", gateway_time=datetime.now(UTC), message=step,
                              detail={"server": self._server.name}),)  # fmt: skip
-
-
-def _last_ends(holes: Sequence[Hole]) -> dict[Stream, int]:
-    ends: dict[Stream, int] = {}
-    for hole in holes:
-        ends[hole.stream] = max(hole.end_ns, ends.get(hole.stream, 0))
-    return ends
-
-
-def _gap_of(hole: Hole) -> Gap:
-    """Return the gap that *hole* is for good."""
-    return Gap(
-        asset_id=hole.stream.asset_id,
-        channel=hole.stream.channel,
-        from_time=from_ns(hole.start_ns - 1),
-        to_time=from_ns(hole.end_ns),
-        cause=f"{hole.cause}, and the server keeps no history of it",
-    )

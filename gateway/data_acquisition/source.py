@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
+from asyncua.client.client import Client
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaError, UaStatusCodeError
 
@@ -142,12 +143,19 @@ class OpcuaSource:
 
     async def _over_one_connection(self) -> AsyncGenerator[Batch, None]:
         """Yield what comes over one connection, until it is lost."""
-        connection = await self._connect()
+        connection = await self._connect(self._saved)
         is_lost = False
         try:
-            live, found = await self._go_on(connection)
+            is_resumed = await self._resumed(connection)
+            if connection.reused and not is_resumed:
+                # What is left of the old subscriptions ends with their session.
+                await connection.close(kindly=True)
+                self._saved = None
+                connection = await self._connect(None)
+            found = Results() if is_resumed else await self._begin(connection.client)
             yield self._on_connected(found)
-            async with aclosing(live.batches()) as batches:
+            assert self._live is not None
+            async with aclosing(self._live.batches()) as batches:
                 async for batch in batches:
                     yield batch
         except (SourceUnavailable, MalformedMessage, UaError, OSError):
@@ -162,32 +170,30 @@ class OpcuaSource:
                 await live.close()
             await connection.close(kindly=not is_lost)
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, saved: SavedSession | None) -> Connection:
         try:
             async with asyncio.timeout(_CONNECT_S):
-                return await connect(self.server, self._identity, saved=self._saved)
+                return await connect(self.server, self._identity, saved=saved)
         except TimeoutError:
             raise SourceUnavailable(
                 f"{self.server.name}: {self.server.endpoint} does not answer within {_CONNECT_S:g} s; it is tried again"
             ) from None
 
-    async def _go_on(self, connection: Connection) -> tuple[Live, Results]:
-        """Return what was live before, going on over *connection*, or else everything made anew and its assets."""
-        live, self._live = self._live, None
-        if live is not None:
-            if await live.resume(connection.client, reused=connection.reused):
-                self._live = live
-                self.counters.resumed += 1
-                return live, Results()
-            if connection.reused:  # what is left of the old subscriptions ends with their session
-                self._saved = None
-                await connection.close(kindly=True)
-                raise SourceUnavailable(f"{self.server.name}: the subscriptions are gone; they are made anew")
-        profile = await read_profile(connection.client, self._at_most)
+    async def _resumed(self, connection: Connection) -> bool:
+        """Have what was live go on over *connection*; return False when everything has to be made anew."""
+        if self._live is not None and await self._live.resume(connection.client, reused=connection.reused):
+            self.counters.resumed += 1
+            return True
+        self._live = None
+        return False
+
+    async def _begin(self, client: Client) -> Results:
+        """Have all tags reported to *client*; return the assets."""
+        profile = await read_profile(client, self._at_most)
         self.counters.profile = profile.name
         live = Live(
-            connection.client,
-            await Publishing.start(connection.client, self.server.name, profile),
+            client,
+            await Publishing.start(client, self.server.name, profile),
             server=self.server,
             wanted=self.wanted,
             profile=profile,
@@ -198,7 +204,7 @@ class OpcuaSource:
         )
         found = await live.begin()
         self._live = live
-        return live, found
+        return found
 
     def _ask_for_less(self, error: Exception) -> str:
         """Return what is done about a request that was too large for the server; nothing when *error* is another."""
