@@ -19,7 +19,8 @@ import structlog
 
 from gateway.bundles.slots import BundleSlots
 from gateway.commissioning.cli import opcua
-from gateway.config import GatewayConfig, check_config, load_config
+from gateway.config import GatewayConfig
+from gateway.config_file import check_config, load_config
 from gateway.doctor import Finding, examine
 from gateway.errors import BundleRefused, ConfigError, GatewayError
 from gateway.pipeline import bundle_slots, run

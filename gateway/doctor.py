@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from gateway.config import GatewayConfig, load_config, missing_files, standing_warnings
+from gateway.config import GatewayConfig, standing_warnings
+from gateway.config_file import load_config, missing_files
 from gateway.errors import ConfigError
 
 EXPIRES_SOON = timedelta(days=30)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.config import AcquisitionConfig, GatewayConfig, check_config
+from gateway.config import AcquisitionConfig, GatewayConfig
+from gateway.config_file import check_config
 from gateway.errors import ConfigError
 
 _LOOK_S = 1.0

@@ -17,7 +17,8 @@ from gateway.commissioning.kepware import is_header, read_kepware
 from gateway.commissioning.opc_publisher import read_opc_publisher
 from gateway.commissioning.server_argument import EXIT_FAULT, Target, fail, session
 from gateway.commissioning.telegraf import read_telegraf
-from gateway.config import GatewayConfig, load_config
+from gateway.config import GatewayConfig
+from gateway.config_file import load_config
 from gateway.data_acquisition.certificate import application_uri
 from gateway.data_acquisition.connection import Identity
 from gateway.errors import ConfigError, GatewayError

@@ -16,7 +16,8 @@ import msgspec
 from asyncua.client.client import Client
 from asyncua.ua.uaerrors import UaError
 
-from gateway.config import GatewayConfig, Security, ServerConfig, load_config
+from gateway.config import GatewayConfig, Security, ServerConfig
+from gateway.config_file import load_config
 from gateway.data_acquisition.address_space import AddressSpace
 from gateway.data_acquisition.certificate import application_uri
 from gateway.data_acquisition.connection import Identity, connected

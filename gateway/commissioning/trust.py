@@ -14,7 +14,8 @@ from cryptography import x509
 
 from gateway.commissioning.endpoints import called, endpoints_of, expected_of
 from gateway.commissioning.server_argument import EXIT_FAULT, Target, fail, finish, server_argument, target_command
-from gateway.config import Security, load_config
+from gateway.config import Security
+from gateway.config_file import load_config
 from gateway.data_acquisition.certificate import (
     application_uri,
     ensure_application_certificate,

@@ -19,12 +19,10 @@ from gateway.config import (
     Mode,
     Sampling,
     Security,
-    check_config,
-    load_config,
-    missing_files,
     read_secret,
     standing_warnings,
 )
+from gateway.config_file import check_config, load_config, missing_files
 from gateway.errors import ConfigError
 from gateway.tag_list import TagRow, format_tags
 

@@ -26,7 +26,7 @@ from demo.plant.clock import Clock
 from demo.plant.server import CellServer
 from demo.plant.source import Machine
 from demo.processes import free_ports, installed
-from gateway.config import load_config
+from gateway.config_file import load_config
 from gateway.pipeline import bundle_slots
 from gateway.testing import (
     ASSET_CLASS,

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.commissioning.importing import import_command
-from gateway.config import Deadband, Mode, load_config
+from gateway.config import Deadband, Mode
+from gateway.config_file import load_config
 from gateway.data_acquisition.tags import wanted_tags
 from gateway.tag_list import TagRow, read_tags, write_tags
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Deadband, GatewayConfig, Mode, load_config
+from gateway.config import Deadband, GatewayConfig, Mode
+from gateway.config_file import load_config
 from gateway.data_acquisition.tags import Tag, WantedTags, wanted_tags
 from gateway.errors import ConfigError
 from gateway.tag_list import TagRow, write_tags
