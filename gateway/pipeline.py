@@ -33,6 +33,7 @@ from gateway.config import GatewayConfig, HistorianConfig
 from gateway.data_acquisition import AcquisitionCounters, Batch, open_sources
 from gateway.data_acquisition.certificate import certificate_warnings
 from gateway.data_acquisition.tags import wanted_tags
+from gateway.data_acquisition.unseen import no_longer_wanted
 from gateway.errors import ConfigError
 from gateway.historian import InfluxHistorian, keep_history
 from gateway.journal import Journal, JournalReader, compact
@@ -47,6 +48,7 @@ from gateway.status import (
     serving_status,
 )
 from gateway.uplink import UplinkCondition, deliver
+from models.records import Observations, Results
 
 log = structlog.get_logger()
 
@@ -124,6 +126,7 @@ class Gateway:
     async def _start(self, group: asyncio.TaskGroup) -> list[list[asyncio.Task[None]]]:
         """Start everything, and return the tasks by stage, in the order in which they stop."""
         journal, config = self._journal, self._config
+        await self._give_up_holes()
         interval_s = config.uplink.segment_interval_s if config.uplink else LOCAL_SEGMENT_INTERVAL_S
         max_pages = config.uplink.segment_max_pages if config.uplink else LOCAL_SEGMENT_MAX_PAGES
 
@@ -174,8 +177,15 @@ class Gateway:
             log.info("tags taken over", assets=len(changed.asset), tags=len(changed.tag), restart_needed=needs)
             for name, source in self._sources.items():
                 source.change(wanted_tags(self._config, name))
+            await self._give_up_holes()
             if _classes(before) != _classes(self._config):
                 self._assets_changed.set()
+
+    async def _give_up_holes(self) -> None:
+        """Tell the holes of streams that no server is asked for any more as gaps: nothing would fill them."""
+        holes, gaps = no_longer_wanted(self._journal.holes(), [source.wanted for source in self._sources.values()])
+        if holes:
+            await self._journal.append(Observations.empty(), results=Results(gaps=gaps), filled=holes)
 
     async def _watch_positions(self) -> None:
         while True:

@@ -15,6 +15,8 @@ from asyncua import ua
 from asyncua.client.client import Client
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIds
+from asyncua.ua.status_codes import StatusCodes
+from asyncua.ua.uaerrors import UaStatusCodeError
 
 from gateway.config import ServerConfig, TimeSource
 from gateway.data_acquisition.columns import Columns
@@ -23,6 +25,9 @@ from models.records import BoolArray, Int64Array, to_ns
 EARLIEST_NS = to_ns(datetime(2001, 1, 1, tzinfo=UTC))  # clocks without a battery begin at 1970, 1980 or 2000
 _STEP_NS = 2_000_000_000
 _SECOND_NS = 1_000_000_000
+_NOT_NOW = frozenset(
+    {StatusCodes.BadServerTooBusy, StatusCodes.BadTcpServerTooBusy, StatusCodes.BadResourceUnavailable}
+)
 
 
 class ClockGuard:
@@ -55,11 +60,12 @@ class ClockGuard:
             "the gateway's; one of the two was set"
         )
 
-    def timed(self, values: Columns, received_ns: int) -> Columns:
+    def timed(self, values: Columns, received_ns: int, *, counted: bool = True) -> Columns:
         """Return *values*, received at *received_ns*, with the time that the server's configuration chooses.
 
         A source time before 2001, or further ahead of the server's clock than the tolerance, is no source time: the
-        server's time takes its place, or the time of arrival where that is none either.
+        server's time takes its place, or the time of arrival where that is none either. These are *counted*, unless
+        *values* are for a look alone.
         """
         if self._choice is TimeSource.GATEWAY:
             return replace(values, source_time=np.full(len(values.handle), received_ns))
@@ -68,7 +74,7 @@ class ClockGuard:
             times = np.where(values.server_time != 0, values.server_time, times)
         if self._tolerance_ns and len(times) and not self._all_plausible(times, received_ns):
             plausible = self._plausible(times, received_ns)
-            self.replaced += int(np.count_nonzero(~plausible))
+            self.replaced += int(np.count_nonzero(~plausible)) * counted
             instead = np.where(self._plausible(values.server_time, received_ns), values.server_time, received_ns)
             times = np.where(plausible, times, instead)
         return values if times is values.source_time else replace(values, source_time=times)
@@ -84,9 +90,18 @@ class ClockGuard:
 
 
 async def read_server_time(client: Client) -> int | None:
-    """Return the time that the server of *client* tells, ns since 1970, or None when it tells none."""
+    """Return the time that the server of *client* tells, ns since 1970, or None when it tells none.
+
+    Raises:
+        OSError, UaError: If the link is lost.
+    """
     node = ua.NodeId(ua.Int32(ObjectIds.Server_ServerStatus_CurrentTime))
-    (value,) = await client.uaclient.read_attributes([node], AttributeIds.Value)
+    try:
+        (value,) = await client.uaclient.read_attributes([node], AttributeIds.Value)
+    except UaStatusCodeError as error:
+        if error.code in _NOT_NOW:
+            return None
+        raise
     told = value.Value.Value if value.Value is not None else None
     if not isinstance(told, datetime):
         return None

@@ -23,11 +23,11 @@ from gateway.data_acquisition.backfill import Backfill, Slice
 from gateway.data_acquisition.batch import AcquisitionCounters, Batch, Stored
 from gateway.data_acquisition.clock import ClockGuard, read_server_time
 from gateway.data_acquisition.columns import Columns, observed
-from gateway.data_acquisition.liveness import Handles, beating, due, is_gone, judge
+from gateway.data_acquisition.liveness import READ_AT_ONCE, Handles, beating, due, is_gone, judge
 from gateway.data_acquisition.polling import Polling
 from gateway.data_acquisition.profiles import ServerProfile
 from gateway.data_acquisition.publishing import Message, Publishing
-from gateway.data_acquisition.reconciler import Reconciler
+from gateway.data_acquisition.reconciler import Members, Reconciler
 from gateway.data_acquisition.tags import WantedTags
 from gateway.data_acquisition.unseen import Unseen
 from gateway.data_acquisition.watched import Watched
@@ -64,6 +64,7 @@ class Live:
         stored: What is stored, and which holes are open.
         backfill_limit_h: How far back history is fetched for a stream never seen before.
         counters: Kept up to date.
+        members: What was found in folders, for the reconciler of the next session.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Live:
         stored: Stored,
         backfill_limit_h: float,
         counters: AcquisitionCounters,
+        members: Members | None = None,
     ) -> None:
         self._client = client
         self._publishing = publishing
@@ -98,6 +100,7 @@ class Live:
             profile=profile,
             watched=self._watched,
             counters=counters,
+            members=members,
         )
         self._changes: asyncio.Queue[WantedTags] = asyncio.Queue()
         self._look_again = asyncio.Event()
@@ -190,7 +193,8 @@ class Live:
         waiting = self._watched.active.copy()
         while True:
             if (values := messages[-1].values) is not None:
-                waiting[self._checked(values).handle] = False
+                handles = self._checked(values).handle
+                waiting[handles[handles < len(waiting)]] = False  # there may be more tags by now
             left = deadline - loop.time()
             if not waiting.any() or left <= 0 or messages[-1].lost:
                 return messages
@@ -310,6 +314,7 @@ class Live:
         self._watched.evidence[handles] = -np.inf
         if message.refused:
             self._reconciler.refuse(message.refused)
+            self._look_again.set()
 
     # History
 
@@ -384,18 +389,21 @@ class Live:
 
     async def _look(self) -> None:
         """Look at the clock and at quiet tags, for ever."""
-        loop, watched = asyncio.get_running_loop(), self._watched
+        loop, watched, is_all = asyncio.get_running_loop(), self._watched, True
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_LOOK_S if is_all else 0)
             if events := await self._read_clock():
                 await self._pass(Batch(results=Results(events=events)))
             now = loop.time()
             handles = due(watched, now)
+            is_all = len(handles) < READ_AT_ONCE
             if not len(handles):
                 continue
             nodes = [watched.found[handle].node for handle in handles.tolist()]
             read = await self._polling.read_once(nodes, handles.astype(np.uint32))
-            verdict = judge(watched, self._clock.timed(read, time.time_ns()), loop.time())
+            timed = self._clock.timed(read, time.time_ns(), counted=False)
+            watched.by_value[handles] |= timed.source_time != read.source_time  # the time is the read's own then
+            verdict = judge(watched, timed, loop.time())
             self._counters.silent = watched.named(verdict.silent)
             if len(verdict.dead) or len(verdict.gone):
                 self._counters.revived += len(verdict.dead)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from gateway.data_acquisition.connection import Connection, Identity, SavedSessi
 from gateway.data_acquisition.live import Live
 from gateway.data_acquisition.profiles import MOST, read_profile
 from gateway.data_acquisition.publishing import Publishing
+from gateway.data_acquisition.reconciler import Members
 from gateway.data_acquisition.tags import WantedTags, wanted_tags
 from gateway.errors import SourceUnavailable
 from models.records import AssetDescription, GatewayEvent, Results
@@ -77,7 +78,9 @@ class OpcuaSource:
         self._clock = ClockGuard(server)
         self._live: Live | None = None
         self._saved: SavedSession | None = None
-        self._described: tuple[AssetDescription, ...] = ()
+        self._described: dict[str, AssetDescription] = {}
+        self._members: Members = {}
+        self._unreadable = 0  # messages in a row that were none
         self._connections = 0
         self._at_most = MOST
 
@@ -127,10 +130,12 @@ class OpcuaSource:
             try:
                 async with aclosing(self._over_one_connection()) as batches:
                     async for batch in batches:
+                        self._described |= {asset.asset_id: asset for asset in batch.results.assets}
                         yield batch
                 trouble = f"{self.server.name}: the connection ended; it is made anew"
             except (SourceUnavailable, MalformedMessage, UaError, OSError) as error:
                 trouble = self._ask_for_less(error) or str(error) or type(error).__name__
+                self._doubt(error)
             except Exception as error:  # whatever a server's answer sets off in the stack: the others go on
                 log.exception("unexpected failure", server=self.server.name)
                 trouble = f"{self.server.name}: {error!r}; the connection is made anew"
@@ -138,7 +143,9 @@ class OpcuaSource:
                 self.counters.trouble = trouble
                 log.warning("source unavailable", server=self.server.name, reason=trouble)
                 yield Batch(results=self._event("source_unavailable", trouble))
-            failures = 0 if self.counters.observations > acknowledged else failures + 1
+            has_progressed = self.counters.observations > acknowledged
+            failures = 0 if has_progressed else failures + 1
+            self._unreadable *= not has_progressed
             await asyncio.sleep(_back_off_s(failures))
 
     async def _over_one_connection(self) -> AsyncGenerator[Batch, None]:
@@ -167,7 +174,8 @@ class OpcuaSource:
             self._saved = connection.saved() if is_lost else None
             if not is_lost and self._live is not None:
                 live, self._live = self._live, None
-                await live.close()
+                with suppress(UaError, OSError):
+                    await live.close()
             await connection.close(kindly=not is_lost)
 
     async def _connect(self, saved: SavedSession | None) -> Connection:
@@ -190,20 +198,23 @@ class OpcuaSource:
     async def _begin(self, client: Client) -> Results:
         """Have all tags reported to *client*; return the assets."""
         profile = await read_profile(client, self._at_most)
-        self.counters.profile = profile.name
+        self.counters.profile, wanted = profile.name, self.wanted
         live = Live(
             client,
             await Publishing.start(client, self.server.name, profile),
             server=self.server,
-            wanted=self.wanted,
+            wanted=wanted,
             profile=profile,
             clock=self._clock,
             stored=self._stored,
             backfill_limit_h=self._backfill_limit_h,
             counters=self.counters,
+            members=self._members,
         )
         found = await live.begin()
         self._live = live
+        if self.wanted is not wanted:  # changed meanwhile
+            live.change(self.wanted)
         return found
 
     def _ask_for_less(self, error: Exception) -> str:
@@ -211,7 +222,15 @@ class OpcuaSource:
         if not isinstance(error, UaStatusCodeError) or error.code not in _TOO_LARGE or self._at_most == 1:
             return ""
         self._at_most = max(self._at_most // 4, 1)
+        self._live = None  # what goes on would ask for as much again
         return f"{self.server.name}: {error}; it is asked for {self._at_most} at a time from now on"
+
+    def _doubt(self, error: Exception) -> None:
+        """Have everything made anew when what the server sends again cannot be read again."""
+        if isinstance(error, MalformedMessage) or isinstance(error.__cause__, MalformedMessage):
+            self._unreadable += 1
+            if self._unreadable > 1:
+                self._live = None
 
     def _on_connected(self, found: Results) -> Batch:
         """Take note of the connection; return what the log should know of it."""
@@ -221,8 +240,7 @@ class OpcuaSource:
         self._connections += 1
         message = f"{self.server.name}: connected, {counters.streams} channels, {len(counters.missing)} left out"
         log.info("source connected", server=self.server.name, streams=counters.streams, missing=len(counters.missing))
-        assets = tuple(asset for asset in found.assets if asset not in self._described)
-        self._described = (*self._described, *assets)
+        assets = tuple(asset for asset in found.assets if asset != self._described.get(asset.asset_id))
         return Batch(results=Results(assets=assets, events=self._event("source_connected", message).events))
 
     def _event(self, kind: str, message: str) -> Results:

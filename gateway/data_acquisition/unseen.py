@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from gateway.config import ServerConfig, TimeSource
 from gateway.data_acquisition.backfill import Wanted
 from gateway.data_acquisition.batch import Stored
 from gateway.data_acquisition.columns import Columns
+from gateway.data_acquisition.tags import WantedTags
 from gateway.data_acquisition.watched import NEVER, Watched
 from gateway.journal import Hole
 from models.records import BoolArray, Gap, Stream, from_ns
@@ -64,13 +67,7 @@ class Unseen:
         if hole.cause == _NEVER_SEEN:
             return None
         reason = "the server keeps no history of it" if self._is_timed_by_source else "history has not the chosen time"
-        return Gap(
-            asset_id=hole.stream.asset_id,
-            channel=hole.stream.channel,
-            from_time=from_ns(hole.start_ns - 1),
-            to_time=from_ns(hole.end_ns),
-            cause=f"{hole.cause}, and {reason}",
-        )
+        return _gap(hole, reason)
 
     def _before_first(self, values: Columns, fresh: BoolArray) -> list[Hole]:
         order = np.argsort(values.source_time, kind="stable")
@@ -107,3 +104,24 @@ class Unseen:
                 stream = self._watched.streams[handle]
                 holes.append(Hole(stream=stream, start_ns=start, end_ns=end, cause=_OVERFLOWED))
         return holes
+
+
+def no_longer_wanted(holes: Iterable[Hole], wanted: Iterable[WantedTags]) -> tuple[tuple[Hole, ...], tuple[Gap, ...]]:
+    """Return those of *holes* whose streams are *wanted* of no server, and the gaps that they are for good."""
+    streams: set[Stream] = set()
+    assets: set[str] = set()
+    for tags in wanted:
+        streams |= {tag.stream for tag in tags.tags}
+        assets |= {folder.asset_id for folder in tags.folders}
+    left = tuple(hole for hole in holes if hole.stream not in streams and hole.stream.asset_id not in assets)
+    return left, tuple(_gap(hole, "the channel is no longer wanted") for hole in left)
+
+
+def _gap(hole: Hole, reason: str) -> Gap:
+    return Gap(
+        asset_id=hole.stream.asset_id,
+        channel=hole.stream.channel,
+        from_time=from_ns(hole.start_ns - 1),
+        to_time=from_ns(hole.end_ns),
+        cause=f"{hole.cause}, and {reason}",
+    )
