@@ -31,6 +31,7 @@ from tests.integration.peers.server import (
     CHANNELS,
     UNITS,
     WITH_HISTORY,
+    AsyncOpcua,
     Asyncua,
     Maker,
     Measured,
@@ -63,7 +64,7 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[Asyncua, NodeOpcua, Milo], ids=lambda maker: maker.name)
+@pytest.fixture(scope="module", params=[Asyncua, NodeOpcua, Milo, AsyncOpcua], ids=lambda maker: maker.name)
 def peer(request: pytest.FixtureRequest, identity: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
     """Each maker's server in turn, measuring; a new maker joins by being added here."""
     maker: Maker = request.param()
@@ -178,6 +179,8 @@ async def test_a_server_that_does_not_let_us_in_is_told(peer: Peer, pki: Path, j
 
 async def test_a_queue_that_overflows_leaves_gaps_and_no_silence(peer: Peer, pki: Path, journal: Journal) -> None:
     """Where the server's queue was too small, every value that is missing lies in a gap record."""
+    if not peer.maker.tells_overflow:
+        pytest.skip(f"{peer.maker.name} does not tell that its queue overflowed")
     acquisition = AcquisitionConfig(publishing_interval_ms=1000.0, queue_size=2)
     # A channel that is always good: node-opcua 2.182 throws where a value that is not has to bear the overflow bit.
     source = source_for(peer, journal, pki, channels=["load_pct"], acquisition=acquisition)
@@ -189,7 +192,7 @@ async def test_a_queue_that_overflows_leaves_gaps_and_no_silence(peer: Peer, pki
 
 
 async def test_a_cut_link_is_made_anew_and_its_hole_filled_or_told(peer: Peer, pki: Path, journal: Journal) -> None:
-    """While the link is cut, twice, the server measures on and keeps its session; the gateway comes with a new one."""
+    """While the link is cut, twice, the server measures on and keeps its session, which the gateway takes over."""
     async with Cable(peer) as cable:
         source = source_for(peer, journal, pki, endpoint=cable.endpoint)
         async with acquiring(source, journal):
@@ -202,7 +205,7 @@ async def test_a_cut_link_is_made_anew_and_its_hole_filled_or_told(peer: Peer, p
                 end = await measured_more(peer, 1)
                 await has_stored(journal, CHANNELS, end)
             assert source.counters.reconnects == 2
-    await holes_are_filled_or_told(journal, peer, end, gaps_each=2)
+    await holes_are_filled_or_told(journal, peer, end, gaps_most=2)
 
 
 async def test_a_killed_server_is_found_again_and_its_hole_filled_or_told(
@@ -218,10 +221,10 @@ async def test_a_killed_server_is_found_again_and_its_hole_filled_or_told(
         end = await measured_more(peer, 10)
         await has_stored(journal, CHANNELS, end)
         assert source.counters.reconnects == 1
-    await holes_are_filled_or_told(journal, peer, end, gaps_each=1)
+    await holes_are_filled_or_told(journal, peer, end, gaps_most=1)
 
 
-async def holes_are_filled_or_told(journal: Journal, peer: Peer, end: int, *, gaps_each: int) -> None:
+async def holes_are_filled_or_told(journal: Journal, peer: Peer, end: int, *, gaps_most: int) -> None:
     """Hold that channels with history have all that the book has, the others gap records where they have not."""
     rows, book = await stored(journal), peer.book()
     for channel in WITH_HISTORY:
@@ -229,7 +232,8 @@ async def holes_are_filled_or_told(journal: Journal, peer: Peer, end: int, *, ga
         assert await gaps(journal, channel) == []
     for channel in WITHOUT_HISTORY:
         told = await gaps(journal, channel)
-        assert [gap.cause.endswith("keeps no history of it") for gap in told] == [True] * gaps_each
+        assert all(gap.cause.endswith("keeps no history of it") for gap in told)
+        assert len(told) <= gaps_most
         await missing_lies_in_gaps(journal, peer, channel, end)
 
 

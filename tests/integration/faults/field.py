@@ -40,6 +40,7 @@ class Field:
     Attributes:
         since: The source time from which every value has to be stored or told.
         behind_ns: How far the plant's clock is behind.
+        since_of: The same for single streams, where it is later.
         again_s: By fault: seconds from its end until every stream was live again.
     """
 
@@ -50,6 +51,7 @@ class Field:
     servers: Sequence[Server]
     since: int = 0
     behind_ns: int = 0
+    since_of: dict[Stream, int] = field(default_factory=dict)
     again_s: dict[str, float] = field(default_factory=dict)
     streams: tuple[Stream, ...] = ()
 
@@ -80,11 +82,12 @@ class Field:
         await asyncio.sleep(down_s)
         (self.plant.folder / "plant.json").write_bytes(msgspec.json.encode(settings))
         await asyncio.to_thread(self.plant.start)
+        self.behind_ns = int(settings.behind_s * 1e9)
         took = []
         for stream in self.streams:
-            first = await self.first_after(stream, killed)
+            first = await self.first_after(stream, killed - self.behind_ns)
             live = await self.tail.until_live([stream], first, within_s=2 * BOUND_S)
-            took.append((live - first) / 1e9)
+            took.append((live - self.behind_ns - first) / 1e9)
         self.again_s[name] = max(took)
 
     async def first_after(self, stream: Stream, time_ns: int) -> int:
@@ -98,17 +101,20 @@ class Field:
     async def end(self) -> tuple[Verdict, Stored]:
         """Have the plant rest, wait until the gateway is through, stop it, and judge what it stored of the streams."""
         await asyncio.to_thread(self.plant.tell, "pause")
-        book = self.book()
-        until = self.newest()
         patience = time.monotonic() + _SETTLED_S
         while time.monotonic() < patience:
             await asyncio.to_thread(self.tail.look)
-            if not judge(book, self.tail.stored, since=self.since, until=until, streams=self.streams).missing:
+            if not self.verdict(self.tail.stored).missing:
                 break
             await asyncio.sleep(0.5)
         await self.gateway.stop()
         stored = await read_journal(self.gateway.state_dir, GATEWAY_ID)
-        return judge(book, stored, since=self.since, until=until, streams=self.streams), stored
+        return self.verdict(stored), stored
+
+    def verdict(self, stored: Stored, streams: Sequence[Stream] = ()) -> Verdict:
+        """Judge what is *stored* of *streams* (none given: of all that are watched) up to now."""
+        since = {stream: max(self.since, self.since_of.get(stream, 0)) for stream in streams or self.streams}
+        return judge(self.book(), stored, since=since, until=self.newest())
 
 
 def read_book(folder: Path) -> dict[Stream, list[Measured]]:

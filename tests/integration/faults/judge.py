@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -102,24 +102,23 @@ class Verdict:
         return "\n  ".join(told)
 
 
-def judge(book: Book, stored: Stored, *, since: int, until: int, streams: Collection[Stream] = ()) -> Verdict:
+def judge(book: Book, stored: Stored, *, since: Mapping[Stream, int], until: int) -> Verdict:
     """Hold what was *stored* against the *book*.
 
     Args:
         book: All that was made.
         stored: What the journal holds, and its gap records.
-        since: The source time, ns, from which each value must be stored or told. Earlier ones may be stored.
+        since: Which streams it is about, and the source time, ns, from which each value of them must be stored or told.
+            Earlier ones may be stored.
         until: The source time, ns, up to and with which.
-        streams: Of which streams; none: of all in the book and the journal.
     """
-    streams = streams or {*book, *stored.rows}
     made = kept = in_gaps = 0
     missing: list[str] = []
-    for stream in streams:
+    for stream, first in since.items():
         have = set(map(_plain, stored.rows.get(stream, ())))
         spans = [(to_ns(gap.from_time), to_ns(gap.to_time)) for gap in stored.gaps.get(stream, ())]
         for row in book.get(stream, ()):
-            if not since <= row.source_time <= until:
+            if not first <= row.source_time <= until:
                 continue
             made += 1
             if row in have:
@@ -132,17 +131,17 @@ def judge(book: Book, stored: Stored, *, since: int, until: int, streams: Collec
         made=made,
         stored=kept,
         in_gaps=in_gaps,
-        causes=Counter(gap.cause for stream in streams for gap in stored.gaps.get(stream, ())),
+        causes=Counter(gap.cause for stream in since for gap in stored.gaps.get(stream, ())),
         missing=tuple(missing),
         twice=tuple(
             f"{_told(stream, row)}, {count} times"
-            for stream in streams
+            for stream in since
             for row, count in Counter(map(_plain, stored.rows.get(stream, ()))).items()
             if count > 1
         ),
         foreign=tuple(
             _told(stream, row)
-            for stream in streams
+            for stream in since
             for row in set(map(_plain, stored.rows.get(stream, ()))) - set(book.get(stream, ()))
         ),
     )

@@ -33,47 +33,47 @@ def stored() -> Stored:
 
 
 def test_a_journal_that_holds_or_tells_everything_is_good(stored: Stored) -> None:
-    verdict = judge(BOOK, stored, since=SECOND, until=10 * SECOND)
+    verdict = judge(BOOK, stored, since={SPEED: SECOND}, until=10 * SECOND)
     assert verdict.is_kept
     assert (verdict.made, verdict.stored, verdict.in_gaps, verdict.causes) == (10, 8, 2, {"link was down": 1})
 
 
 def test_a_removed_row_is_seen(stored: Stored) -> None:
     del stored.rows[SPEED][0]
-    verdict = judge(BOOK, stored, since=SECOND, until=10 * SECOND)
+    verdict = judge(BOOK, stored, since={SPEED: SECOND}, until=10 * SECOND)
     assert not verdict.is_kept
     assert len(verdict.missing) == 1
 
 
 def test_a_doubled_row_is_seen_with_the_overflow_bit_too(stored: Stored) -> None:
     stored.rows[SPEED].append(replace(stored.rows[SPEED][2], status=OVERFLOW))
-    verdict = judge(BOOK, stored, since=SECOND, until=10 * SECOND)
+    verdict = judge(BOOK, stored, since={SPEED: SECOND}, until=10 * SECOND)
     assert not verdict.is_kept
     assert (len(verdict.twice), verdict.missing, verdict.foreign) == (1, (), ())
 
 
 def test_a_removed_gap_record_is_seen(stored: Stored) -> None:
     stored.gaps.clear()
-    assert len(judge(BOOK, stored, since=SECOND, until=10 * SECOND).missing) == 2
+    assert len(judge(BOOK, stored, since={SPEED: SECOND}, until=10 * SECOND).missing) == 2
 
 
 def test_a_gap_record_of_another_channel_or_time_covers_nothing(stored: Stored) -> None:
     stored.gaps = {Stream("pump-01", "load_pct"): [gap(3, 6)], SPEED: [gap(4.5, 6)]}
-    assert len(judge(BOOK, stored, since=SECOND, until=10 * SECOND).missing) == 1
+    assert len(judge(BOOK, stored, since={SPEED: SECOND}, until=10 * SECOND).missing) == 1
 
 
 @pytest.mark.parametrize("changed", [{"numbers": (0.5,)}, {"status": 0x80000000}, {"source_time": 1}])
 def test_a_row_that_nobody_made_is_seen(stored: Stored, changed: dict[str, object]) -> None:
     stored.rows[SPEED].append(replace(stored.rows[SPEED][0], **changed))  # type: ignore[arg-type]  # one at a time
-    assert len(judge(BOOK, stored, since=SECOND, until=10 * SECOND).foreign) == 1
+    assert len(judge(BOOK, stored, since={SPEED: SECOND}, until=10 * SECOND).foreign) == 1
 
 
 def test_a_stream_that_is_not_there_at_all_is_seen() -> None:
-    assert len(judge(BOOK, Stored(), since=SECOND, until=10 * SECOND).missing) == 10
+    assert len(judge(BOOK, Stored(), since={SPEED: SECOND}, until=10 * SECOND).missing) == 10
 
 
 def test_nothing_made_is_nothing_shown(stored: Stored) -> None:
-    assert not judge(BOOK, stored, since=20 * SECOND, until=30 * SECOND).is_kept
+    assert not judge(BOOK, stored, since={SPEED: 20 * SECOND}, until=30 * SECOND).is_kept
 
 
 async def test_a_real_journal_is_read_with_its_gaps(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ async def test_a_real_journal_is_read_with_its_gaps(tmp_path: Path) -> None:
     await journal.append(Observations.of_values((SPEED,), nothing, times, values, nothing))
     await journal.append_results(Results(gaps=(gap(3, 11),)))
     await journal.close()
-    verdict = judge(BOOK, await read_journal(tmp_path, "gw-1"), since=SECOND, until=10 * SECOND)
+    verdict = judge(BOOK, await read_journal(tmp_path, "gw-1"), since={SPEED: SECOND}, until=10 * SECOND)
     assert (verdict.is_kept, verdict.stored, verdict.in_gaps) == (True, 3, 7)
 
 

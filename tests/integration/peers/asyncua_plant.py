@@ -1,9 +1,8 @@
 """Pumps behind asyncua's server, as a process: ``python -m tests.integration.peers.asyncua_plant PORT FOLDER``.
 
 What FOLDER holds and gets is told in `tests.integration.peers.server`. In ``plant.json`` there, if it is there, stands
-what is otherwise than with the other makers' servers: see `Settings`. Lines of the input are commands: ``pause``,
-``go``, and ``jump SECONDS``, which sets the plant's clock ahead and fills the history with the time between, nobody
-being told. Each is answered by ``done``.
+what is otherwise than with the other makers' servers: see `Settings`. Lines of the input are commands, ``pause`` and
+``go``; each is answered by ``done``.
 """
 
 from __future__ import annotations
@@ -47,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         remembers: Whether history has what was measured before the start.
         queue_most: Values it queues for one item at most.
         strangers: Namespaces that come before its own, and shift its index.
+        catches_up: Whether it has measured once a second since the end of the book, with nobody there to be told.
         behind_s: How far the plant's clock is behind.
         late_s: Seconds after the start at which an asset or ``asset/channel`` appears; before it does, it is not there.
     """
@@ -58,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     remembers: bool = True
     queue_most: int = 10_000
     strangers: int = 0
+    catches_up: bool = False
     behind_s: float = 0.0
     late_s: dict[str, float] = {}
 
@@ -118,6 +119,7 @@ class Plant:
         self._namespace = 0
         self._ticks: dict[str, int] = dict.fromkeys(settings.assets, 0)
         self._ahead_ns = -int(settings.behind_s * 1e9)
+        self._remembered_ns = 0
         self._measuring = True
 
     async def run(self) -> None:
@@ -125,6 +127,8 @@ class Plant:
         await self._configure()
         await self._build()
         self._remember()
+        if self._settings.catches_up:
+            self._catch_up()
         started = time.monotonic()
         await self._appear(0.0)
         await self._measure()
@@ -218,6 +222,7 @@ class Plant:
             place, time_ns, status, numbers = line.split(",")
             asset, name = place.split("/")
             self._ticks[asset] += name == "load_pct"
+            self._remembered_ns = int(time_ns)
             if CHANNELS[name].has_history and self._settings.remembers:
                 value = _value(CHANNELS[name], int(time_ns), int(status), [float(n) for n in numbers.split()])
                 self._past.values.setdefault(self._nodeid(asset, name), []).append(value)
@@ -229,11 +234,17 @@ class Plant:
         for asset, name, value in measured:
             await self._server.write_attribute_value(self._nodes[asset, name], value)
         if not some:
-            self._count()
+            self._count({asset for asset, _ in self._nodes})
 
-    def _count(self) -> None:
-        for asset in {asset for asset, _ in self._nodes}:
+    def _count(self, assets: Iterable[str]) -> None:
+        for asset in assets:
             self._ticks[asset] += 1
+
+    def _catch_up(self) -> None:
+        everything = [(asset, name) for asset in self._settings.assets for name in CHANNELS]
+        for time_ns in range(self._remembered_ns + 10**9, time.time_ns() + self._ahead_ns, 10**9):
+            self._record(everything, time_ns // 1000 * 1000)
+            self._count(self._settings.assets)
 
     def _record(
         self, some: Sequence[tuple[str, str]], time_ns: int, *, anything: bool = False
@@ -251,7 +262,7 @@ class Plant:
             book.writelines(lines)
         for asset, name, value in measured:
             if CHANNELS[name].has_history:
-                self._past.values[self._nodes[asset, name]].append(value)
+                self._past.values.setdefault(self._nodeid(asset, name), []).append(value)
         return measured
 
     async def _obey(self) -> None:
@@ -264,11 +275,6 @@ class Plant:
                     self._measuring = False
                 case ["go"]:
                     self._measuring = True
-                case ["jump", seconds]:
-                    for _ in range(int(seconds)):
-                        self._ahead_ns += 1_000_000_000
-                        self._record(list(self._nodes), (time.time_ns() + self._ahead_ns) // 1000 * 1000)
-                        self._count()
             print("done", flush=True)  # noqa: T201 - the answer
 
 

@@ -1,6 +1,8 @@
-//! Servers on async-opcua, for tests and benchmarks: `server load PORT FOLDER NODES PERIOD_MS`.
+//! Servers on async-opcua, for tests and benchmarks: `server load PORT FOLDER NODES PERIOD_MS`, `server pump PORT FOLDER`.
 //!
 //! FOLDER holds `server.der` and `server.key.pem`. A server says `up` when it is, and ends when its input does.
+
+mod pump;
 
 use opcua::crypto::SecurityPolicy;
 use opcua::server::address_space::Variable;
@@ -21,11 +23,20 @@ const CHANNELS: usize = 100; // of each machine
 async fn main() {
     env_logger::init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let Some(("load", [port, folder, nodes, period_ms])) = arguments.split_first().map(|(mode, rest)| (mode.as_str(), rest)) else {
-        eprintln!("server load PORT FOLDER NODES PERIOD_MS");
-        exit(2);
-    };
-    load(number(port, "PORT") as u16, folder, number(nodes, "NODES") as usize, number(period_ms, "PERIOD_MS")).await;
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["load", port, folder, nodes, period_ms] => {
+            load(number(port, "PORT") as u16, folder, number(nodes, "NODES") as usize, number(period_ms, "PERIOD_MS")).await;
+        }
+        ["pump", port, folder] => {
+            tokio::spawn(obey(Arc::default(), Arc::default()));
+            pump::pump(number(port, "PORT") as u16, folder).await;
+        }
+        _ => {
+            eprintln!("server load PORT FOLDER NODES PERIOD_MS, or server pump PORT FOLDER");
+            exit(2);
+        }
+    }
 }
 
 fn number(text: &str, name: &str) -> u64 {
