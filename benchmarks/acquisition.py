@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import logging
 import os
 import platform
 import sys
@@ -429,6 +430,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quick", action="store_true", help="a few seconds for each measure: to try, not to quote")
     options = parser.parse_args()
+    logging.getLogger("asyncua").setLevel(logging.ERROR)
     stream = sys.stderr if options.json else sys.stdout
     report = asyncio.run(run(QUICK if options.quick else FULL, lambda text: print(text, file=stream, flush=True)))
     if options.json:

@@ -29,6 +29,7 @@ from gateway.data_acquisition import ensure_application_certificate
 _SOURCE = Path(__file__).parents[1] / "tests" / "integration" / "peers" / "async-opcua"
 _START_S = 30.0
 _END_S = 5.0
+_LAST_TICK_S = 0.2  # the one that was under way when it was told to stop
 
 
 class Process:
@@ -161,7 +162,7 @@ class AsyncOpcua(LoadServer):
         async with running(cls.program(), "load", str(port), folder, str(nodes), str(period_ms)) as process:
             assert await process.line() == "up"
             endpoint = f"opc.tcp://127.0.0.1:{port}/"
-            await _listens(port)
+            await _answers(endpoint)
             yield cls(process, endpoint, certificate, nodes)
 
     async def go(self) -> None:
@@ -171,6 +172,7 @@ class AsyncOpcua(LoadServer):
     async def stop(self) -> None:
         """Stop them."""
         self.process.tell("stop")
+        await asyncio.sleep(_LAST_TICK_S)
 
     async def changes(self) -> int:
         """Return how many values the ticks were so far."""
@@ -215,12 +217,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def _listens(port: int) -> None:
-    """Return when somebody listens on *port*."""
+async def _answers(endpoint: str) -> None:
+    """Return when the server at *endpoint* does."""
     async with asyncio.timeout(_START_S):
         while True:
             with suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
+                await Client(endpoint).connect_and_get_server_endpoints()
                 return
             await asyncio.sleep(0.05)
