@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,12 @@ from gateway.commissioning.pattern import Pattern
 from gateway.commissioning.progress import progress_bar
 from gateway.commissioning.server_argument import Session, Target, session
 from gateway.commissioning.walk import NODES_MOST, Place, Variable, Walk, describe, find, walk
+from gateway.commissioning.width import fitted, widths_of
 from gateway.tag_list import join_path, split_path
 
 _NAME_WIDTH_MOST = 48
+_NODE = 4
+_GIVE_WAY = (_NODE, 0, 2)  # columns of a line: type, range, interval, value, node
 NUMBER = "number"
 
 
@@ -138,8 +141,14 @@ def _known(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def tree_lines(found: Found, *, filtered: bool) -> Iterator[str]:
-    """Yield the tree, a line a node; when *filtered*, only what is wanted and what leads to it."""
+def tree(found: Found, *, filtered: bool, room: int | None = None) -> tuple[list[str], str]:
+    """Return the tree, a line a node, and a note on what there was no room for.
+
+    Args:
+        found: What was found.
+        filtered: Show only what is wanted and what leads to it.
+        room: Width of the terminal; None is any.
+    """
     variables = {variable.place.names: variable for variable in found.variables}
     names = list(variables) if filtered else [place.names for place in found.walk.places]
     nodes = dict.fromkeys(path[: i + 1] for path in names for i in range(len(path)))
@@ -150,15 +159,19 @@ def tree_lines(found: Found, *, filtered: bool) -> Iterator[str]:
     width = min(
         max((len(frame) + len(path[-1]) for frame, path in drawn if path in variables), default=0), _NAME_WIDTH_MOST
     )
-    cells = {path: _cells(variable) for path, variable in variables.items()}
-    widths = [max((len(row[i]) for row in cells.values()), default=0) for i in range(5)]
+    rows, shown, note = fitted(
+        [_cells(variable) for variable in variables.values()],
+        _NODE,
+        _GIVE_WAY,
+        None if room is None else room - width - 2,
+    )
+    styled = dict(zip(variables, _styled(variables.values(), rows, shown), strict=True))
+    lines = []
     for frame, path in drawn:
         name = click.style(frame, dim=True) + click.style(path[-1], bold=path not in variables)
-        if path not in variables:
-            yield name
-            continue
-        padding = " " * (width - len(frame) - len(path[-1]))
-        yield f"{name}{padding}  {_row(variables[path], cells[path], widths)}".rstrip()
+        padding = " " * (width - len(frame) - len(path[-1])) + "  " if path in variables else ""
+        lines.append(f"{name}{padding}{styled.get(path, '')}".rstrip())
+    return lines, note
 
 
 def _drawn(
@@ -184,17 +197,20 @@ def _cells(variable: Variable) -> tuple[str, str, str, str, str]:
     )
 
 
-def _row(variable: Variable, cells: Sequence[str], widths: Sequence[int]) -> str:
-    kind, span, interval, value, node = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-    good = variable.status in ("", "Good")
-    parts = [
-        click.style(kind, fg=None if variable.why_not else "cyan", dim=bool(variable.why_not)),
-        span,
-        click.style(interval, dim=True),
-        click.style(value, fg="green" if good else "red"),
-        click.style(node.rstrip(), dim=True),
-    ]
-    return "  ".join(part for part, width in zip(parts, widths, strict=True) if width)
+def _styled(variables: Iterable[Variable], rows: list[list[str]], shown: list[int]) -> Iterator[str]:
+    """Yield each of *rows*, the columns *shown* of it, in colours that tell what is good."""
+    widths = widths_of(rows)
+    for variable, row in zip(variables, rows, strict=True):
+        kind, span, interval, value, node = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        good = variable.status in ("", "Good")
+        parts = [
+            click.style(kind, fg=None if variable.why_not else "cyan", dim=bool(variable.why_not)),
+            span,
+            click.style(interval, dim=True),
+            click.style(value, fg="green" if good else "red"),
+            click.style(node.rstrip(), dim=True),
+        ]
+        yield "  ".join(parts[i] for i in shown)
 
 
 def span_text(low: float, high: float, unit: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,7 +14,7 @@ from asyncua import ua
 from asyncua.ua.attribute_ids import AttributeIds
 
 from gateway.commissioning.progress import progress_bar
-from gateway.commissioning.server_argument import Session, Target, session
+from gateway.commissioning.server_argument import NothingConfigured, Session, Target, session
 from gateway.commissioning.watching import Arrived, Granted, watched
 from gateway.data_acquisition.clock import EARLIEST_NS
 from gateway.data_acquisition.columns import Columns
@@ -108,9 +109,12 @@ async def check(target: Target, seconds: float) -> Report:
     """Return what there is to say of each tag that the configuration wants of the target's server.
 
     Raises:
+        ConfigError: If nothing is configured.
         SourceUnavailable: If the server cannot be reached, or the link is lost.
     """
     wanted = wanted_tags(target.needs_config(), target.server.name)
+    if not wanted.tags and not wanted.folders:
+        raise NothingConfigured(f"{target.config_file}: no tag and no asset is read from {target.server.name}")
     async with session(target) as opened:
         discovery = await resolve(opened.client, wanted, opened.profile.limits)
         items = [Item(handle=i, node=f.node, sampling=f.sampling) for i, f in enumerate(discovery.found, 1)]
@@ -255,12 +259,11 @@ def _queue_remarks(item: Item, granted: Granted, seen: _Seen) -> Iterator[str]:
         yield f"overflowed {seen.overflows:,} times: values were lost in the server's queue"
 
 
-def shared_remarks(report: Report) -> list[str]:
-    """Return what is remarked of every tag that was watched, if there are several: it is told once."""
+def shared_remarks(report: Report) -> dict[str, int]:
+    """Return what is remarked of most tags that were watched, and of how many: it is told once."""
     watched_tags = [tag for tag in report.tags if tag.verdict is not Verdict.MISSING]
-    if len(watched_tags) < 2:
-        return []
-    return [remark for remark in watched_tags[0].remarks if all(remark in tag.remarks for tag in watched_tags)]
+    counts = Counter(remark for tag in watched_tags for remark in tag.remarks)
+    return {remark: count for remark, count in counts.items() if count > max(1, len(watched_tags) / 2)}
 
 
 def as_data(report: Report) -> dict[str, Any]:

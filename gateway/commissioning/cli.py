@@ -21,6 +21,7 @@ from gateway.commissioning.server_argument import EXIT_FAULT, Target, fail, fini
 from gateway.commissioning.snapshot_file import read_snapshot
 from gateway.commissioning.trust import renew_command, trust_command, trusted_command
 from gateway.commissioning.walk import NODES_MOST
+from gateway.commissioning.width import terminal_width, widths_of, with_text
 from gateway.errors import GatewayError
 
 
@@ -33,7 +34,7 @@ def opcua(context: click.Context) -> None:
     """
     logger = logging.getLogger("asyncua")
     level, configured = logger.level, structlog.get_config()
-    logger.setLevel(logging.CRITICAL)  # what matters of it is told as the command's own error
+    logger.setLevel(logging.CRITICAL + 1)  # what matters of it is told as the command's own error
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     context.call_on_close(lambda: logger.setLevel(level))
     context.call_on_close(lambda: structlog.configure(**configured))
@@ -78,19 +79,17 @@ def _tell_checked(report: checking.Report) -> None:
     shown = [tag for tag in report.tags if tag.verdict != "good"] + (good if len(good) <= _GOOD_SHOWN else [])
     shared = checking.shared_remarks(report)
     rows = [(tag, _last_value(tag), f"{tag.rate_hz:.3g} Hz" if tag.values > 1 else "") for tag in shown]
-    widths = [
-        max((len(cell) for cell in column), default=0)
-        for column in zip(*((t.tag, n, r) for t, n, r in rows), strict=True)
-    ]
+    widths, room = widths_of([(tag.tag, number, rate) for tag, number, rate in rows]), terminal_width()
     for tag, number, rate in rows:
         told = [tag.reason] * bool(tag.reason) + [remark for remark in tag.remarks if remark not in shared]
-        verdict = click.style(tag.verdict.ljust(8), fg=_COLOURS[tag.verdict])
-        cells = f"{tag.tag.ljust(widths[0])}  {number.rjust(widths[1])}  {rate.rjust(widths[2])}"
-        click.echo(f"{verdict}  {cells}  {'; '.join(told)}".rstrip())
+        verdict = tag.verdict.ljust(8)
+        cells = f"{verdict}  {tag.tag.ljust(widths[0])}  {number.rjust(widths[1])}  {rate.rjust(widths[2])}"
+        for line in with_text(cells, told, 10, room):
+            click.echo(line.replace(verdict, click.style(verdict, fg=_COLOURS[tag.verdict]), line.startswith(verdict)))
     if len(shown) < len(report.tags):
         click.echo(f"{len(good):,} good ones are not shown; --json lists them")
-    for remark in shared:
-        click.echo(f"of all: {remark}")
+    for remark, count in shared.items():
+        click.echo(f"of {count:,} tags: {remark}")
     counts = Counter(tag.verdict.value for tag in report.tags)
     summed = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in checking.Verdict if counts[verdict]) or "no tags"
     in_all = sum(tag.rate_hz for tag in report.tags)

@@ -128,7 +128,10 @@ def called(target: Target) -> str:
 
 
 def _lines(found: Sequence[Offer], target: Target) -> list[str]:
-    lines = [f"{target.server.endpoint} offers {len(found)} endpoints, the best protected first:", ""]
+    lines = [
+        f"{target.server.endpoint} offers {len(found)} endpoint{'s' * (len(found) != 1)}, the best protected first:",
+        "",
+    ]
     for number, offer in enumerate(found, 1):
         colour = "green" if not offer.weaker and offer.security else "yellow"
         name = click.style(offer.security or f"{offer.policy}-{offer.mode}", fg=colour, bold=True)

@@ -14,6 +14,7 @@ from gateway.commissioning import pick_dialog
 from gateway.commissioning.pattern import Pattern
 from gateway.commissioning.server_argument import Target, finish, server_argument, target_command
 from gateway.commissioning.walk import NODES_MOST
+from gateway.commissioning.width import terminal_width
 
 _LEFT_OUT_TOLD = 10
 
@@ -86,11 +87,14 @@ def browse_command(
         }
         click.echo(msgspec.json.encode(body).decode())
         return
-    for line in browsing.tree_lines(found, filtered=bool(wanted)):
+    lines, unseen = browsing.tree(found, filtered=bool(wanted), room=terminal_width())
+    for line in lines:
         click.echo(line)
+    if unseen:
+        click.secho(unseen, dim=True, err=True)
     click.echo(browsing.summary(found, filtered=bool(wanted)), err=True)
     if found.note:
-        click.echo(click.style(found.note, fg="yellow"), err=True)
+        click.secho(found.note, fg="yellow", err=True)
 
 
 @click.command("pick")
@@ -132,8 +136,10 @@ def pick_command(
     if path is None:
         raise click.UsageError(f"name the tag list with -o, or as tags_file in {target.config_file}")
     wanted = browsing.Filter(pattern=rule, search=search, type=type_, unit=unit)
-    if rule is None and not asked_in_terminal():
-        raise click.UsageError("give a --rule: there is no terminal to ask in")
+    if rule is None and (target.as_json or not asked_in_terminal()):
+        raise click.UsageError(
+            "give a --rule: " + ("--json asks nobody" if target.as_json else "no terminal to ask in")
+        )
     if rule is not None and asset_class not in config.asset_class:
         known = ", ".join(config.asset_class) or "none"
         raise click.UsageError(
@@ -188,8 +194,8 @@ def _tell_picked(
         return
     channels, assets = len(merged.added), len({row.asset_id for row in merged.added})
     told = f"{channels:,} channel{'s' * (channels != 1)} of {assets:,} asset{'s' * (assets != 1)}"
-    verb = "added to" if written else "would be added to"
-    click.echo(f"{told} {verb} {path}; {len(merged.kept):,} were there", err=True)
+    verb = "added to" if written else "would be added to" if merged.added else "to add to"
+    click.echo(f"{told if channels else 'nothing'} {verb} {path}; {len(merged.kept):,} in it already", err=True)
     for row in merged.differing:
         stays = f"{row.asset_id}/{row.channel} stays {row.node or row.path}: the list names it so"
         click.secho(stays, fg="yellow", err=True)

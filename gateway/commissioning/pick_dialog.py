@@ -10,6 +10,7 @@ from gateway.commissioning.browse import Filter, span_text, value_text
 from gateway.commissioning.pattern import Pattern
 from gateway.commissioning.pick import channel_names, chosen_numbers, row_of
 from gateway.commissioning.walk import Variable
+from gateway.commissioning.width import fitted, kept, terminal_width, widths_of
 from gateway.tag_list import TagRow, problem_of
 
 _SHOWN = 40
@@ -51,12 +52,14 @@ def ask(variables: Sequence[Variable], *, server: str, classes: Sequence[str], t
 def review(rows: Sequence[TagRow]) -> None:
     """Show *rows*, a line each."""
     if not rows:
-        click.echo("Nothing is new.")
         return
-    cells = [(r.asset_id, r.asset_class, r.channel, span_text(r.low, r.high, r.unit), r.node) for r in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(5)]
+    told = [(r.asset_id, r.asset_class, r.channel, span_text(r.low, r.high, r.unit), r.node) for r in rows]
+    cells, shown, note = fitted(told, 4, (4, 1), terminal_width())
+    widths = widths_of(cells)
     for row in cells:
-        click.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo("  ".join(row[i].ljust(widths[i]) for i in shown).rstrip())
+    if note:
+        click.secho(note, dim=True, err=True)
 
 
 def _search(variables: Sequence[Variable]) -> list[Variable]:
@@ -80,12 +83,13 @@ def _search(variables: Sequence[Variable]) -> list[Variable]:
 def _choose(variables: Sequence[Variable], taken: set[str]) -> list[Variable]:
     """Return those of *variables* that are chosen by their numbers."""
     shown = variables[:_SHOWN]
-    width = max(len(v.place.path) for v in shown)
-    for i, variable in enumerate(shown, 1):
+    cells = [(v.place.path, v.type, span_text(v.low, v.high, v.unit), value_text(v)) for v in shown]
+    widths, room = widths_of(cells), terminal_width()
+    columns = kept(widths, (1, 2), None if room is None else room - 7)
+    for i, (variable, row) in enumerate(zip(shown, cells, strict=True), 1):
         mark = click.style("✓", fg="green") if {variable.node, variable.place.path} & taken else " "
-        span = span_text(variable.low, variable.high, variable.unit)
-        value = click.style(value_text(variable), fg="green")
-        click.echo(f"{mark}{i:4}  {variable.place.path.ljust(width)}  {variable.type:8}  {span:24}  {value}".rstrip())
+        told = [row[column].ljust(widths[column]) for column in columns]
+        click.echo(f"{mark}{i:4}  {'  '.join(told)}".rstrip())
     if len(variables) > len(shown):
         click.echo(f"      … and {len(variables) - len(shown):,} more; 'all' takes them too, or search for less")
     while True:

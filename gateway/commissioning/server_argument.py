@@ -22,12 +22,16 @@ from gateway.data_acquisition.address_space import AddressSpace
 from gateway.data_acquisition.certificate import application_uri
 from gateway.data_acquisition.connection import Identity, connected
 from gateway.data_acquisition.profiles import MOST, ServerProfile, read_profile
-from gateway.errors import ConfigError, GatewayError, ServerUntrusted
+from gateway.errors import ConfigError, GatewayError, ServerUntrusted, SourceUnavailable
 
 T = TypeVar("T")
 
 EXIT_FAULT, EXIT_CONFIG = 1, 2
-_DONE_ONCE = ("; it is tried again", ", and it is tried again", "; the service does not start")
+_DONE_ONCE = ("; it is tried again", ", and it is tried again", "; it is made anew", "; the service does not start")
+
+
+class NothingConfigured(ConfigError):
+    """Nothing is read from the server yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +108,10 @@ def target_command(command: Callable[..., None]) -> Callable[..., None]:
             command(target=target, **others)
         except BrokenPipeError:
             raise  # who read us has enough; click ends the program
+        except click.UsageError as error:
+            if not as_json:
+                raise
+            fail(ConfigError(error.format_message()), server, as_json=as_json)
         except (GatewayError, UaError, OSError) as error:
             fail(error, server, as_json=as_json)
 
@@ -175,12 +183,14 @@ def _next_step(error: Exception, server: str) -> str:
     match error:
         case ServerUntrusted():
             return f"compare the fingerprint with the server's own, then: wearsight-gateway opcua trust {server}"
+        case NothingConfigured():
+            return f"choose channels: wearsight-gateway opcua pick {server}"
         case ConfigError():
             return "correct the named key or option; wearsight-gateway check-config checks a configuration"
-        case GatewayError() if "cannot connect" in str(error) or "does not offer" in str(error):
-            return f"see whether it answers, and what it offers: wearsight-gateway opcua endpoints {server}"
-        case OSError() | UaError():
-            return "check that the server is up, and try again"
+        case SourceUnavailable() if "no node" in str(error):
+            return f"look for it: wearsight-gateway opcua browse {server} --search TEXT"
+        case SourceUnavailable() | OSError() | UaError():
+            return f"see whether it answers, and try again: wearsight-gateway opcua endpoints {server}"
         case _:
             return ""
 

@@ -252,7 +252,8 @@ def _remove(target: Target, wanted: str, *, yes: bool) -> None:
     if not found:
         raise ConfigError(f"{target.server.name}: nothing in {trust.trusted} was trusted for it; see opcua trusted")
     names = ", ".join(str(path) for path in found)
-    if not yes and sys.stdin.isatty() and not click.confirm(f"Remove {names}?", default=False):
+    asked = not yes and not target.as_json and sys.stdin.isatty()
+    if asked and not click.confirm(f"Remove {names}?", default=False):
         return
     gone = [str(path) for path in trust.remove(chosen)]
     if target.as_json:

@@ -273,7 +273,7 @@ async def _discovery(
         if not candidate.named and "EngineeringUnits" not in one.properties:
             continue
         if reason := types.why_not(one.data_type, one.value):
-            missing[tag.place] = f"node {candidate.node.to_string()} {reason}; channel left out"
+            missing[tag.place] = f"{_name(candidate)} {reason}; channel left out"
             continue
         if one.value.SourceTimestamp is None and one.value.Value is not None and one.value.Value.Value is not None:
             untimed.append(tag.stream)
@@ -327,6 +327,14 @@ def _sampling(tag: Tag, properties: Mapping[str, ua.DataValue]) -> tuple[Samplin
         return sampling, f"{tag.place}: its server tells no range; {share:g}, of the configured one, is the dead band"
     sampling = replace(tag.sampling, deadband=Deadband.NONE, deadband_value=0.0)
     return sampling, f"{tag.place}: a dead band in percent needs a range, and there is none; every change is taken"
+
+
+def _name(candidate: _Candidate) -> str:
+    """Return what *candidate* is called in the configuration, as far as that found it."""
+    tag = candidate.tag
+    if tag.node and not candidate.instead:
+        return f"node {tag.node}"
+    return f"node {candidate.node.to_string()} at {tag.path}"
 
 
 def _place_note(candidate: _Candidate, space: AddressSpace) -> str:

@@ -58,6 +58,23 @@ def test_odd_times_are_told(opcua: Opcua, config: Path) -> None:
     assert [remark for remark in tags["m/ahead"]["remarks"] if "ahead of the clock" in remark]
 
 
+def test_what_most_tags_have_in_common_is_told_once(opcua: Opcua, config: Path) -> None:
+    """The server revised every interval: one line says of how many."""
+    names = ("speed_rpm", "winding_celsius", "vibration_m_s2")
+    write_tags(config.parent / "tags.csv", [tag(name, f"pump-01.{name}") for name in names])
+    answer = opcua("check", "plant", "--seconds", "0.5")
+
+    assert answer.stdout.count("sampled every 250 ms") == 1
+    assert "of 3 tags: sampled every 250 ms" in answer.stdout
+
+
+def test_nothing_configured_is_told_with_the_next_step(opcua: Opcua) -> None:
+    answer = opcua("check", "plant", "--json")
+
+    assert answer.exit_code == 2
+    assert json.loads(answer.stdout)["next_step"] == "choose channels: wearsight-gateway opcua pick plant"
+
+
 def test_the_table_shows_the_worst_first(opcua: Opcua, config: Path) -> None:
     write_tags(config.parent / "tags.csv", [tag("a", "pump-01.speed_rpm"), tag("b", "gone")])
     answer = opcua("check", "plant", "--seconds", "1")

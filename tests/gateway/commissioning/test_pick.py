@@ -92,6 +92,15 @@ def test_a_script_is_never_asked(opcua: Opcua, arguments: tuple[str, ...], reaso
     assert reason in answer.stderr
 
 
+def test_data_is_asked_for_nothing(opcua: Opcua, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --json even a wrong option is answered with data, and no question, whoever sits there."""
+    monkeypatch.setattr("gateway.commissioning.find_commands.asked_in_terminal", lambda: True)
+    answer = opcua("pick", "plant", "--json")
+
+    assert answer.exit_code == 2
+    assert "give a --rule" in json.loads(answer.stdout)["reason"]
+
+
 def test_a_terminal_is_asked(opcua: Opcua, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Search, choose by number, take the proposed asset and class, write."""
     monkeypatch.setattr("gateway.commissioning.find_commands.asked_in_terminal", lambda: True)
