@@ -7,7 +7,7 @@ import contextlib
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +35,7 @@ from models.records import from_ns
 
 APPLICATION_URI = "urn:wearsight:simulated-plant"
 _AT_A_TIME = 500  # writes between two turns of the event loop
+_LATE_S = 1.0
 _LATEST_NS = 7_258_118_400_000_000_000  # the year 2200
 _INTEGERS = {2: (-(2**7), 2**7), 3: (0, 2**8), 4: (-(2**15), 2**15), 5: (0, 2**16), 6: (-(2**31), 2**31),
              7: (0, 2**32), 8: (-(2**63), 2**63), 9: (0, 2**64)}  # fmt: skip
@@ -136,7 +137,7 @@ async def simulate(
         _tell(stage, contents, as_json=as_json)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                written = await play(stage, contents, speed=speed, loop=loop)
+                written = await play(stage, contents, speed=speed, loop=loop, behind=_tell_behind)
                 click.echo(f"played {written:,} values; the last ones stay until Ctrl-C", err=True)
                 await asyncio.Event().wait()
 
@@ -161,24 +162,50 @@ def _tell(stage: Stage, contents: Contents, *, as_json: bool) -> None:
     click.echo(f"  → look at it: wearsight-gateway opcua browse {stage.endpoint} --insecure --values", err=True)
 
 
-async def play(stage: Stage, contents: Contents, *, speed: float = 1.0, loop: bool = False) -> int:
+def _tell_behind(seconds: float) -> None:
+    text = f"{seconds:.1f} s behind: this machine cannot serve so many values; choose a lower --speed, or fewer nodes"
+    click.secho(text, fg="yellow", err=True)
+
+
+def _silent(_seconds: float) -> None:
+    """Tell nobody."""
+
+
+async def play(
+    stage: Stage,
+    contents: Contents,
+    *,
+    speed: float = 1.0,
+    loop: bool = False,
+    behind: Callable[[float], None] = _silent,
+) -> int:
     """Write the recorded values as they arrived, *speed* times as fast, again and again with *loop*.
 
     Source times are as far from one another as they were (less by *speed*), and end about now.
+
+    Args:
+        stage: The server.
+        contents: The snapshot.
+        speed: Times as fast.
+        loop: Whether to begin again at its end, for ever.
+        behind: Told after a round that ended more than a second late, by how many seconds.
 
     Returns:
         How many values were written.
     """
     written, again = 0, False
     while True:
-        began = await _play_once(stage, contents, speed, again=again)
+        began, late_s = await _play_once(stage, contents, speed, again=again)
         written += began
+        if late_s > _LATE_S:
+            behind(late_s)
         again = True
         if not loop or not began:
             return written
 
 
-async def _play_once(stage: Stage, contents: Contents, speed: float, *, again: bool) -> int:
+async def _play_once(stage: Stage, contents: Contents, speed: float, *, again: bool) -> tuple[int, float]:
+    """Play all once; return how many values were written, and by how many seconds the end was late."""
     clock = asyncio.get_running_loop().time
     begin, begin_ns, written = clock(), time.time_ns(), 0
     made_ns, length_s = contents.header.made_ns, contents.header.seconds
@@ -188,8 +215,9 @@ async def _play_once(stage: Stage, contents: Contents, speed: float, *, again: b
         await asyncio.sleep(max(0.0, begin + at_s / speed - clock()))
         written += await _write(stage, contents.nodes, arrived, made_ns, begin_ns, speed, again=again)
     # The rest of the recorded time, so that rounds do not overlap.
-    await asyncio.sleep(max(0.0, begin + length_s / speed - clock()))
-    return written
+    left_s = begin + length_s / speed - clock()
+    await asyncio.sleep(max(0.0, left_s))
+    return written, -left_s
 
 
 async def _write(

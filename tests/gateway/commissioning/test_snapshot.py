@@ -15,10 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.commissioning.simulate import Stage, play, serving
-from gateway.commissioning.snapshot_file import Header, Link, Node, SnapshotError, read_snapshot, writing
+from gateway.commissioning.snapshot_file import Contents, Header, Link, Node, SnapshotError, read_snapshot, writing
 from gateway.commissioning.watching import Arrived
+from gateway.config_file import load_config
+from gateway.data_acquisition import open_sources
 from gateway.data_acquisition.columns import Columns
+from gateway.journal import Journal
 from tests.gateway.commissioning.conftest import Opcua
+from tests.integration.peers.gateway import acquiring, stored, until
 
 SHARED = ("node", "type", "unit", "low", "high", "sample_rate_hz", "sampling_interval_ms", "can_be_channel", "length")
 
@@ -76,6 +80,47 @@ async def test_a_gateway_reads_a_simulated_plant(opcua: Opcua, config: Path, tak
     assert not [remark for tag in tags.values() for remark in tag["remarks"] if "went back" in remark]
 
 
+async def test_what_was_recorded_reaches_the_journal(opcua: Opcua, config: Path, taken: Path, pki: Path) -> None:
+    """Through the gateway's own source: each value once, in order, as far apart in time as it was measured."""
+    rule = ("--rule", "Machines/{asset}/Monitoring/{channel}", "--asset-class", "pump", "--search", "pump-01")
+    assert (await asyncio.to_thread(opcua, "pick", "plant", *rule)).exit_code == 0
+    contents = read_snapshot(taken)
+    recorded = recorded_of(contents, "pump-01.speed_rpm")
+    journal = await Journal.open(config.parent / "state", "gw-1")
+    async with serving(contents, host="127.0.0.1", port=0, pki=pki) as stage, asyncio.timeout(60):
+        point_at(config, stage)
+        source = open_sources(load_config(config), journal)["plant"]
+        async with acquiring(source, journal):
+            await until(lambda: source.counters.observations >= 4)  # what the channels hold before the play
+            await play(stage, contents)
+            values = [value for _, value in recorded]
+            while [v for _, v in await journaled(journal, "speed_rpm", len(values))] != values:  # noqa: ASYNC110 - a file
+                await asyncio.sleep(0.05)
+            played = await journaled(journal, "speed_rpm", len(recorded))
+    await journal.close()
+
+    assert len(recorded) > 10
+    assert np.diff([row[0] for row in played]) == pytest.approx(np.diff([row[0] for row in recorded]), abs=2_000)
+
+
+def recorded_of(contents: Contents, node: str) -> list[tuple[int, float]]:
+    """Return source time and value of what *node* measured while it was recorded."""
+    number = next(i for i, told in enumerate(contents.nodes) if told.node.endswith(f"s={node}"))
+    columns = [arrived.values for arrived in contents.values()]
+    rows = [
+        (int(time), float(value))
+        for values in columns
+        for handle, time, value in zip(values.handle, values.source_time, values.value, strict=True)
+        if handle == number
+    ]
+    return [row for row in rows if row[0] >= contents.header.made_ns]
+
+
+async def journaled(journal: Journal, channel: str, last: int) -> list[tuple[int, float]]:
+    """Return source time and value of the *last* rows of *channel*."""
+    return [(row.source_time, row.numbers[0]) for row in (await stored(journal))[channel][-last:]]
+
+
 def point_at(config: Path, stage: Stage) -> None:
     """Have the configuration's server be the simulated one, trusted and encrypted."""
     trusted = config.parent / "state" / "pki" / "trusted"
@@ -90,6 +135,16 @@ async def test_recorded_values_are_played_once_each(taken: Path, pki: Path) -> N
     contents = read_snapshot(taken)
     async with serving(contents, host="127.0.0.1", port=0, pki=pki) as stage:
         assert await play(stage, contents, speed=100) == contents.end.values > 20
+
+
+async def test_a_play_that_falls_behind_says_so(taken: Path, pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More values than can be written in the time are told, not hidden."""
+    monkeypatch.setattr("gateway.commissioning.simulate._LATE_S", -60.0)
+    late: list[float] = []
+    contents = read_snapshot(taken)
+    async with serving(contents, host="127.0.0.1", port=0, pki=pki) as stage:
+        await play(stage, contents, speed=100, behind=late.append)
+    assert len(late) == 1
 
 
 def test_the_way_in_a_circle_is_taken_along(taken: Path) -> None:
