@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +20,8 @@ from asyncua import ua
 from asyncua.client.client import Client
 from asyncua.client.ua_session import SessionState
 from asyncua.crypto.security_policies import SecurityPolicy
+from asyncua.ua.attribute_ids import AttributeIds
+from asyncua.ua.object_ids import ObjectIds
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaError
 from cryptography.exceptions import InvalidSignature
@@ -62,6 +65,7 @@ class SavedSession:
     server_nonce: bytes | None = field(repr=False)
     server_certificate: bytes | None = field(repr=False)
     token_policies: tuple[ua.UserTokenPolicy, ...] = field(repr=False)
+    server_start: datetime | None = field(repr=False)
 
 
 class Connection:
@@ -70,11 +74,13 @@ class Connection:
     Attributes:
         client: asyncua's client.
         reused: Whether the session is the saved one, with its subscriptions.
+        server_start: Since when the server runs, as it says; None when it does not.
     """
 
     def __init__(self, client: _SessionClient) -> None:
         self.client: Client = client
         self.reused = client.reused
+        self.server_start = client.server_start
         self._client = client
 
     async def close(self, *, kindly: bool) -> None:
@@ -183,6 +189,7 @@ class _SessionClient(BoundedClient):
         self.secure_channel_timeout = _CHANNEL_LIFETIME_MS
         self.session_timeout = _SESSION_TIMEOUT_MS
         self.reused = False
+        self.server_start: datetime | None = None
         self._server = server
         self._pki_dir = identity.pki_dir
         self._server_application_uri = endpoint.Server.ApplicationUri or ""
@@ -205,6 +212,7 @@ class _SessionClient(BoundedClient):
         self.reused = self._saved is not None and await self._take_over(self._saved)
         if not self.reused:
             await self._create_and_activate_session()
+            self.server_start = await self._read_start()
         self._start_renew_loop()
 
     async def _open_channel(self) -> None:
@@ -225,7 +233,12 @@ class _SessionClient(BoundedClient):
         except (UaError, OSError, TimeoutError) as error:
             log.info("session not taken over", server=self._server.name, reason=_told(error))
         else:
-            return True
+            self.server_start = await self._read_start()
+            if self.server_start == saved.server_start:
+                return True
+            # Servers that count their tokens give them anew after a restart: it is somebody else's, and is left alone.
+            log.info("session not taken over", server=self._server.name, reason="the server was started anew")
+            self.abort()
         session.reset_authentication_token()
         self._server_nonce = None
         if self._server.security is Security.NONE:
@@ -236,6 +249,12 @@ class _SessionClient(BoundedClient):
             self.abort()
             await self._open_channel()
         return False
+
+    async def _read_start(self) -> datetime | None:
+        node = ua.NodeId(ua.Int32(ObjectIds.Server_ServerStatus_StartTime))
+        (value,) = await self.uaclient.read_attributes([node], AttributeIds.Value)
+        told = value.Value.Value if value.Value is not None else None
+        return told if isinstance(told, datetime) else None
 
     async def create_session(self) -> ua.CreateSessionResult:
         """Make a session whose certificate and application are those that the endpoint showed.
@@ -304,6 +323,7 @@ class _SessionClient(BoundedClient):
             server_nonce=self._server_nonce,
             server_certificate=self.security_policy.peer_certificate,
             token_policies=tuple(self._policy_ids),
+            server_start=self.server_start,
         )
 
     async def end(self, *, kindly: bool) -> None:

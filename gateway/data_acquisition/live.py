@@ -43,6 +43,8 @@ _FIRST_VALUES_S = 1.0  # so long the first values of all tags may take, to be ba
 _HEAD_START_S = 2.0  # so long live values wait for history at first: windows then see a past that looks like a present
 _HEAD_START_ROWS = 100_000
 _LOOK_S = 5.0
+_DRAIN_STEP_S = 0.02
+_LOOK_ON_S = 0.25  # when there were more tags to look at than fit into one look
 _TRY_HISTORY_AGAIN_S = 30.0
 _BACKWARDS_NS = 1_000_000_000
 
@@ -100,6 +102,7 @@ class Live:
             profile=profile,
             watched=self._watched,
             counters=counters,
+            drained=self._drained,
             members=members,
         )
         self._changes: asyncio.Queue[WantedTags] = asyncio.Queue()
@@ -109,7 +112,7 @@ class Live:
         # Batches wait here, one at most: while it is being stored the next one grows.
         self._ready: asyncio.Queue[Batch | Exception] = asyncio.Queue()
         self._room = asyncio.Semaphore(1)
-        self._holds_values = False
+        self._holds_values = self._is_receiving = False
 
     async def begin(self) -> Results:
         """Find the tags and have them reported; return the assets."""
@@ -171,6 +174,7 @@ class Live:
     # Values
 
     async def _receive(self) -> None:
+        self._is_receiving = True
         while True:
             message = await self._publishing.next()
             if message is None or (message.values is None and self._first_stored.is_set()):
@@ -286,6 +290,11 @@ class Live:
         )
         return self._counted(Batch(observations=observations, results=Results(gaps=gaps), opened=opened))
 
+    async def _drained(self) -> None:
+        """Wait until all values that have arrived are passed on."""
+        while self._is_receiving and (self._publishing.backlog or self._holds_values):  # noqa: ASYNC110 - rare and short
+            await asyncio.sleep(_DRAIN_STEP_S)
+
     def _checked(self, values: Columns) -> Columns:
         if len(values.handle) and int(values.handle.max()) >= len(self._watched.streams):
             raise SourceUnavailable(
@@ -390,13 +399,15 @@ class Live:
     async def _look(self) -> None:
         """Look at the clock and at quiet tags, for ever."""
         loop, watched, is_all = asyncio.get_running_loop(), self._watched, True
+        now = loop.time()
         while True:
-            await asyncio.sleep(_LOOK_S if is_all else 0)
+            await asyncio.sleep(_LOOK_S if is_all else min(_LOOK_S, _LOOK_ON_S))
             if events := await self._read_clock():
                 await self._pass(Batch(results=Results(events=events)))
-            now = loop.time()
+            looked_at, now = now, loop.time()
             handles = due(watched, now)
             is_all = len(handles) < READ_AT_ONCE
+            handles = self._heard(handles, looked_at)
             if not len(handles):
                 continue
             nodes = [watched.found[handle].node for handle in handles.tolist()]
@@ -410,14 +421,25 @@ class Live:
                 self._reconciler.unheard.update(verdict.dead.tolist())
                 self._reconciler.lost.update(verdict.gone.tolist())
                 self._look_again.set()
-            if heartbeats := self._heartbeats(verdict.alive, now):
+            heartbeats = self._heartbeats(verdict.alive, now)
+            watched.told[handles] = now  # what is not alive has none; it is looked at again when the next is due
+            if heartbeats:
                 await self._pass(Batch(results=Results(heartbeats=heartbeats)))
+
+    def _heard(self, handles: Handles, since: float) -> Handles:
+        """Return those of *handles* of which nothing is on its way: a stalled journal makes no tag dead.
+
+        Their subscriptions were heard of after *since*, and all that arrived is passed on.
+        """
+        if self._publishing.backlog or self._holds_values:
+            return handles[:0]
+        heard = (self._publishing.last_message_at(handle) for handle in handles.tolist())
+        return handles[np.fromiter((at is None or at > since for at in heard), np.bool_, len(handles))]
 
     def _heartbeats(self, alive: Handles, now: float) -> tuple[Heartbeat, ...]:
         """Return the heartbeats that are due of tags known to be *alive*."""
         watched = self._watched
         handles = alive[beating(watched, now)[alive] & watched.ready[alive]]
-        watched.told[handles] = now
         at = datetime.now(UTC)
         return tuple(
             Heartbeat(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Collection, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping
 
 import numpy as np
 import structlog
@@ -46,6 +46,7 @@ class Reconciler:
         profile: What the server takes.
         watched: What is known of the tags; kept up to date.
         counters: Kept up to date.
+        drained: Waits until all values that have arrived are passed on.
         members: Of each folder, by its place, where it is and the channels found there; kept up to date, and handed
             from one session to the next, so that a channel that does not come back is told.
 
@@ -65,6 +66,7 @@ class Reconciler:
         profile: ServerProfile,
         watched: Watched,
         counters: AcquisitionCounters,
+        drained: Callable[[], Awaitable[None]],
         members: Members | None = None,
     ) -> None:
         self._client = client
@@ -75,6 +77,7 @@ class Reconciler:
         self._profile = profile
         self._watched = watched
         self._counters = counters
+        self._drained = drained
         self._members: Members = {} if members is None else members
         self.lost: set[int] = set()
         self.unheard: set[int] = set()
@@ -272,13 +275,15 @@ class Reconciler:
     async def _begin(self, channels: Iterable[FoundChannel]) -> None:
         """Have the values of *channels* reported, or read."""
         items = self._items(channels)
+        reported = [item for item in items if item.sampling.mode is Mode.SUBSCRIBE]
+        if twice := [item.handle for item in reported if self._publishing.last_message_at(item.handle) is not None]:
+            await self._publishing.unwatch(twice)
+        # A value on its way from before is not the first of these.
+        await self._drained()
         # Before the server is asked: the first values may come before its answer.
         self._watched.begin((item.handle for item in items), self._clock())
-        reported = [item for item in items if item.sampling.mode is Mode.SUBSCRIBE]
         if reported:
             try:
-                twice = [item.handle for item in reported if self._publishing.last_message_at(item.handle) is not None]
-                await self._publishing.unwatch(twice)
                 self._refuse(await self._publishing.watch(reported))
             except BaseException:
                 self._watched.end(item.handle for item in reported)

@@ -29,7 +29,7 @@ from models.records import UInt32Array
 
 _KEEP_ALIVE_S = 2.5
 _LIFETIME_S = 600.0
-_SILENCE_FACTOR = 4  # keep-alives that may be missed
+_SILENCE_FACTOR = 2  # keep-alives in whose time one has to come
 TOO_LARGE = frozenset(
     {
         StatusCodes.BadTooManyOperations,

@@ -78,6 +78,7 @@ class OpcuaSource:
         self._clock = ClockGuard(server)
         self._live: Live | None = None
         self._saved: SavedSession | None = None
+        self._server_start: datetime | None = None
         self._described: dict[str, AssetDescription] = {}
         self._members: Members = {}
         self._unreadable = 0  # messages in a row that were none
@@ -189,7 +190,9 @@ class OpcuaSource:
 
     async def _resumed(self, connection: Connection) -> bool:
         """Have what was live go on over *connection*; return False when everything has to be made anew."""
-        if self._live is not None and await self._live.resume(connection.client, reused=connection.reused):
+        # A server that was started anew may give session and subscriptions of the same numbers to others.
+        is_same, self._server_start = connection.server_start == self._server_start, connection.server_start
+        if self._live is not None and is_same and await self._live.resume(connection.client, reused=connection.reused):
             self.counters.resumed += 1
             return True
         self._live = None

@@ -15,7 +15,9 @@ from gateway.data_acquisition.watched import NEVER, Watched
 from gateway.journal import Hole
 from models.records import BoolArray, Gap, Stream, from_ns
 
-_OVERFLOW = np.uint32(0x480)  # InfoType DataValue and its Overflow bit: the server's queue dropped values before
+_OVERFLOW = np.uint32(0x80)  # the server's queue dropped values
+_INFO = np.uint32(0xC80)  # InfoType and Overflow bit; the bit counts with InfoType DataValue
+_OVERFLOW_BEFORE = np.uint32(0x480)
 _NEVER_SEEN = "never read before"
 _NOT_LISTENED = "not listened"
 _OVERFLOWED = "server's queue overflowed"
@@ -41,12 +43,12 @@ class Unseen:
         """Return the holes before *values*: before the first of each tag, and where the server's queue overflowed."""
         fresh = ~self._watched.ready[values.handle]
         holes = self._before_first(values, fresh) if fresh.any() else []
-        overflowed = (values.status & _OVERFLOW) == _OVERFLOW
+        overflowed = _is_overflowed(values)
         return holes + self._overflowed(values, fresh, overflowed) if overflowed.any() else holes
 
     def overflowed(self, values: Columns) -> tuple[str, ...]:
         """Return ``asset/channel`` of each of *values* before which the server's queue dropped some."""
-        return self._watched.named(values.handle[(values.status & _OVERFLOW) == _OVERFLOW].astype(np.intp))
+        return self._watched.named(values.handle[_is_overflowed(values)].astype(np.intp))
 
     def wanted(self, hole: Hole) -> Wanted | None:
         """Return what to ask history for to fill *hole*; None when its tag was not found."""
@@ -97,9 +99,14 @@ class Unseen:
         for row in np.flatnonzero(overflowed).tolist():
             handle, end = int(values.handle[row]), int(values.source_time[row])
             earlier = values.source_time[:row][values.handle[:row] == handle]
+            # Without its InfoType (async-opcua) the bit may stand on any value of the queue, not where the loss is.
+            is_exact = values.status[row] & _INFO == _OVERFLOW_BEFORE
             if not len(earlier) and fresh[row]:
                 continue  # the hole before the first value holds what was dropped too
-            start = 1 + (int(earlier[-1]) if len(earlier) else int(self._watched.time[handle]))
+            if len(earlier) and (is_exact or fresh[row]):
+                start = 1 + int(earlier[-1 if is_exact else 0])
+            else:
+                start = 1 + int(self._watched.time[handle])
             if start < end:
                 stream = self._watched.streams[handle]
                 holes.append(Hole(stream=stream, start_ns=start, end_ns=end, cause=_OVERFLOWED))
@@ -125,3 +132,9 @@ def _gap(hole: Hole, reason: str) -> Gap:
         to_time=from_ns(hole.end_ns),
         cause=f"{hole.cause}, and {reason}",
     )
+
+
+def _is_overflowed(values: Columns) -> BoolArray:
+    """Return which of *values* have the overflow bit, with InfoType DataValue or, against the book, without one."""
+    info = values.status & _INFO
+    return np.asarray((info == _OVERFLOW_BEFORE) | (info == _OVERFLOW), np.bool_)

@@ -31,6 +31,7 @@ from models.records import BoolArray, Observations, Page, Results, Stream
 from models.segment import SegmentError, decode_segment
 
 SCHEMA_VERSION = 2
+_LOCKED_S = 300.0  # a backup or somebody's look may hold the file that long; values wait at their servers
 MAX_PAGE_ROWS = 500_000
 MAX_PAGE_SAMPLES = 4_000_000
 MAX_PAGE_BYTES = 32 * 2**20
@@ -93,7 +94,8 @@ class JournalDatabase:
         state_dir.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(state_dir / "journal.lock", self.path)
         self._writer, self._reader = (
-            sqlite3.connect(self.path, isolation_level=None, check_same_thread=False) for _ in range(2)
+            sqlite3.connect(self.path, timeout=_LOCKED_S, isolation_level=None, check_same_thread=False)
+            for _ in range(2)
         )
         try:
             self._writer.execute("PRAGMA journal_mode = WAL")
