@@ -149,7 +149,7 @@ class Reconciler:
         places |= {stream.asset_id for stream in old.keys() - new.keys()} & folders
         self._undone = (self._undone & kept) | places
         streams = self._watched.streams
-        active = np.flatnonzero(self._watched.active).tolist()
+        active = self._active()
         await self._end([h for h in active if streams[h] not in new and streams[h].asset_id not in folders])
         results = await self._watch(wanted.only(places))
         self._look_later()
@@ -221,15 +221,15 @@ class Reconciler:
                 self._tell_missing("/".join(stream), reason)
         self._members[folder.place] = folder.path, frozenset(here | gone)
         streams = self._watched.streams
-        active = np.flatnonzero(self._watched.active).tolist()
+        active = self._active()
         await self._end([h for h in active if streams[h].asset_id == folder.asset_id and streams[h] not in here | own])
 
     def _check_budget(self, discovery: Discovery) -> None:
         """Say before the server is asked what of it is too much for it."""
-        found = {found.stream for found in discovery.found if found.sampling.mode is Mode.SUBSCRIBE}
-        tags = {tag.stream for tag in self.wanted.tags if tag.sampling.mode is Mode.SUBSCRIBE}
-        items = [item for item in self._active_items() if item.sampling.mode is Mode.SUBSCRIBE]
-        wanted = len(found | tags | {self._watched.streams[item.handle] for item in items})
+        modes = {found.stream: found.sampling.mode for found in map(self._watched.found.__getitem__, self._active())}
+        modes |= {found.stream: found.sampling.mode for found in discovery.found}
+        modes |= {tag.stream: tag.sampling.mode for tag in self.wanted.tags}
+        wanted = sum(mode is Mode.SUBSCRIBE for mode in modes.values())
         before, self._counters.budget = self._counters.budget, budget(self._profile, wanted)
         if self._counters.budget and self._counters.budget != before:
             log.warning("too much for the server", server=self._server_name, reason=self._counters.budget)
@@ -317,8 +317,11 @@ class Reconciler:
         handles = ((found, self._watched.handle(found.stream)) for found in channels)
         return [Item(handle=h, node=found.node, sampling=found.sampling) for found, h in handles if h is not None]
 
+    def _active(self) -> list[int]:
+        return np.flatnonzero(self._watched.active).tolist()
+
     def _active_items(self) -> list[Item]:
-        return self._items(self._watched.found[handle] for handle in np.flatnonzero(self._watched.active).tolist())
+        return self._items(self._watched.found[handle] for handle in self._active())
 
     def _update_polling(self) -> None:
         self._polling.update([item for item in self._active_items() if item.sampling.mode is Mode.POLL])
@@ -343,7 +346,7 @@ class Reconciler:
 
     def _described_anew(self) -> Results:
         """Return the assets as they are now, those that changed since they were told last."""
-        found = tuple(self._watched.found[handle] for handle in np.flatnonzero(self._watched.active).tolist())
+        found = tuple(self._watched.found[handle] for handle in self._active())
         now = Discovery(found=found, missing={}).descriptions(self.wanted.assets)
         changed = tuple(asset for asset in now if asset not in self._described)
         self._described = now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -19,6 +19,8 @@ from asyncua.server.history import HistoryDict
 from asyncua.server.server import Server
 from asyncua.server.user_managers import UserManager
 from asyncua.ua.attribute_ids import AttributeIds
+from asyncua.ua.object_ids import ObjectIds
+from asyncua.ua.status_codes import StatusCodes
 
 from gateway.data_acquisition import Batch, OpcuaSource, ensure_application_certificate
 from gateway.journal import Hole
@@ -57,6 +59,10 @@ class SmallPlant:
     nodes: dict[str, Any] = field(default_factory=dict)
     folder_node: Any = None
     namespace: int = 0
+    _create_items: Any = None
+    strangers: int = 0  # namespaces before the plant's own, which a restart may have changed
+    asked_for: list[str] = field(default_factory=list)  # channels for which a monitored item was asked for
+    most_items: int | None = None  # monitored items it takes
     storage: HistoryDict = field(default_factory=lambda: HistoryDict(max_history_data_response_size=7))
 
     @property
@@ -83,6 +89,8 @@ class SmallPlant:
         await server.load_certificate(certificate)
         await server.load_private_key(key, format="pem")
         server.set_endpoint(self.endpoint)
+        for number in range(self.strangers):
+            await server.register_namespace(f"urn:stranger:{number}")
         namespace = await server.register_namespace("urn:test")
         machines = await server.nodes.objects.add_folder(namespace, "Machines")
         pump = await machines.add_object(namespace, "pump-01")
@@ -91,7 +99,79 @@ class SmallPlant:
         self.server = server
         for channel in self.channels:
             await self.add(channel)
+        tell_items = server.get_node(ua.NodeId(ua.Int32(ObjectIds.Server_GetMonitoredItems)))
+        server.link_method(tell_items, self._tell_items)
+        service = server.iserver.subscription_service
+        self._create_items = service.create_monitored_items
+        service.create_monitored_items = self._create_few_items  # type: ignore[method-assign]  # to count and to refuse
         await server.start()
+
+    async def _tell_items(self, _parent: ua.NodeId, subscription_id: ua.Variant) -> list[ua.Variant]:
+        """Answer GetMonitoredItems, which asyncua's server has not."""
+        items = [
+            item
+            for subscription in self.subscriptions()
+            if subscription.data.SubscriptionId == subscription_id.Value
+            for item in subscription.monitored_item_srv._monitored_items.values()
+        ]
+        return [
+            ua.Variant([item.monitored_item_id for item in items], ua.VariantType.UInt32),
+            ua.Variant([item.client_handle for item in items], ua.VariantType.UInt32),
+        ]
+
+    async def _create_few_items(self, params: ua.CreateMonitoredItemsParameters) -> list[ua.MonitoredItemCreateResult]:
+        requests, results = params.ItemsToCreate, list[ua.MonitoredItemCreateResult]()
+        for request in requests:
+            self.asked_for.append(str(request.ItemToMonitor.NodeId.Identifier))
+            if self.most_items is not None and len(self.items()) >= self.most_items:
+                refused = ua.StatusCode(ua.UInt32(StatusCodes.BadTooManyMonitoredItems))
+                results.append(ua.MonitoredItemCreateResult(StatusCode=refused))
+                continue
+            params.ItemsToCreate = [request]
+            results += await self._create_items(params)
+        return results
+
+    async def anew(self, *channels: str) -> None:
+        """Have *channels* alone, without a past, as if the server had just been started."""
+        assert self.server is not None
+        for channel in list(self.nodes):
+            await self.remove(channel)
+        self.storage._datachanges.clear()
+        self.most_items = None
+        for channel in channels:
+            await self.add(channel)
+        self.asked_for.clear()
+
+    async def remove(self, channel: str) -> None:
+        """Delete the node of *channel*; its history stays. asyncua's server says nothing of that by itself."""
+        assert self.server is not None
+        self.silence_item(channel)  # else asyncua begins to tell, and does not
+        await self.server.delete_nodes([self.nodes.pop(channel)])
+
+    def items(self) -> dict[str, int]:
+        """Return the monitored items the server has, by their nodes."""
+        return {str(node): number for node, number, _ in self._monitored()}
+
+    def _monitored(self) -> Iterator[tuple[str, int, Any]]:
+        for subscription in self.subscriptions():
+            service = subscription.monitored_item_srv
+            for callback, number in service._monitored_datachange.items():
+                assert self.server is not None
+                attribute = self.server.iserver.aspace._handle_to_attribute_map.get(callback)
+                if attribute is not None:  # its node is there still
+                    yield str(attribute[0].Identifier), number, service
+
+    def forget_item(self, channel: str) -> None:
+        """Delete the monitored item of *channel* without a word to the client."""
+        for node, number, service in list(self._monitored()):
+            if node == channel:
+                service.delete_monitored_items([number])
+
+    def silence_item(self, channel: str) -> None:
+        """Have the monitored item of *channel* stay, and tell nothing any more."""
+        assert self.server is not None
+        data = self.server.iserver.aspace._nodes[self.nodes[channel].nodeid]
+        data.attributes[AttributeIds.Value].datachange_callbacks.clear()
 
     async def add(self, channel: str) -> None:
         """Add a channel to the asset; a channel there was before the restart has its last value again."""
