@@ -1,4 +1,6 @@
+from dataclasses import fields
 from datetime import UTC, datetime
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -68,6 +70,19 @@ async def test_metrics_balance() -> None:
     assert rows["stored"] == rows["delivered"] + rows["pending"] == 100
     assert float(values['wearsight_server_connected{server="cell-1"}']) == 0
     assert float(values['wearsight_bundle_windows{asset_class="centrifugal_pump",zone="normal"}']) == 5
+
+
+async def test_every_figure_of_a_server_is_in_the_reference() -> None:
+    """Whoever meets a name in /health or /metrics finds what it means."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "http.md").read_text()
+    async with serving_status("127.0.0.1:0", lambda: REPORT) as port:
+        text = await (await _get(port, "/metrics")).text()
+    metrics = {line.split(" ")[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+    of_servers = {name for name in metrics if name.startswith(("wearsight_server_", "wearsight_channel_"))}
+
+    assert len(of_servers) > 10
+    assert [name for name in sorted(of_servers) if f"`{name}`" not in page] == []
+    assert [field.name for field in fields(SourceHealth) if f"| `{field.name}` |" not in page] == []
 
 
 _STATES = ("stored", "delivered", "pending")

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from cloud_service.rollout.collection import find_collection, link_collection, settings
+from gateway.tag_list import TagRow, format_tags
 from gateway.testing import ASSET_CLASS, make_bundle
 from tests.integration.hosts.lab import Host, Lab, require
 
@@ -37,6 +38,7 @@ CONFIG = """\
 # {{ ansible_managed }}
 gateway_id = "{{ gateway_id }}"
 state_dir = "/var/lib/wearsight"
+tags_file = "/var/lib/wearsight/tags.csv"
 
 [status]
 address = "{{ gateway_status_address }}"
@@ -170,6 +172,7 @@ def plant(lab: Lab, folder: Path) -> tuple[dict[str, Any], IO[str]]:
 def inventory(path: Path, *, lab: Lab, host: Host, plant: dict[str, Any], cloud: Path, wheels: Path) -> Path:
     """Write the inventory that a user would: one gateway, its files, and where to reach it."""
     (path.parent / "gateway.toml.j2").write_text(CONFIG)
+    (path.parent / "tags.csv").write_text(format_tags([]))
     variables = {
         "ansible_host": host.address,
         "ansible_user": "ansible",
@@ -190,6 +193,7 @@ def inventory(path: Path, *, lab: Lab, host: Host, plant: dict[str, Any], cloud:
             {"name": "cell-1.password", "source": plant["password_file"]},
         ],
         "gateway_trusted_servers": [plant["certificate"]],
+        "gateway_tags_file": str(path.parent / "tags.csv"),
         "gateway_memory_max": "512M",
         # The bench is a machine the plant does not have: there is only the model release for its class to see.
         "plant": {**plant, "assets": {**plant["assets"], "bench-1": ASSET_CLASS}},
@@ -368,6 +372,18 @@ def test_a_configuration_with_a_fault_does_not_land(installed: Site) -> None:
         installed.play("site", "-e", f"gateway_config_file={wrong}")
     assert installed.host.run("sudo", "sha256sum", "/etc/wearsight/gateway.toml").stdout == before
     assert installed.health()["gateway_id"] == "h1"
+
+
+def test_a_tag_list_that_fits_nothing_is_told(installed: Site) -> None:
+    """The playbook ends with the reason; the gateway goes on with what it read before, and the next run heals it."""
+    wrong = installed.folder / "wrong.csv"
+    wrong.write_text(
+        format_tags([TagRow(server="nobody", asset_id="a", asset_class=ASSET_CLASS, channel="c", path="P")])
+    )
+    with pytest.raises(AssertionError, match="names no server"):
+        installed.play("site", "-e", f"gateway_tags_file={wrong}")
+    assert installed.health()["acquisition"]["cell-1"]["connected"]
+    installed.play("site")
 
 
 def test_the_memory_limit_ends_a_process_that_takes_too_much(installed: Site) -> None:
