@@ -44,6 +44,7 @@ _HEAD_START_S = 2.0  # so long live values wait for history at first: windows th
 _HEAD_START_ROWS = 100_000
 _LOOK_S = 5.0
 _DRAIN_STEP_S = 0.02
+_BEHIND_NS = 1_000_000_000  # values that wait for longer make a look at their tags meaningless
 _LOOK_ON_S = 0.25  # when there were more tags to look at than fit into one look
 _TRY_HISTORY_AGAIN_S = 30.0
 _BACKWARDS_NS = 1_000_000_000
@@ -113,6 +114,7 @@ class Live:
         self._ready: asyncio.Queue[Batch | Exception] = asyncio.Queue()
         self._room = asyncio.Semaphore(1)
         self._holds_values = self._is_receiving = False
+        self._passed_ns = 0  # when the last message that was passed on had arrived
 
     async def begin(self) -> Results:
         """Find the tags and have them reported; return the assets."""
@@ -255,6 +257,7 @@ class Live:
         counters.messages += len(parts)
         counters.republished = publishing.republished
         self._note_lost(messages[-1])
+        self._passed_ns = messages[-1].received_time
 
         def acknowledge() -> None:
             batch.on_acknowledge()
@@ -272,7 +275,7 @@ class Live:
         self._counters.replaced_times = self._clock.replaced
         holes = self._unseen.before(values)
         opened = tuple(hole for hole in holes if self._unseen.has_history(hole.stream))
-        gaps = self._gaps([hole for hole in holes if hole not in opened])
+        gaps = self._gaps([hole for hole in holes if not self._unseen.has_history(hole.stream)])
         self._note_order(values)
         watched.note(values, now)
         gone = np.unique(values.handle[is_gone(values.status)]) if values.status.any() else ()
@@ -292,8 +295,14 @@ class Live:
 
     async def _drained(self) -> None:
         """Wait until all values that have arrived are passed on."""
-        while self._is_receiving and (self._publishing.backlog or self._holds_values):  # noqa: ASYNC110 - rare and short
+        now = time.time_ns()
+        # More may arrive all the time; it is for what is there now.
+        while self._is_receiving and self._is_behind(now):  # noqa: ASYNC110 - rare and short
             await asyncio.sleep(_DRAIN_STEP_S)
+
+    def _is_behind(self, since_ns: int) -> bool:
+        """Return whether values wait that may have arrived before *since_ns*, by the gateway's clock."""
+        return bool(self._publishing.backlog or self._holds_values) and self._passed_ns < since_ns
 
     def _checked(self, values: Columns) -> Columns:
         if len(values.handle) and int(values.handle.max()) >= len(self._watched.streams):
@@ -431,7 +440,7 @@ class Live:
 
         Their subscriptions were heard of after *since*, and all that arrived is passed on.
         """
-        if self._publishing.backlog or self._holds_values:
+        if self._is_behind(time.time_ns() - _BEHIND_NS):
             return handles[:0]
         heard = (self._publishing.last_message_at(handle) for handle in handles.tolist())
         return handles[np.fromiter((at is None or at > since for at in heard), np.bool_, len(handles))]

@@ -82,6 +82,7 @@ class Reconciler:
         self.lost: set[int] = set()
         self.unheard: set[int] = set()
         self._missing: dict[str, str] = {}
+        self._told: dict[str, str] = {}  # reasons that were logged, of what is missing still
         self._notes: dict[str, str] = {}
         self._undone: set[str] = set()  # places that were being looked at when the link was lost
         self._untimed: dict[str, None] = {}
@@ -241,6 +242,7 @@ class Reconciler:
         self._untimed = {place: None for place in self._untimed if place in active}
         counters.untimed = tuple(self._untimed)
         counters.missing = dict(self._missing)
+        self._told = {place: reason for place, reason in self._told.items() if place in self._missing}
         granted = {"/".join(watched.streams[handle]): note for handle, note in self._publishing.notes.items()}
         counters.notes = granted | self._notes
         counters.streams = len(active)
@@ -339,9 +341,9 @@ class Reconciler:
         self._watched.end(refused)
 
     def _tell_missing(self, place: str, reason: str) -> None:
-        if self._missing.get(place) != reason:
+        if self._told.get(place) != reason:
             log.warning("channel left out", server=self._server_name, channel=place, reason=reason)
-        self._missing[place] = reason
+        self._missing[place] = self._told[place] = reason
         self._counters.missing = dict(self._missing)
 
     def _described_anew(self) -> Results:
