@@ -88,8 +88,11 @@ def import_command(
         )
         if output is not None and imported.rows and not dry_run:
             write_tags(output, [*present, *imported.rows])
-    except UnreadableList as error:
-        raise click.BadParameter(f"{file}: {error}", param_hint="FILE") from error
+    except (UnreadableList, click.UsageError) as error:
+        reason = f"{file}: {error}" if isinstance(error, UnreadableList) else error.format_message()
+        if as_json:
+            fail(ConfigError(reason), server, as_json=True)
+        raise click.UsageError(reason) from error
     except (GatewayError, UaError, OSError) as error:
         fail(error, server, as_json=as_json)
     written = output if imported.rows and not dry_run else None

@@ -189,7 +189,7 @@ def _next_step(error: Exception, server: str) -> str:
             return "correct the named key or option; wearsight-gateway check-config checks a configuration"
         case SourceUnavailable() if "no node" in str(error):
             return f"look for it: wearsight-gateway opcua browse {server} --search TEXT"
-        case SourceUnavailable() | OSError() | UaError():
+        case SourceUnavailable() | OSError() | UaError() if "cannot listen" not in str(error):
             return f"see whether it answers, and try again: wearsight-gateway opcua endpoints {server}"
         case _:
             return ""
