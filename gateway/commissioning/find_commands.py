@@ -161,7 +161,8 @@ def pick_command(
         )
         picked = picking.Picked(rows=tuple(rows), left_out={})
     picked = picking.consistent(picked, config)
-    merged = picking.merge(path, picked.rows)
+    read = config.tags_file is not None and config.tags_file.resolve() == path.resolve()
+    merged = picking.merge(path, picked.rows, config.tag if read else ())
     if not target.as_json:
         pick_dialog.review(merged.added)
     if (

@@ -119,16 +119,17 @@ def row_of(
     return row if fine else msgspec.structs.replace(row, path="")
 
 
-def merge(path: Path, rows: Sequence[TagRow]) -> Merged:
+def merge(path: Path, rows: Sequence[TagRow], configured: Iterable[TagRow] = ()) -> Merged:
     """Return the tag list in *path*, which need not exist, with *rows* added; it is not written.
 
-    A channel that is there already stays as it is: somebody may have set its unit or group.
+    A channel that is there already, or among those *configured* beside the list, stays as it is: somebody may have set
+    its unit or group.
 
     Raises:
         ConfigError: If what is there is no tag list.
     """
     there = list(read_tags(path).values()) if path.exists() else []
-    known = {(row.asset_id, row.channel): row for row in there}
+    known = {(row.asset_id, row.channel): row for row in (*configured, *there)}
     added, kept, differing = [], [], []
     for row in rows:
         before = known.get((row.asset_id, row.channel))

@@ -70,6 +70,17 @@ def test_a_replaced_server_is_read_by_path(opcua: Opcua, config: Path) -> None:
     assert "no namespace 'urn:old:plant'; nsu=urn:test:plant;s=pump-01" in "; ".join(answer["tags"][0]["remarks"])
 
 
+def test_a_channel_of_the_configuration_is_not_named_twice(opcua: Opcua, config: Path) -> None:
+    """What a [[tag]] names stays there: the list with it would be refused."""
+    told = 'server = "plant"\nasset_id = "pump-01"\nchannel = "speed_rpm"\nasset_class = "pump"\npath = "Elsewhere"'
+    config.write_text(f"{config.read_text()}[[tag]]\n{told}\n")
+    answer = json.loads(opcua("pick", "plant", *RULE, "--json").stdout)
+
+    assert answer["differing"] == ["pump-01/speed_rpm"]
+    assert "pump-01/speed_rpm" not in tags(config)
+    assert opcua("check", "plant", "--seconds", "0.2").exit_code == 1  # Elsewhere is nowhere, but all is read
+
+
 def test_a_dry_run_writes_nothing(opcua: Opcua, config: Path) -> None:
     answer = opcua("pick", "plant", *RULE, "--unit", "°C", "--dry-run")
 
