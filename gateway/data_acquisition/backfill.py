@@ -165,6 +165,9 @@ class Backfill:
             await self._reader.read(sorted(latest), newest - newest % 1000, newest + 1000, reading)
             values, index = reading.values()
             latest -= {*index[values.source_time == newest].tolist(), *reading.failed}
+            if latest:  # the end of what is left of a hole is no value's time; one that is later tells as much
+                values, index = (await self._reader.oldest(sorted(latest), newest, newest + _UNSETTLED_NS)).values()
+                latest -= set(index[values.source_time >= newest].tolist())
             if not latest or asyncio.get_running_loop().time() > deadline:
                 return not latest
             await asyncio.sleep(_SETTLE_STEP_S)
