@@ -157,7 +157,22 @@ class Publishing:
         async with self._changing:
             for handle in handles:
                 self._unplaced.pop(handle, None)
+            for handover in self._handovers[:]:
+                await self._unwatch_leaving(handover, [handle for handle in handles if handle in handover.ids])
             await self._items.unwatch(handles)
+
+    async def _unwatch_leaving(self, handover: Handover, handles: Collection[int]) -> None:
+        """End the items *handles* in the subscription that they were about to leave."""
+        if not handles:
+            return
+        numbers = [handover.ids.pop(handle) for handle in handles]
+        source = handover.source
+        source.left.update(handles)  # what it still tells of them does not count
+        if not handover.ids:
+            self._handovers.remove(handover)
+            source.is_kept = any(h.source is source for h in self._handovers)
+        if source.id in self._items.subscriptions:
+            await self._items.delete(source.id, numbers)
 
     async def monitored(self) -> frozenset[int] | None:
         """Return the handles the server itself says it monitors, None when it cannot tell.
