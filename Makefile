@@ -24,7 +24,7 @@ demo: $(READY) ## Run the whole path on a simulated plant, under 5 minutes (KEEP
 
 test: $(READY) ## Run the tests that need nothing but this machine
 	@echo "test: everything but the tests that need real servers or hosts (make integration)"
-	@$(BIN)/python -m pytest -m "not integration" -q
+	@$(BIN)/python -m pytest -m "not integration" -q -n 2
 
 check: $(READY) ## Check style, types, playbooks and dashboards
 	@scripts/check
