@@ -183,7 +183,7 @@ async def test_a_crash_at_any_batch_loses_and_repeats_nothing(
     await plant.write(A, 100, 1.0)
     newest = 100
     was_open = False
-    for crash_at in (1, 2, 3, 4, 6, 9):
+    for crash_at in (1, 2, 3, 5):
         async with journal_in(tmp_path / str(crash_at)) as journal:
             for life in itertools.count():
                 newest += 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from asyncua import ua
 
-from gateway.config import Deadband, Sampling
+from gateway.config import Deadband, Mode, Sampling
 from gateway.data_acquisition.columns import BAD_WAITING_FOR_INITIAL_DATA, Columns
 from gateway.data_acquisition.liveness import Verdict, due, judge
 from gateway.data_acquisition.resolution import FoundChannel
@@ -117,3 +117,42 @@ def test_a_node_that_is_not_there_is_gone() -> None:
 
 def test_a_server_that_waits_for_its_device_is_silent_itself() -> None:
     assert found_in(judge(watched_tag(), values(0, np.nan, BAD_WAITING_FOR_INITIAL_DATA), NOW)) == ["silent"]
+
+
+def test_a_value_that_may_be_told_late_is_waited_for() -> None:
+    """A subscription that publishes once a minute owes nothing before, and a tag is not quiet before either."""
+    watched = watched_tag(Sampling(publishing_interval_ms=60_000.0, silence_s=1.0))
+    assert due(watched, QUIET_SINCE + 80).tolist() == []
+    assert due(watched, QUIET_SINCE + 100).tolist() == [0]
+    judge(watched, values(11, 2.0), QUIET_SINCE + 100)
+    assert due(watched, QUIET_SINCE + 150).tolist() == []
+    assert found_in(judge(watched, values(11, 2.0), QUIET_SINCE + 150)) == []
+    assert due(watched, QUIET_SINCE + 200).tolist() == [0]
+    assert found_in(judge(watched, values(11, 2.0), QUIET_SINCE + 200)) == ["dead"]
+
+
+def test_what_came_meanwhile_ends_the_doubt() -> None:
+    """A look after a value begins anew: it takes two that differ."""
+    watched = watched_tag()
+    judge(watched, values(11, 2.0), NOW)
+    watched.note(values(11, 2.0), NOW + 1)
+    assert found_in(judge(watched, values(12, 3.0), NOW + 2)) == []
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(5.9, "alive"), (6.1, "dead")])
+def test_outside_a_deadband_values_must_be_told(value: float, verdict: str) -> None:
+    """The last value told is 1.0, so 6.1 is one that was not; an overflow bit of old makes no difference."""
+    watched = watched_tag(Sampling(deadband=Deadband.ABSOLUTE, deadband_value=5.0))
+    watched.note(values(10, 1.0, 0x480), QUIET_SINCE)
+    first = found_in(judge(watched, values(11, value), NOW))
+    assert (first or found_in(judge(watched, values(11, value), NOW + 10))) == [verdict]
+
+
+def test_a_polled_value_that_stays_has_heartbeats() -> None:
+    """What is read again and again and stored once is told all the same."""
+    watched = watched_tag(Sampling(mode=Mode.POLL, sampling_interval_ms=1000.0, heartbeat_s=5.0))
+    for second in range(1, 6):
+        watched.note(values(10, 1.0), QUIET_SINCE + second)
+    assert due(watched, QUIET_SINCE + 5.0).tolist() == [0]
+    watched.note(values(11, 1.0), QUIET_SINCE + 5)
+    assert due(watched, QUIET_SINCE + 6.0).tolist() == []
