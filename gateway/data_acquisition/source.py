@@ -247,10 +247,11 @@ class OpcuaSource:
         return Batch(results=Results(assets=assets, events=self._event("source_connected", message).events))
 
     def _event(self, kind: str, message: str) -> Results:
-        event = GatewayEvent(
-            kind=kind, gateway_time=datetime.now(UTC), message=message, detail={"server": self.server.name}
+        # With the clock whose time the values from here on have, since the choice may change and the values stay.
+        detail = {"server": self.server.name, "time": self.server.time.value, "profile": self.counters.profile}
+        return Results(
+            events=(GatewayEvent(kind=kind, gateway_time=datetime.now(UTC), message=message, detail=detail),)
         )
-        return Results(events=(event,))
 
 
 def open_sources(config: GatewayConfig, stored: Stored) -> dict[str, OpcuaSource]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gateway.config import TimeSource
 from gateway.data_acquisition import Batch, OpcuaSource, reconciler, services
 from gateway.data_acquisition.columns import BAD_WAITING_FOR_INITIAL_DATA
 from gateway.journal import Journal
@@ -44,6 +45,16 @@ async def test_values_arrive_with_time_and_value(plant: SmallPlant, source_of: M
     assert not source.connected
     assert source.warnings == ()
     assert source.counters.streams == 3
+
+
+async def test_the_clock_that_times_the_values_is_stored(
+    plant: SmallPlant, source_of: MakeSource, store: Store
+) -> None:
+    """Each connection is told in the log with the choice of time, so that the values can be read by it later."""
+    async with collecting(source_of(plant, time=TimeSource.SERVER), store):
+        await until(lambda: bool(store.batches))
+    (event,) = store.batches[0].results.events
+    assert (event.kind, event.detail["server"], event.detail["time"]) == ("source_connected", "s", "server")
 
 
 async def test_a_bad_status_is_kept(plant: SmallPlant, source_of: MakeSource, store: Store) -> None:
