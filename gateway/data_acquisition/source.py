@@ -39,6 +39,7 @@ _CONNECT_S = 6.0  # a link that loses what is sent on it keeps an attempt waitin
 _BACK_OFF_FIRST_S = 0.25
 _BACK_OFF_MOST_S = 3.0
 _TOLD = 5  # names in one warning
+_TOLD_MISSING = 20  # missing channels with a warning of their own
 _TOO_LARGE = frozenset(
     {StatusCodes.BadTooManyOperations, StatusCodes.BadRequestTooLarge, StatusCodes.BadResponseTooLarge,
      StatusCodes.BadEncodingLimitsExceeded}
@@ -94,7 +95,10 @@ class OpcuaSource:
     def warnings(self) -> tuple[str, ...]:
         """What is not as it should be: weaker security, no connection, channels left out; one sentence each."""
         name, counters = self.server.name, self.counters
-        found = [*server_warnings(self.server), counters.trouble, counters.budget, *counters.missing.values()]
+        found = [*server_warnings(self.server), counters.trouble, counters.budget]
+        found += list(counters.missing.values())[:_TOLD_MISSING]
+        if (others := len(counters.missing) - _TOLD_MISSING) > 0:
+            found.append(f"{name}: {others} more channels are missing; acquisition.{name}.missing has them all")
         if counters.untimed:
             found.append(
                 f"{name}: no source time comes with {_some(counters.untimed)}; the server's is taken for when it was "
