@@ -17,7 +17,7 @@ from benchmarks.reading import gateway_config
 from gateway.data_acquisition import open_sources
 from gateway.journal import Journal
 from gateway.pipeline import acquire
-from models.records import Stream
+from models.records import Observations, Stream
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +60,7 @@ async def test_what_the_frame_server_sends_is_stored(tmp_path: Path, *, encrypte
             sent = await server.changes()
             await _until(lambda: journal.counters.appended >= CHANNELS + sent or flow.done())
             streams = [Stream("machine-00", f"c{number:02d}") for number in range(CHANNELS)]
+            pages = await journal.read(lambda tables: tables.decoded_pages(0, limit=10_000, max_bytes=2**28))
             newest = {journal.newest_source_time(stream) for stream in streams}
         finally:
             flow.cancel()
@@ -68,5 +69,6 @@ async def test_what_the_frame_server_sends_is_stored(tmp_path: Path, *, encrypte
             await journal.close()
 
     assert journal.counters.appended == CHANNELS + sent
+    assert sum(len(page.content) for page in pages if isinstance(page.content, Observations)) == CHANNELS + sent
     assert source.counters.gaps == 0
     assert len(newest) == 1
