@@ -126,7 +126,11 @@ def test_a_file_that_unpacks_without_end_is_not_unpacked(tmp_path: Path, monkeyp
         cmapss.read_engines(file)
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"1 1 2" * 100)[:-9], gzip.compress(b"\xff\xfe")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not gzip", gzip.compress(b"1 1 2" * 100)[:-9], gzip.compress(b"\xff\xfe")],
+    ids=["empty", "not gzip", "cut", "not text"],
+)
 def test_a_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "train.txt.gz"
     file.write_bytes(content)
