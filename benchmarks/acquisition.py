@@ -439,7 +439,7 @@ def main() -> None:
     for m in report.measurements:
         print(f"{m.measure:<72} {m.ours:>11,.0f} {m.unit}  ({m.ratio:g} x {m.reference:,.0f}, {m.reference_name})")
     for aim in report.aims:
-        print(f"{'met ' if aim.met else 'MISSED'} {aim.measure}: {aim.reached:,g}, aim {aim.aim:,g}")
+        print(f"{'met ' if aim.met else 'MISSED'} {aim.measure}: {aim.reached:,.10g}, aim {aim.aim:,g}")
     for name in report.absent:
         print(f"absent: {name}")
 
