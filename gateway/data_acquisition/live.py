@@ -43,6 +43,8 @@ _FIRST_VALUES_S = 1.0  # so long the first values of all tags may take, to be ba
 _HEAD_START_S = 2.0  # so long live values wait for history at first: windows then see a past that looks like a present
 _HEAD_START_ROWS = 100_000
 _LOOK_S = 5.0
+_WATCH_S = 5.0
+_HANG_S = 30.0
 _DRAIN_STEP_S = 0.02
 _BEHIND_NS = 1_000_000_000  # values that wait for longer make a look at their tags meaningless
 _LOOK_ON_S = 0.25  # when there were more tags to look at than fit into one look
@@ -113,7 +115,9 @@ class Live:
         # Batches wait here, one at most: while it is being stored the next one grows.
         self._ready: asyncio.Queue[Batch | Exception] = asyncio.Queue()
         self._room = asyncio.Semaphore(1)
+        self._is_ready = asyncio.Event()
         self._holds_values = self._is_receiving = False
+        self._busy_since = 0.0  # since when values are held, by the event loop's clock
         self._passed_ns = 0  # when the last message that was passed on had arrived
 
     async def begin(self) -> Results:
@@ -152,7 +156,10 @@ class Live:
         tasks = [asyncio.create_task(self._told_when_it_fails(part)) for part in work]
         try:
             while True:
-                ready = await self._ready.get()
+                if self._ready.empty() and not await self._anything_ready():
+                    self._look_for_hang(tasks)
+                    continue
+                ready = self._ready.get_nowait()
                 if isinstance(ready, Exception):
                     raise ready
                 self._room.release()
@@ -162,16 +169,34 @@ class Live:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _anything_ready(self) -> bool:
+        """Wait for a batch; return False when none is ready after a while."""
+        self._is_ready.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_WATCH_S):
+                await self._is_ready.wait()
+        return not self._ready.empty()
+
+    def _look_for_hang(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Give the connection up when values have come and do not get on though everything before them is stored."""
+        busy_s = asyncio.get_running_loop().time() - self._busy_since
+        if any(task.done() for task in tasks) or (self._holds_values and busy_s > _HANG_S):
+            raise SourceUnavailable(f"{self._server.name}: values came and did not get on; the connection is made anew")
+
     async def _told_when_it_fails(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except Exception as error:  # noqa: BLE001 - raised again where batches are taken
-            self._ready.put_nowait(error)  # behind the batches that are ready: they are stored first
+            self._put(error)  # behind the batches that are ready: they are stored first
 
     async def _pass(self, batch: Batch) -> None:
         """Hand *batch* on when there is room."""
         await self._room.acquire()
-        self._ready.put_nowait(batch)
+        self._put(batch)
+
+    def _put(self, ready: Batch | Exception) -> None:
+        self._ready.put_nowait(ready)
+        self._is_ready.set()
 
     # Values
 
@@ -182,13 +207,13 @@ class Live:
             if message is None or (message.values is None and self._first_stored.is_set()):
                 self._note_lost(message)
                 continue
-            self._holds_values = True
+            self._holds_values, self._busy_since = True, asyncio.get_running_loop().time()
             if not self._first_stored.is_set():
                 await self._pass_first(await self._first_messages(message))
                 await self._first_stored.wait()
             else:
                 await self._room.acquire()  # what arrives until then joins the batch: many small ones cost one commit
-                self._ready.put_nowait(self._live_batch(await self._with_backlog(message)))
+                self._put(self._live_batch(await self._with_backlog(message)))
             self._holds_values = False
 
     async def _first_messages(self, first: Message) -> list[Message]:
@@ -232,22 +257,33 @@ class Live:
     async def _head_start(self, opened: Sequence[Hole]) -> tuple[list[Slice], bool]:
         """Return what history gives at once of the *opened* holes, newest first, and whether that is all of it."""
         slices: list[Slice] = []
-        rows = 0
-        try:
-            async with asyncio.timeout(_HEAD_START_S), aclosing(self._history(opened).slices()) as parts:
+        is_whole = False
+
+        async def collect() -> None:
+            nonlocal is_whole
+            rows = 0
+            async with aclosing(self._history(opened).slices()) as parts:
                 async for part in parts:
                     slices.append(part)
                     rows += len(part.observations)
                     if rows > _HEAD_START_ROWS:
-                        return slices, False
-        except TimeoutError:
-            return slices, False
-        return slices, True
+                        return
+            is_whole = True
+
+        # A task of its own: a request that ends in the moment in which it is cancelled may go on as if it were not.
+        collecting = asyncio.create_task(collect())
+        try:
+            await asyncio.wait([collecting], timeout=_HEAD_START_S)
+        finally:
+            collecting.cancel()
+        if collecting.done() and not collecting.cancelled():
+            collecting.result()
+        return list(slices), is_whole
 
     async def _poll(self) -> None:
         async for values in self._polling.readings():
             await self._room.acquire()
-            self._ready.put_nowait(self._batch(observed(self._checked(values)), time.time_ns()))
+            self._put(self._batch(observed(self._checked(values)), time.time_ns()))
 
     def _live_batch(self, messages: Sequence[Message]) -> Batch:
         """Return the values of *messages* as a batch that acknowledges them; only the last may tell a loss."""

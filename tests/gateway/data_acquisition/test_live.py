@@ -505,3 +505,25 @@ async def test_memory_is_bounded_when_nothing_is_ever_stored(
                     taken.append(await anext(batches))
         assert sum(len(batch.observations) for batch in taken) < 25
         assert requests.waiting <= 10
+
+
+async def test_values_that_do_not_get_on_cost_the_connection(
+    plant: SmallPlant, source_of: MakeSource, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever holds them up on their way, it is given up, and the next connection brings them."""
+    monkeypatch.setattr(live, "_WATCH_S", 0.1)
+    monkeypatch.setattr(live, "_HANG_S", 0.3)
+    take, hung = live.Live._pass_first, list[live.Live]()
+
+    async def hangs_once(self: live.Live, messages: Any) -> None:
+        if not hung:
+            hung.append(self)
+            await asyncio.Event().wait()
+        await take(self, messages)
+
+    monkeypatch.setattr(live.Live, "_pass_first", hangs_once)
+    source = source_of(plant, channels=(A, B))
+    async with collecting(source, store):
+        await until(lambda: len(store.rows.get(STREAM, [])) > 0)
+    assert hung
+    assert source.counters.reconnects >= 1
