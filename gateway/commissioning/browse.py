@@ -253,8 +253,3 @@ def summary(found: Found, *, filtered: bool) -> str:
 def paths(variables: Iterable[Variable]) -> list[str]:
     """Return the paths of *variables*."""
     return [join_path(variable.place.names) for variable in variables]
-
-
-def folder_of(place: Place) -> str:
-    """Return the path of the node above *place*."""
-    return join_path(place.names[:-1])
