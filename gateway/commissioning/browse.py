@@ -12,7 +12,7 @@ import click
 from gateway.commissioning.pattern import Pattern
 from gateway.commissioning.progress import progress_bar
 from gateway.commissioning.server_argument import Session, Target, session
-from gateway.commissioning.walk import NODES_MOST, Place, Variable, Walk, describe, find, walk
+from gateway.commissioning.walk import NODES_MOST, Variable, Walk, describe, find, walk
 from gateway.commissioning.width import fitted, widths_of
 from gateway.tag_list import join_path, split_path
 
