@@ -6,6 +6,7 @@ file that names them, and absolute once loaded. Nothing here touches the network
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 
 from gateway.errors import ConfigError
 from gateway.tag_list import TagRow
+from models.records import Stream
 
 SAMPLE = Path(__file__).with_name("sample.toml")
 
@@ -126,6 +128,22 @@ class Sampling:
     silence_s: float = 30.0
 
 
+class Upload(StrEnum):
+    """What of a channel is sent to the cloud; what is not stays here, counted."""
+
+    EVERYTHING = "everything"
+    FEATURES = "features"
+    EVENTS = "events"
+    BUDGET = "budget"
+
+
+class Backlog(StrEnum):
+    """Which of the segments that could not be sent goes first."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+
+
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the file; an unknown key is refused."""
 
@@ -199,12 +217,15 @@ class AssetConfig(_Table, frozen=True, kw_only=True):
 class AssetClassConfig(_Table, frozen=True, kw_only=True):
     """What the machines of one class have in common; no channels named: every variable with a unit.
 
-    ``group`` is the group of all channels but those that ``channel_group`` (channel to group) names.
+    ``group`` is the group of all channels but those that ``channel_group`` (channel to group) names, ``upload`` what
+    is sent of all but those in ``channel_upload``; None is as in ``[uplink]``.
     """
 
     channels: tuple[str, ...] = ()
     group: str | None = None
     channel_group: dict[str, str] = {}
+    upload: Upload | None = None
+    channel_upload: dict[str, Upload] = {}
 
     def group_of(self, channel: str) -> str | None:
         """Return the group of *channel*, or None when it is in none."""
@@ -220,6 +241,19 @@ class HistorianConfig(_Table, frozen=True, kw_only=True):
     influxdb_token_file: Path
 
 
+class JournalConfig(_Table, frozen=True, kw_only=True):
+    """How often the journal commits, and how much it keeps; 0 is no limit.
+
+    A clock that was set wrong purges nothing: ``max_age_days`` are days of running.
+    """
+
+    commit_interval_ms: float = 50.0
+    max_size_mib: int = 0
+    max_age_days: float = 0.0
+    min_free_mib: int = 256
+    purge_unsent: bool = False
+
+
 class UplinkConfig(_Table, frozen=True, kw_only=True):
     """The way to the cloud."""
 
@@ -231,6 +265,16 @@ class UplinkConfig(_Table, frozen=True, kw_only=True):
     segment_max_pages: int = 256
     retry_min_s: float = 0.5
     retry_max_s: float = 30.0
+    backlog: Backlog = Backlog.OLDEST
+    bandwidth_kib_s: float = 0.0
+    schedule: tuple[str, ...] = ()
+    proxy_url: str | None = None
+    proxy_user: str | None = None
+    proxy_password_file: Path | None = None
+    upload: Upload = Upload.EVERYTHING
+    events_before_s: float = 600.0
+    events_after_s: float = 600.0
+    budget_mib_per_day: float = 100.0
 
 
 class BundlesConfig(_Table, frozen=True, kw_only=True):
@@ -254,6 +298,7 @@ class GatewayConfig(_Table, frozen=True, kw_only=True):
     asset: tuple[AssetConfig, ...] = ()
     asset_class: dict[str, AssetClassConfig] = {}
     tag: tuple[TagRow, ...] = ()
+    journal: JournalConfig = JournalConfig()
     historian: HistorianConfig | None = None
     uplink: UplinkConfig | None = None
     bundles: BundlesConfig | None = None
@@ -266,6 +311,31 @@ class GatewayConfig(_Table, frozen=True, kw_only=True):
     def assets_of(self, server: str) -> tuple[AssetConfig, ...]:
         """Return the assets that are read from *server*."""
         return tuple(asset for asset in self.asset if asset.server == server)
+
+    def upload_of(self, stream: Stream) -> Upload:
+        """Return what of *stream* is sent to the cloud."""
+        general = self.uplink.upload if self.uplink is not None else Upload.EVERYTHING
+        class_name = next((asset.asset_class for asset in self.asset if asset.asset_id == stream.asset_id), None)
+        asset_class = self.asset_class.get(class_name or "")
+        if asset_class is None:
+            return general
+        return asset_class.channel_upload.get(stream.channel) or asset_class.upload or general
+
+
+def time_of_day_span(text: str) -> tuple[int, int]:
+    """Return the minutes of the day from and to which *text*, ``22:00-06:00``, goes; it may go past midnight.
+
+    Raises:
+        ValueError: If it is not written so.
+    """
+    matched = re.fullmatch(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-4]):([0-5][0-9])", text)
+    if matched is None:
+        raise ValueError(f"{text!r} is not written like 22:00-06:00")
+    hour, minute, end_hour, end_minute = map(int, matched.groups())
+    start, end = 60 * hour + minute, 60 * end_hour + end_minute
+    if start == end or end > 24 * 60:
+        raise ValueError(f"{text!r} is no span of a day")
+    return start, end
 
 
 def read_secret(path: Path, key: str) -> str:

@@ -19,9 +19,12 @@ from gateway.config import (
     AssetConfig,
     Deadband,
     GatewayConfig,
+    JournalConfig,
     Mode,
     Sampling,
     StatusConfig,
+    UplinkConfig,
+    time_of_day_span,
 )
 from gateway.errors import ConfigError
 from gateway.tag_list import TagRow, problem_of, read_tags, split_path
@@ -29,6 +32,7 @@ from gateway.tag_list import TagRow, problem_of, read_tags, split_path
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # as bundles.verification wants it for slots
 _QUEUE_SIZE_MOST = 1_000_000
+_LONGEST_COMMIT_INTERVAL_MS = 250  # longer, and a value is not safe soon enough
 _ZERO_ALLOWED = ("sampling_interval_ms", "deadband_value", "heartbeat_s")
 
 
@@ -104,12 +108,34 @@ def _problems(config: GatewayConfig) -> Iterator[str]:
     yield from _acquisition_problems(config.acquisition)
     yield from _server_problems(config)
     yield from _asset_problems(config)
+    yield from _journal_problems(config.journal)
     if config.uplink is not None:
-        yield from _number_problems(config.uplink, "uplink")
-        if not _is_url(config.uplink.cloud_url, "https"):
-            yield f"uplink.cloud_url {config.uplink.cloud_url!r} must be https://host:port"
-        if config.uplink.retry_max_s < config.uplink.retry_min_s:
-            yield "uplink.retry_max_s is below uplink.retry_min_s"
+        yield from _uplink_problems(config.uplink)
+
+
+def _journal_problems(journal: JournalConfig) -> Iterator[str]:
+    yield from _number_problems(journal, "journal", journal.__struct_fields__)
+    if journal.commit_interval_ms > _LONGEST_COMMIT_INTERVAL_MS:
+        yield f"journal.commit_interval_ms is {journal.commit_interval_ms:g}; at most {_LONGEST_COMMIT_INTERVAL_MS}"
+
+
+def _uplink_problems(uplink: UplinkConfig) -> Iterator[str]:
+    yield from _number_problems(uplink, "uplink", ("bandwidth_kib_s", "events_before_s", "events_after_s"))
+    if not _is_url(uplink.cloud_url, "https"):
+        yield f"uplink.cloud_url {uplink.cloud_url!r} must be https://host:port"
+    if uplink.retry_max_s < uplink.retry_min_s:
+        yield "uplink.retry_max_s is below uplink.retry_min_s"
+    for i, span in enumerate(uplink.schedule):
+        try:
+            time_of_day_span(span)
+        except ValueError as error:
+            yield f"uplink.schedule[{i}]: {error}"
+    if uplink.proxy_url is not None and not _is_url(uplink.proxy_url, "http"):
+        yield f"uplink.proxy_url {uplink.proxy_url!r} must be http://host:port"
+    if (uplink.proxy_user is None) != (uplink.proxy_password_file is None):
+        yield "uplink: proxy_user and proxy_password_file belong together"
+    if uplink.proxy_user is not None and uplink.proxy_url is None:
+        yield "uplink.proxy_user is given without uplink.proxy_url"
 
 
 def _is_url(url: str, scheme: str) -> bool:
@@ -212,9 +238,10 @@ def _group_problems(config: GatewayConfig, name: str, asset_class: AssetClassCon
     for key, group in groups.items():
         if group not in config.acquisition.group:
             yield f"{key} {group!r} is no group; known: {sorted(config.acquisition.group)}"
-    for channel in asset_class.channel_group:
-        if asset_class.channels and channel not in asset_class.channels:
-            yield f"asset_class.{name}.channel_group.{channel}: {name} has no such channel"
+    for key in ("channel_group", "channel_upload"):
+        for channel in getattr(asset_class, key):
+            if asset_class.channels and channel not in asset_class.channels:
+                yield f"asset_class.{name}.{key}.{channel}: {name} has no such channel"
 
 
 def _tag_problems(config: GatewayConfig, labels: Sequence[str]) -> Iterator[str]:
@@ -277,5 +304,7 @@ def _named_files(config: GatewayConfig) -> Iterator[tuple[str, Path]]:
         yield "uplink.ca_file", config.uplink.ca_file
         yield "uplink.certificate_file", config.uplink.certificate_file
         yield "uplink.key_file", config.uplink.key_file
+        if config.uplink.proxy_password_file is not None:
+            yield "uplink.proxy_password_file", config.uplink.proxy_password_file
     if config.bundles is not None:
         yield "bundles.trusted_key_file", config.bundles.trusted_key_file

@@ -321,6 +321,24 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WindowFeatures:
+    """The features of one window: what a gateway sends of channels whose raw values stay with it.
+
+    ``values`` stand in the order of the feature specification that has ``feature_hash``; NaN where a channel was
+    missing. ``good_share`` is the share of good observations in the window.
+    """
+
+    asset_id: str
+    asset_class: str
+    window_start: datetime
+    window_end: datetime
+    feature_hash: str
+    model_version: int
+    good_share: float
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class GatewayEvent:
     """Something the gateway did or met: ``kind`` for programs, ``message`` for people, by the gateway's clock."""
 
@@ -342,6 +360,7 @@ class Results:
     gaps: tuple[Gap, ...] = ()
     events: tuple[GatewayEvent, ...] = ()
     heartbeats: tuple[Heartbeat, ...] = ()
+    features: tuple[WindowFeatures, ...] = ()
 
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in self.__dataclass_fields__)

@@ -155,4 +155,5 @@ _KINDS: dict[str, tuple[str, str]] = {
     "gap": ("gaps", "from_time"),
     "event": ("events", "gateway_time"),
     "heartbeat": ("heartbeats", "gateway_time"),
+    "features": ("features", "window_end"),
 }

@@ -220,7 +220,8 @@ def _checked(
 
 def _verdict(read: ua.DataValue, seen: _Seen, refused: str, status: int, seconds: float) -> tuple[Verdict, str]:
     if status >> 31 and not refused:
-        return Verdict.BAD, status_name(status)
+        was_good = any(not code >> 31 for code in seen.statuses)
+        return Verdict.BAD, f"{status_name(status)} now, and Good in between" if was_good else status_name(status)
     if refused or not seen.count or (seen.last is None and not seen.length):
         has_value = read.Value is not None and read.Value.Value is not None
         silent = "it can be read, but nothing came of watching it" if has_value else "no value"

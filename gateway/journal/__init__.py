@@ -1,7 +1,7 @@
 """The durable log: what arrives is committed here first, and everything else reads it at its own position."""
 
 from gateway.errors import JournalError
-from gateway.journal.database import JournalCounters
+from gateway.journal.counters import JournalCounters
 from gateway.journal.entries import SegmentEntry
 from gateway.journal.errors import CommitFailed, JournalLocked, JournalMismatch
 from gateway.journal.holes import Hole

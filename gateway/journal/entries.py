@@ -13,7 +13,21 @@ from models.segment import segment_digest
 class SegmentEntry:
     """A segment the journal has recorded; its range and bytes never change.
 
-    ``start_ns`` and ``end_ns`` are the oldest and newest source time in it, None when it holds only results.
+    Attributes:
+        first_seq: Its first page.
+        last_seq: Its last page.
+        path: Its file.
+        digest: SHA-256 of the file.
+        size: Bytes of the file.
+        observations: How many its pages held when they were committed.
+        start_ns: The oldest source time in it, None when it holds only results.
+        end_ns: The newest.
+        delivered: Whether the cloud has confirmed it.
+        previous: Digest of the segment before it; empty for the first, and where an older version wrote it.
+        closed_age_s: The journal's age, in seconds of running, when it was closed.
+        withheld: Observations that an upload policy leaves out of what is sent of it.
+        expired: Observations of it that are gone: a tombstone has taken its place.
+        refused: Why the cloud will not take it; empty when it is not on the shelf.
     """
 
     first_seq: int
@@ -25,6 +39,11 @@ class SegmentEntry:
     start_ns: int | None
     end_ns: int | None
     delivered: bool
+    previous: str = ""
+    closed_age_s: float = 0.0
+    withheld: int = 0
+    expired: int = 0
+    refused: str = ""
 
 
 def read_segment(entry: SegmentEntry) -> bytes:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from gateway.errors import JournalError
-from gateway.journal.database import JournalCounters, JournalDatabase
+from gateway.journal.counters import JournalCounters
+from gateway.journal.database import JournalDatabase
 from gateway.journal.holes import Hole
 from gateway.journal.replay import pages_after
 from models.records import Observations, Page, Results, Stream

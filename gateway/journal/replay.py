@@ -25,7 +25,7 @@ def pages_after(database: JournalDatabase, after: int, *, limit: int, max_bytes:
     pages = database.decoded_pages(after, limit=limit, max_bytes=max_bytes)
     if pages and pages[0].seq == after + 1:
         return pages
-    for entry in database.segments("first_seq <= ? AND last_seq > ?", (after + 1, after)):
+    for entry in database.segments.select("first_seq <= ? AND last_seq > ?", (after + 1, after)):
         return pages_of(entry, after)
     if pages:
         raise JournalError(f"{database.path}: page {after + 1} is in no segment and not in the table; its reader stops")

@@ -37,15 +37,17 @@ class SegmentStore:
 
     async def segments(self) -> list[SegmentEntry]:
         """Return every recorded segment, oldest first."""
-        return await self._journal.read(lambda database: database.segments())
+        return await self._journal.read(lambda database: database.segments.select())
 
     async def pending(self, limit: int = 64) -> list[SegmentEntry]:
         """Return up to *limit* segments that are not delivered, oldest first."""
-        return await self._journal.read(lambda database: database.segments("delivered_time IS NULL", limit=limit))
+        return await self._journal.read(
+            lambda database: database.segments.select("delivered_time IS NULL", limit=limit)
+        )
 
     async def history(self, start_ns: int, end_ns: int) -> tuple[list[SegmentEntry], list[Page]]:
         """Return what may hold source times in ``start_ns <= t < end_ns``: segments, and the pages that are in none."""
-        return await self._journal.read(lambda database: database.history(start_ns, end_ns))
+        return await self._journal.read(lambda database: database.segments.history(start_ns, end_ns))
 
     async def read(self, entry: SegmentEntry) -> bytes:
         """Return the bytes of *entry*, checked against the digest that was recorded.
@@ -60,7 +62,7 @@ class SegmentStore:
 
         Ranges that touch count as one. Others stay as they are.
         """
-        return await self._journal.write(lambda database: database.set_delivered(ranges))
+        return await self._journal.write(lambda database: database.segments.set_delivered(ranges))
 
     async def withdraw_outside(self, held: Sequence[tuple[int, int]]) -> int:
         """Take back what was marked as delivered and does not lie inside *held*, all that the cloud says it has.
@@ -68,7 +70,7 @@ class SegmentStore:
         A cloud that was restored from a backup holds less than before: what it lost becomes pending again. What it
         holds beyond is not marked here: only its answer to the very bytes says that it holds these.
         """
-        return await self._journal.write(lambda database: database.withdraw_outside(held))
+        return await self._journal.write(lambda database: database.segments.withdraw_outside(held))
 
     async def wait_beyond(self, seq: int) -> bool:
         """Wait until a segment ends after *seq*; return False when the journal is closed instead."""
@@ -118,7 +120,7 @@ async def compact_once(journal: Journal, *, max_pages: int) -> SegmentEntry | No
 
 async def remove_orphans(journal: Journal) -> None:
     """Remove files that a crash left between writing and recording them."""
-    entries = await journal.read(lambda database: database.segments())
+    entries = await journal.read(lambda database: database.segments.select())
     recorded = {entry.path for entry in entries}
     folder = journal.state_dir / "segments"
     for path in [path for path in folder.glob("*.wseg*") if path not in recorded]:
@@ -127,7 +129,7 @@ async def remove_orphans(journal: Journal) -> None:
 
 
 def _record(database: JournalDatabase, entry: SegmentEntry) -> None:
-    database.record_segment(entry)
+    database.segments.record(entry)
     if database.trimmable() >= _TRIM_PAGES:
         database.trim()
 

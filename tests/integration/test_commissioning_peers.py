@@ -193,7 +193,10 @@ def test_check_tells_faults_apart(place: Place) -> None:
     }  # fmt: skip
     assert "BadNodeIdUnknown" in tags["p/gone"]["reason"]
     assert "holds String, not numbers" in tags["p/text"]["reason"]
-    assert "BadSensorFailure in between" in tags["p/sometimes"]["reason"]
+    assert tags["p/sometimes"]["reason"] in {  # which of the two is there when the look ends is chance
+        "Good now, and BadSensorFailure in between",
+        "BadSensorFailure now, and Good in between",
+    }
     assert tags["p/queue"]["overflows"] > 0
     assert any("overflowed" in remark for remark in tags["p/queue"]["remarks"])
     assert tags["p/plain"]["overflows"] == 0

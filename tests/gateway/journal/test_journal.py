@@ -111,7 +111,7 @@ async def test_every_commit_is_flushed(journal: Journal) -> None:
     """The two settings that stand behind "durable on return"."""
     pragmas = await journal.write(
         lambda database: [
-            database._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
+            database.writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
         ]
     )
     assert pragmas == ["wal", 2]
@@ -247,7 +247,7 @@ async def test_on_a_full_disk_nothing_is_half_stored(journal: Journal, tmp_path:
 async def failing_position(journal: Journal) -> None:
     """Make the table of positions refuse every change from now on."""
     trigger = "CREATE TRIGGER refuse BEFORE INSERT ON position BEGIN SELECT RAISE(ABORT, 'injected'); END"
-    await journal.write(lambda database: database._writer.execute(trigger).close())
+    await journal.write(lambda database: database.writer.execute(trigger).close())
 
 
 async def test_results_are_not_stored_when_the_position_cannot_move(journal: Journal) -> None:

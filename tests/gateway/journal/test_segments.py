@@ -106,7 +106,7 @@ async def test_a_late_reader_whose_segment_is_gone_is_told(journal: Journal) -> 
     entry.path.unlink()
     with pytest.raises(JournalError, match="cannot be read"):
         await anext(aiter((await journal.reader("late")).pages()))
-    await journal.write(lambda database: database._writer.execute("DELETE FROM segment").close())
+    await journal.write(lambda database: database.writer.execute("DELETE FROM segment").close())
     with pytest.raises(JournalError, match="page 1 is in no segment"):
         await anext(aiter((await journal.reader("late")).pages()))
 
@@ -153,7 +153,7 @@ async def test_a_recorded_range_never_changes(journal: Journal) -> None:
     entry = await compact_once(journal, max_pages=2)
     assert entry is not None
     with pytest.raises(JournalError, match="does not follow page 2"):
-        await journal.write(lambda database: database.record_segment(entry))
+        await journal.write(lambda database: database.segments.record(entry))
     assert ranges(await SegmentStore(journal).segments()) == [(1, 2)]
 
 
