@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.errors import JournalError
@@ -119,30 +120,44 @@ class SegmentTable:
         newest_first: bool = False,
     ) -> list[SegmentEntry]:
         """Return the segments that *where* selects, oldest first; on the reading thread unless told otherwise."""
-        order = "DESC" if newest_first else "ASC"
-        rows = (connection or self._database.reader).execute(
-            f"SELECT {_COLUMNS} FROM segment WHERE {where} ORDER BY first_seq {order} LIMIT ?",  # noqa: S608 - our own words
-            (*arguments, limit),
+        chosen = connection or self._database.reader
+        return select_segments(chosen, self._folder, where, arguments, limit, newest_first=newest_first)
+
+
+def select_segments(
+    connection: sqlite3.Connection,
+    folder: Path,
+    where: str = "1",
+    arguments: Sequence[int] = (),
+    limit: int = -1,
+    *,
+    newest_first: bool = False,
+) -> list[SegmentEntry]:
+    """Return the segments in *folder* that *where* selects among the rows behind *connection*, oldest first."""
+    order = "DESC" if newest_first else "ASC"
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM segment WHERE {where} ORDER BY first_seq {order} LIMIT ?",  # noqa: S608 - our own words
+        (*arguments, limit),
+    )
+    return [
+        SegmentEntry(
+            first_seq=row[0],
+            last_seq=row[1],
+            path=folder / row[2],
+            digest=row[3],
+            previous=row[4],
+            size=row[5],
+            observations=row[6],
+            start_ns=row[7],
+            end_ns=row[8],
+            delivered=row[9] is not None,
+            closed_age_s=row[10],
+            withheld=row[11],
+            expired=row[12],
+            refused=row[13] or "",
         )
-        return [
-            SegmentEntry(
-                first_seq=row[0],
-                last_seq=row[1],
-                path=self._folder / row[2],
-                digest=row[3],
-                previous=row[4],
-                size=row[5],
-                observations=row[6],
-                start_ns=row[7],
-                end_ns=row[8],
-                delivered=row[9] is not None,
-                closed_age_s=row[10],
-                withheld=row[11],
-                expired=row[12],
-                refused=row[13] or "",
-            )
-            for row in rows
-        ]
+        for row in rows
+    ]
 
 
 def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
