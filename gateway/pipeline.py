@@ -29,13 +29,14 @@ import structlog
 from gateway.bundles.slots import BundleSlots
 from gateway.condition_monitoring.blocks import ActiveBundle, Blocks, by_zone
 from gateway.condition_monitoring.monitor import monitor
-from gateway.config import GatewayConfig, HistorianConfig
+from gateway.config import GatewayConfig
 from gateway.data_acquisition import AcquisitionCounters, Batch, open_sources
 from gateway.data_acquisition.certificate import certificate_warnings
 from gateway.data_acquisition.tags import wanted_tags
 from gateway.data_acquisition.unseen import no_longer_wanted
 from gateway.errors import ConfigError
-from gateway.historian import InfluxHistorian, keep_history
+from gateway.historian import EmbeddedHistorian, Historian, InfluxHistorian, keep_history
+from gateway.historian.past import Past
 from gateway.journal import Journal, JournalReader, compact
 from gateway.reload import changes, needs_restart, with_tags_of
 from gateway.status import (
@@ -104,6 +105,7 @@ class Gateway:
         self._journal = journal
         self._uplink = UplinkCondition()
         self._sources = open_sources(config, journal)
+        self._historian: Historian = EmbeddedHistorian(journal)
         self._blocks = _blocks(config)
         self._assets_changed = asyncio.Event()
         self._positions: dict[str, int] = {}
@@ -127,6 +129,7 @@ class Gateway:
         """Start everything, and return the tasks by stage, in the order in which they stop."""
         journal, config = self._journal, self._config
         await self._give_up_holes()
+        self._historian = InfluxHistorian(config.historian) if config.historian else EmbeddedHistorian(journal)
         interval_s = config.uplink.segment_interval_s if config.uplink else LOCAL_SEGMENT_INTERVAL_S
         max_pages = config.uplink.segment_max_pages if config.uplink else LOCAL_SEGMENT_MAX_PAGES
 
@@ -135,8 +138,8 @@ class Gateway:
 
         sources = [start(acquire(s, journal), f"acquire {name}") for name, s in self._sources.items()]
         readers = [start(self._monitor(), "monitor")]
-        if config.historian is not None:
-            readers.append(start(_historian(await journal.reader("historian"), config.historian), "historian"))
+        if isinstance(self._historian, InfluxHistorian):
+            readers.append(start(_historian(await journal.reader("historian"), self._historian), "historian"))
         else:
             await journal.forget_reader("historian")  # pages need not wait for one that was taken out
         segments = [start(compact(journal, interval_s=interval_s, max_pages=max_pages), "compactor")]
@@ -152,7 +155,8 @@ class Gateway:
         while True:
             self._assets_changed.clear()
             reader = await self._journal.reader("monitor")
-            work = asyncio.create_task(monitor(reader, self._blocks))
+            past = Past(self._journal, self._historian if self._config.historian else None)
+            work = asyncio.create_task(monitor(reader, self._blocks, past))
             changed = asyncio.create_task(self._assets_changed.wait())
             try:
                 await asyncio.wait((work, changed), return_when=asyncio.FIRST_COMPLETED)
@@ -237,8 +241,7 @@ class Gateway:
         return tuple(found)
 
 
-async def _historian(reader: JournalReader, config: HistorianConfig) -> None:
-    historian = InfluxHistorian(config)
+async def _historian(reader: JournalReader, historian: InfluxHistorian) -> None:
     try:
         await keep_history(reader, historian)
     finally:

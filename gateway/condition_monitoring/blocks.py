@@ -24,6 +24,7 @@ from models.records import (
     Observations,
     Results,
     State,
+    Stream,
     Zone,
 )
 
@@ -86,6 +87,7 @@ class Blocks:
         self._running: dict[str, ClassBlocks | Unmonitored] = {c: self._unmonitored(c) for c in self._assets}
         self._replaced: dict[str, ClassBlocks] = {}
         self._failed: dict[str, Token | None] = {}
+        self._anew: set[str] = set()
         self.warnings: dict[str, str] = {}
 
     def restore(self, saved: bytes | None) -> None:
@@ -139,6 +141,21 @@ class Blocks:
                 withdrawn += running.withdraw()
         return Results(events=tuple(events), advisories=tuple(withdrawn))
 
+    def windows_begun_anew(self) -> list[tuple[tuple[Stream, ...], int]]:
+        """Return the streams of each asset whose windows have just begun from nothing, and how many ns of past help.
+
+        Each is told once; `prime` takes what was stored of them.
+        """
+        begun = [running for name in sorted(self._anew) if isinstance(running := self._running[name], ClassBlocks)]
+        self._anew.clear()
+        return [(streams, b.manipulator.past_ns) for b in begun for streams in b.streams_of_assets.values()]
+
+    def prime(self, observations: Observations) -> None:
+        """Let windows that begin anew know *observations* of the past; nothing is told of those."""
+        for running in self._running.values():
+            if isinstance(running, ClassBlocks):
+                running.manipulator.prime(observations)
+
     def advance(self, observations: Observations) -> tuple[Results, bytes]:
         """Return what *observations* add to the log, and what to save with the position."""
         return self.results((observations,)), self.state()
@@ -188,10 +205,11 @@ class Blocks:
             if bundle is None:
                 self._running[asset_class] = self._unmonitored(asset_class)
                 return True
-            running = self._blocks_of(asset_class, bundle)
+            running, anew = self._blocks_of(asset_class, bundle), True
             if memory.manipulator and memory.feature_hash == bundle.manifest.feature_hash:
                 try:
                     running.manipulator.restore(memory.manipulator)
+                    anew = False
                 except ValueError as error:  # of another version of this software: no reason to go without models
                     log.warning(
                         "saved windows cannot be read; they start anew", asset_class=asset_class, error=str(error)
@@ -204,6 +222,8 @@ class Blocks:
             return False
         memory.feature_hash = bundle.manifest.feature_hash
         self._running[asset_class] = running
+        if anew:
+            self._anew.add(asset_class)
         self.warnings.pop(asset_class, None)
         self._failed.pop(asset_class, None)
         return True

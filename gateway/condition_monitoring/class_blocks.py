@@ -31,6 +31,7 @@ from models.records import (
     Prognosis,
     Results,
     State,
+    Stream,
     Zone,
     from_ns,
 )
@@ -67,6 +68,7 @@ class ClassBlocks:
         manifest = bundle.manifest
         self._described = described
         self._bundle = bundle
+        self._asset_ids = tuple(asset_ids)
         self.manipulator = Manipulator(bundle, asset_ids)
         self._detector = Detector(
             asset_class=manifest.asset_class, thresholds=manifest.thresholds, model_version=manifest.version
@@ -82,6 +84,14 @@ class ClassBlocks:
             model_version=manifest.version,
             contexts=contexts,
         )
+
+    @property
+    def streams_of_assets(self) -> dict[str, tuple[Stream, ...]]:
+        """The streams that the models look at, by asset."""
+        return {
+            asset_id: tuple(Stream(asset_id, channel.name) for channel in self._bundle.specification.channels)
+            for asset_id in self._asset_ids
+        }
 
     @property
     def on_delay_windows(self) -> int:

@@ -46,6 +46,16 @@ class Manipulator:
         self._remember(windows, prepared.features)
         return windows, prepared
 
+    @property
+    def past_ns(self) -> int:
+        """How much of the past `prime` can use, in ns: the open windows, and those the context looks back on."""
+        spec = self._spec
+        return spec.window_ns + spec.late_ns + spec.context_windows * spec.step_ns
+
+    def prime(self, observations: Observations) -> None:
+        """Take *observations* of the past: nothing is told of the windows they close, but later ones know them."""
+        self.manipulate(observations)
+
     def state(self) -> bytes:
         """Return what `restore` needs to go on from here."""
         history = {asset_id: (ends.tobytes(), rows.tobytes()) for asset_id, (ends, rows) in self._history.items()}

@@ -6,9 +6,15 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
 
+import structlog
+
 from gateway.condition_monitoring.blocks import Blocks, joined
+from gateway.errors import GatewayError
+from gateway.historian.past import Past
 from gateway.journal import JournalReader
 from models.records import Observations, Page
+
+log = structlog.get_logger()
 
 BATCH_ROWS = 20_000
 GATHER_S = 0.1  # pages that come within this time share one commit
@@ -18,17 +24,20 @@ SAVING_SHARE = 0.05
 LONGEST_WAIT_S = 120.0
 
 
-async def monitor(reader: JournalReader, blocks: Blocks) -> None:
+async def monitor(reader: JournalReader, blocks: Blocks, past: Past | None = None) -> None:
     """Turn observations into advisories, from where the reader last stopped.
 
     Results, position and what the blocks remember are committed in one transaction: after any interruption the same
-    pages are read again by blocks that know what they knew then, so no state is lost and none comes twice.
+    pages are read again by blocks that know what they knew then, so no state is lost and none comes twice. Windows that
+    begin anew, because a bundle came that cuts others, begin with what *past* has of the time before.
     """
     blocks.restore(reader.state)
     now = asyncio.get_running_loop().time
     pace, waiting, seq, is_saved = Pace(), [], reader.position, True
     async for pages in batches(reader.pages()):
         activated = await asyncio.to_thread(blocks.follow_bundles)
+        if past is not None:
+            await _prime(blocks, past, seq)
         found = await asyncio.to_thread(blocks.results, [page.content for page in pages])
         waiting += [results for results in (activated, found) if results]
         seq = pages[-1].seq if pages else seq
@@ -42,6 +51,17 @@ async def monitor(reader: JournalReader, blocks: Blocks) -> None:
             await reader.commit(seq, results=joined(waiting), state=state)
             pace.saved(begin, now())
             waiting, is_saved = [], True
+
+
+async def _prime(blocks: Blocks, past: Past, until_seq: int) -> None:
+    """Give windows that have just begun anew what was stored up to page *until_seq*; an asset at a time."""
+    for streams, length_ns in blocks.windows_begun_anew():
+        try:
+            rows = await past.read(streams, length_ns, until_seq)
+        except GatewayError as error:
+            log.warning("windows begin without their past", asset_id=streams[0].asset_id, reason=str(error))
+            continue
+        await asyncio.to_thread(blocks.prime, rows)
 
 
 class Pace:
