@@ -24,6 +24,7 @@ class SegmentEntry:
         end_ns: The newest.
         delivered: Whether the cloud has confirmed it.
         previous: Digest of the segment before it; empty for the first, and where an older version wrote it.
+        stands_for: Digest of the segment whose place it has taken; empty when it is the first in its place.
         closed_age_s: The journal's age, in seconds of running, when it was closed.
         withheld: Observations that an upload policy leaves out of what is sent of it.
         expired: Observations of it that are gone: a tombstone has taken its place.
@@ -40,10 +41,16 @@ class SegmentEntry:
     end_ns: int | None
     delivered: bool
     previous: str = ""
+    stands_for: str = ""
     closed_age_s: float = 0.0
     withheld: int = 0
     expired: int = 0
     refused: str = ""
+
+    @property
+    def chain_digest(self) -> str:
+        """What the next segment's ``previous`` must be."""
+        return self.stands_for or self.digest
 
 
 def read_segment(entry: SegmentEntry) -> bytes:

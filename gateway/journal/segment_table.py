@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "first_seq, last_seq, path, digest, previous, size, observations, start_time, end_time, delivered_time, "
-    "closed_age_s, withheld, expired, refused"
+    "closed_age_s, withheld, expired, refused, stands_for"
 )
 
 
