@@ -210,6 +210,8 @@ class Gateway:
                 appended=counters.appended,
                 repeats_dropped=counters.repeats_dropped,
                 pages=counters.pages,
+                expired=dict(counters.expired),
+                quarantined_pages=counters.quarantined_pages,
             ),
             readers={**self._positions, "compactor": counters.compacted_pages},
             uplink=UplinkHealth(
@@ -218,6 +220,9 @@ class Gateway:
                 observations_stored=counters.appended,
                 observations_delivered=counters.delivered,
                 observations_pending=counters.pending,
+                observations_withheld=counters.withheld,
+                observations_expired=sum(counters.expired.values()),
+                segments_refused=counters.segments_refused,
             ),
             acquisition={name: _source_health(source.counters) for name, source in self._sources.items()},
             bundles={asset_class: _bundle_health(bundle) for asset_class, bundle in self._blocks.active().items()},

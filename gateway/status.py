@@ -21,23 +21,29 @@ from prometheus_client.registry import Collector
 
 @dataclass(frozen=True, kw_only=True)
 class JournalHealth:
-    """The journal's counters since it was opened, and its last page ever."""
+    """The journal's counters, and its last page ever; ``trouble`` says why it cannot be written, empty when it can."""
 
     last_seq: int
     appended: int
     repeats_dropped: int
     pages: int
+    expired: dict[str, int] = field(default_factory=dict)
+    quarantined_pages: int = 0
+    trouble: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UplinkHealth:
-    """Delivery to the cloud; ``stored = delivered + pending`` holds at every moment."""
+    """Delivery to the cloud; ``stored = delivered + withheld + pending + expired`` holds at every moment."""
 
     connected: bool
     segments_pending: int
     observations_stored: int
     observations_delivered: int
     observations_pending: int
+    observations_withheld: int = 0
+    observations_expired: int = 0
+    segments_refused: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +158,14 @@ def _journal_metrics(report: HealthReport) -> Iterator[Metric]:
         "Observations that were already stored and came again.",
         journal.repeats_dropped,
     )
+    expired = CounterMetricFamily(
+        "wearsight_journal_observations_expired", "Observations gone undelivered.", labels=["reason"]
+    )
+    for reason, count in journal.expired.items():
+        expired.add_metric([reason], count)
+    yield expired
+    yield _gauge("wearsight_journal_pages_quarantined", "Pages found damaged and put aside.", journal.quarantined_pages)
+    yield _gauge("wearsight_journal_writable", "0 while the disk takes nothing.", int(not journal.trouble))
     positions = GaugeMetricFamily(
         "wearsight_reader_position", "Last page that a reader of the journal is done with.", labels=["reader"]
     )
@@ -165,12 +179,16 @@ def _journal_metrics(report: HealthReport) -> Iterator[Metric]:
 def _uplink_metrics(uplink: UplinkHealth) -> Iterator[Metric]:
     yield _gauge("wearsight_uplink_connected", "1 while the cloud answers.", int(uplink.connected))
     yield _gauge("wearsight_uplink_segments_pending", "Segments the cloud has not confirmed.", uplink.segments_pending)
-    rows = GaugeMetricFamily(
-        "wearsight_observations", "Observations kept here: stored = delivered + pending.", labels=["state"]
+    yield _gauge(
+        "wearsight_uplink_segments_refused", "Of these, the ones the cloud will not take.", uplink.segments_refused
     )
-    rows.add_metric(["stored"], uplink.observations_stored)
-    rows.add_metric(["delivered"], uplink.observations_delivered)
-    rows.add_metric(["pending"], uplink.observations_pending)
+    rows = GaugeMetricFamily(
+        "wearsight_observations",
+        "Observations stored here: stored = delivered + withheld + pending + expired.",
+        labels=["state"],
+    )
+    for state in ("stored", "delivered", "withheld", "pending", "expired"):
+        rows.add_metric([state], getattr(uplink, f"observations_{state}"))
     yield rows
 
 

@@ -52,7 +52,10 @@ async def test_health_tells_what_the_rollout_reads() -> None:
         health = await answer.json()
 
     assert health["status"] == "degraded"
-    assert health["journal"] == {"last_seq": 9, "appended": 100, "repeats_dropped": 3, "pages": 9}
+    assert health["journal"] == {
+        "last_seq": 9, "appended": 100, "repeats_dropped": 3, "pages": 9,
+        "expired": {}, "quarantined_pages": 0, "trouble": "",
+    }  # fmt: skip
     assert health["readers"]["monitor"] == 8
     assert health["acquisition"]["cell-1"]["connected"] is False
     assert health["bundles"]["centrifugal_pump"]["version"] == 2
