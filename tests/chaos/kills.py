@@ -1,0 +1,66 @@
+"""The gateway's process is killed at any moment, again and again, and started on what it left."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from gateway.errors import JournalError
+from tests.chaos.acts import Act, Dose, Trial, chance_of
+from tests.chaos.oracle import found_at
+from tests.chaos.plant import Plant
+from tests.chaos.program import LIVE
+from tests.chaos.promises import batches_said, judge_work
+from tests.chaos.running import Program
+
+_BEFORE_OPEN = 0.2  # of the kills come while it starts or opens the journal
+_STARTING_S = 0.8
+
+
+async def _kills(folder: Path, seed: int, trials: int) -> AsyncIterator[Trial]:
+    async for trial in _kill_series(folder, seed, trials, "live"):
+        yield trial
+
+
+async def _kills_of_early(folder: Path, seed: int, trials: int) -> AsyncIterator[Trial]:
+    async for trial in _kill_series(folder, seed, trials, "early"):
+        yield trial
+
+
+async def _kill_series(folder: Path, seed: int, trials: int, mode: str) -> AsyncIterator[Trial]:
+    chance = chance_of(seed)
+    plant, said = Plant(seed=seed, **LIVE), set[int]()
+    for _ in range(trials):
+        program = Program(mode, folder, seed)
+        if chance.random() < _BEFORE_OPEN:
+            lines, further_s = 0, chance.uniform(0.3, _STARTING_S)
+        else:
+            lines, further_s = chance.randint(1, 120), chance.uniform(0, 0.02)
+        death = await program.killed(after_lines=lines, further_s=further_s)
+        said |= batches_said(program.said)
+        wrong = [death] if death else []
+        try:
+            found = await found_at(folder)
+            wrong += judge_work(plant, found, said).wrong
+            stored = len(found.rows)
+        except JournalError as error:
+            wrong.append(f"cannot be opened or read: {error}")
+            stored = 0
+        yield Trial(what=f"killed after {lines} lines and {further_s * 1e3:.1f} ms, {stored} rows", wrong=tuple(wrong))
+
+
+KILLS = Act(
+    name="kills",
+    promise="killed during ingest and started again, it has all it acknowledged, once, and splits nothing",
+    series=_kills,
+    trials={Dose.QUICK: 4, Dose.STANDARD: 50, Dose.NIGHTLY: 500},
+    per_series=10,
+)
+KILLS_CONTROL = Act(
+    name="kills-control",
+    promise="a program that acknowledges before the commit is found out",
+    series=_kills_of_early,
+    trials={Dose.QUICK: 3, Dose.STANDARD: 5, Dose.NIGHTLY: 5},
+    per_series=5,
+    is_control=True,
+)

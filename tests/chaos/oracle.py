@@ -1,0 +1,243 @@
+"""The oracle: holds what a journal or a lake has against what the plant made, and checks the conservation laws.
+
+The laws are design.md's: each acknowledged observation is stored exactly once and as it was, or it is told as lost
+with its count; ``appended == delivered + withheld + pending + expired``; seq counts pages without holes; nothing is
+there that nobody made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gateway.journal import Journal, JournalCounters, SegmentStore
+from gateway.journal.database import JournalDatabase
+from models.records import Gap, GatewayEvent, Int64Array, Observations, Page, Results, Stream, to_ns
+from models.segment import decode_segment
+from tests.chaos.rows import Difference, difference, told
+
+GATEWAY_ID = "gw-1"
+QUARANTINED = "page_quarantined"
+_SHOWN = 3
+_CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a journal holds, in tables and in segments.
+
+    Attributes:
+        epoch: Of which journal.
+        rows: All observations.
+        seq: The page of each, shape ``(n,)``.
+        results: Pages of results, each with its seq.
+        ranges: The closed ranges of seq that its pages and segments cover, in order.
+        counters: What it says of itself.
+        positions: By reader: the last page it has done.
+    """
+
+    epoch: str
+    rows: Observations
+    seq: Int64Array
+    results: tuple[tuple[int, Results], ...]
+    ranges: tuple[tuple[int, int], ...]
+    counters: JournalCounters
+    positions: dict[str, int]
+
+    @property
+    def gaps(self) -> list[Gap]:
+        """All gap records."""
+        return [gap for _, results in self.results for gap in results.gaps]
+
+    def events(self, kind: str) -> list[GatewayEvent]:
+        """Return the events of *kind*."""
+        return [event for _, results in self.results for event in results.events if event.kind == kind]
+
+
+async def found_in(journal: Journal) -> Found:
+    """Return what an open *journal* holds."""
+    store = SegmentStore(journal)
+    parts: list[Observations] = []
+    seqs: list[Int64Array] = []
+    results: list[tuple[int, Results]] = []
+    ranges: list[tuple[int, int]] = []
+    for entry in await store.segments():
+        segment = decode_segment(await store.read(entry))
+        parts.append(segment.observations)
+        seqs.append(segment.seq)
+        results += segment.results
+        ranges.append((entry.first_seq, entry.last_seq))
+    after = journal.counters.compacted_pages
+    while pages := await _pages(journal, after):
+        for page in pages:
+            if isinstance(page.content, Results):
+                results.append((page.seq, page.content))
+            else:
+                parts.append(page.content)
+                seqs.append(np.full(len(page.content), page.seq))
+            ranges.append((page.seq, page.seq))
+        after = pages[-1].seq
+    return Found(
+        epoch=journal.epoch,
+        rows=Observations.concatenate(parts),
+        seq=np.concatenate([np.zeros(0, np.int64), *seqs]),
+        results=tuple(results),
+        ranges=tuple(ranges),
+        counters=journal.counters,
+        positions=await journal.positions(),
+    )
+
+
+async def _pages(journal: Journal, after: int) -> list[Page]:
+    def some(database: JournalDatabase) -> list[Page]:
+        return database.decoded_pages(after, limit=100_000, max_bytes=_CHUNK_BYTES)
+
+    return await journal.read(some)
+
+
+async def found_at(state_dir: Path, gateway_id: str = GATEWAY_ID) -> Found:
+    """Return what the journal of a gateway that has ended holds; opening it is what a restart does."""
+    journal = await Journal.open(state_dir, gateway_id)
+    try:
+        return await found_in(journal)
+    finally:
+        await journal.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of the rows a plant made.
+
+    Attributes:
+        made: How many rows the judgement is about.
+        stored: How many were found.
+        in_gaps: How many were not, but lie inside a gap record.
+        expired: How many the journal says are gone.
+        causes: Gap records by cause.
+        wrong: Each broken law, as text; empty when all are kept.
+    """
+
+    made: int
+    stored: int
+    in_gaps: int = 0
+    expired: int = 0
+    causes: Counter[str] = field(default_factory=Counter)
+    wrong: tuple[str, ...] = ()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether every law holds."""
+        return not self.wrong
+
+    def __str__(self) -> str:
+        summary = f"{self.made} made, {self.stored} stored, {self.in_gaps} in gaps, {self.expired} expired"
+        causes = [f"{count} x {cause!r}" for cause, count in self.causes.items()]
+        return "\n  ".join([summary, *self.wrong, *causes])
+
+
+def judge(made: Observations, found: Found) -> Verdict:
+    """Hold what a journal has against all that it has acknowledged, *made*, in which nothing is twice.
+
+    So many rows as the journal counts as expired have to be missing, exactly.
+    """
+    expired = sum(found.counters.expired.values())
+    apart = difference(made, found.rows)
+    wrong = _told_difference(apart)
+    if len(apart.missing) != expired:
+        wrong.insert(0, f"{len(apart.missing)} missing, {expired} told as gone: {_first(apart.missing)}")
+    return Verdict(
+        made=len(made),
+        stored=_kept(made, apart),
+        in_gaps=int(_in_gaps(apart.missing, found.gaps).sum()),
+        expired=expired,
+        causes=Counter(gap.cause for gap in found.gaps),
+        wrong=(*wrong, *_counted(found), *_seq_whole(found), *_quarantine_told(found)),
+    )
+
+
+def judge_rows(made: Observations, found: Observations, gaps: Sequence[Gap] = ()) -> Verdict:
+    """Hold *found* rows, of a journal, a historian or the lake, against *made*, in which nothing is twice.
+
+    A row that is missing has to lie inside a gap record of its stream.
+    """
+    apart = difference(made, found)
+    in_gaps = _in_gaps(apart.missing, gaps)
+    unsaid = apart.missing.take(~in_gaps)
+    wrong = _told_difference(apart)
+    if len(unsaid):
+        wrong.insert(0, f"{len(unsaid)} missing: {_first(unsaid)}")
+    return Verdict(
+        made=len(made),
+        stored=_kept(made, apart),
+        in_gaps=int(in_gaps.sum()),
+        causes=Counter(gap.cause for gap in gaps),
+        wrong=tuple(wrong),
+    )
+
+
+def _kept(made: Observations, apart: Difference) -> int:
+    return len(made) - len(apart.missing) - len(apart.altered)
+
+
+def _told_difference(apart: Difference) -> list[str]:
+    kinds = {"twice": apart.twice, "altered": apart.altered, "foreign": apart.foreign}
+    return [f"{len(rows)} {kind}: {_first(rows)}" for kind, rows in kinds.items() if len(rows)]
+
+
+def _first(rows: Observations) -> str:
+    return "; ".join(told(rows, row) for row in range(min(len(rows), _SHOWN)))
+
+
+def _in_gaps(rows: Observations, gaps: Sequence[Gap]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Return which *rows* lie inside a gap record of their stream; its ends are exact to a microsecond."""
+    inside = np.zeros(len(rows), np.bool_)
+    places = {stream: place for place, stream in enumerate(rows.streams)}
+    for gap in gaps:
+        place = places.get(Stream(gap.asset_id, gap.channel))
+        if place is not None:
+            start, end = to_ns(gap.from_time), to_ns(gap.to_time) + 999
+            inside |= (rows.stream == place) & (rows.source_time >= start) & (rows.source_time <= end)
+    return inside
+
+
+def _counted(found: Found) -> list[str]:
+    now = found.counters
+    expired = sum(now.expired.values())
+    wrong = []
+    if now.appended != now.delivered + now.withheld + now.pending + expired:
+        wrong.append(
+            f"{now.appended} appended are not {now.delivered} delivered + {now.withheld} withheld + {now.pending} "
+            f"pending + {expired} expired"
+        )
+    if now.appended != len(found.rows) + expired:
+        wrong.append(f"{now.appended} appended are not {len(found.rows)} found + {expired} expired")
+    return wrong
+
+
+def _seq_whole(found: Found) -> list[str]:
+    wrong, after = [], 0
+    for first, last in sorted(found.ranges):
+        if first != after + 1:
+            wrong.append(f"seq {first} follows {after}")
+        after = last
+    if after != found.counters.pages:
+        wrong.append(f"the last seq is {after}, {found.counters.pages} pages are counted")
+    pages = [*np.unique(found.seq).tolist(), *(seq for seq, _ in found.results)]
+    outside = [seq for seq in pages if not 1 <= seq <= after]
+    twice = [seq for seq, count in Counter(pages).items() if count > 1]
+    empty = after - len(set(pages))
+    wrong += [f"pages {outside[:_SHOWN]} are outside of what is counted"] if outside else []
+    wrong += [f"pages {twice[:_SHOWN]} hold observations and results"] if twice else []
+    wrong += [f"{empty} pages hold nothing"] if empty > 0 else []
+    return wrong
+
+
+def _quarantine_told(found: Found) -> list[str]:
+    """Each damaged page is told by an event with its observations, and no other."""
+    told_rows = sum(int(event.detail["observations"]) for event in found.events(QUARANTINED))
+    damaged = found.counters.expired.get("damaged", 0)
+    return [] if told_rows == damaged else [f"{damaged} observations are damaged, events tell {told_rows}"]

@@ -1,0 +1,50 @@
+"""What the program under test was promised, held against what its journal has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from tests.chaos.oracle import QUARANTINED, Found, Verdict, judge
+from tests.chaos.plant import Plant
+from tests.chaos.program import EVERY_NTH_WITH_RESULTS, MONITORED, OF_BATCH
+
+
+def batches_said(lines: Iterable[str]) -> set[int]:
+    """Return the batches that *lines* say are stored."""
+    return {int(line.split()[1]) for line in lines if line.startswith("ack ")}
+
+
+def judge_work(plant: Plant, found: Found, acknowledged: set[int]) -> Verdict:
+    """Judge a journal of the program under test.
+
+    A batch that was acknowledged is there. One that was not may be there, but whole; with its results, in order, and
+    with what the monitor made of it exactly as far as the monitor says it has come.
+    """
+    there = set(np.unique(plant.batches_of(found.rows.source_time)).tolist())
+    verdict = judge(plant.batches(sorted(acknowledged | {batch for batch in there if batch >= 0})), found)
+    lost = {int(event.detail["seq"]) for event in found.events(QUARANTINED)}
+    return replace(verdict, wrong=(*verdict.wrong, *_results_wrong(found, there, lost)))
+
+
+def _results_wrong(found: Found, there: set[int], lost: set[int]) -> list[str]:
+    """Return what is wrong with results; at most as many as pages were *lost* may be missing."""
+    of_batches = Counter(int(event.message) for event in found.events(OF_BATCH))
+    monitored = Counter(int(event.message) for event in found.events(MONITORED))
+    position = found.positions.get("monitor", 0)
+    wanted = {batch for batch in there if batch % EVERY_NTH_WITH_RESULTS == 0}
+    pages = {seq for seq in np.unique(found.seq).tolist() if seq <= position}
+    wrong = []
+    if any(count > 1 for count in (of_batches | monitored).values()):
+        wrong.append("results are there twice")
+    if len(wanted - of_batches.keys()) > len(lost) or len(of_batches.keys() - wanted) > len(lost):
+        wrong.append(f"results of batches {sorted(of_batches.keys() ^ wanted)[:5]} are without them, or they without")
+    if len(pages - monitored.keys()) > len(lost) or not monitored.keys() <= pages | lost:
+        wrong.append(
+            f"the monitor is at {position}; pages {sorted(pages ^ monitored.keys())[:5]} are without its results, "
+            "or these without it"
+        )
+    return wrong

@@ -1,0 +1,42 @@
+"""A quick dose of each act; `make chaos` gives whole ones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.acts import Act, Dose, Trial
+from tests.chaos.driver import play, table
+from tests.chaos.repertoire import ACTS
+
+SEED = 20261121
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("act", [act for act in ACTS if act.stage == "disk"], ids=lambda act: act.name)
+async def test_the_promise_of_the_act_is_kept(act: Act) -> None:
+    """The trials of an act break nothing, those of a control do."""
+    lines: list[str] = []
+    (outcome,) = await play([act], Dose.QUICK, SEED, lines.append)
+    assert outcome.is_kept, "\n".join([act.promise, *lines])
+
+
+async def test_a_broken_promise_is_told_with_its_seed() -> None:
+    """A series that breaks is in the outcome, and a control that breaks nothing proves nothing."""
+
+    async def series(_: Path, seed: int, trials: int) -> AsyncIterator[Trial]:
+        for place in range(trials):
+            yield Trial(what="tried", wrong=("broken",) if seed == 8 and place == 1 else ())
+
+    trials = dict.fromkeys(Dose, 6)
+    act = Act(name="act", promise="it holds", series=series, trials=trials, per_series=2)
+    control = Act(name="control", promise="it breaks", series=series, trials=trials, per_series=2, is_control=True)
+    lines: list[str] = []
+    broken, kept = await play([act], Dose.QUICK, 7, lines.append), await play([control], Dose.QUICK, 100, lines.append)
+    assert not broken[0].is_kept
+    assert broken[0].broken == [(8, "tried: broken")]
+    assert not kept[0].is_kept
+    assert "BROKEN" in table(broken)
+    assert "PROVES NOTHING" in table(kept)
