@@ -9,6 +9,7 @@ import numpy as np
 
 from gateway.historian.historian import by_stream_and_time
 from gateway.journal import Journal, SegmentStore
+from gateway.journal.entries import SegmentEntry
 from models.records import Observations, Page, Stream
 from models.segment import decode_segment
 
@@ -19,8 +20,8 @@ class EmbeddedHistorian:
     def __init__(self, journal: Journal) -> None:
         self._segments = SegmentStore(journal)
 
-    async def write(self, page: Page) -> None:
-        """Do nothing: the page is in the journal."""
+    async def write(self, *pages: Page) -> None:
+        """Do nothing: the pages are in the journal."""
 
     async def read(self, streams: Sequence[Stream], start_ns: int, end_ns: int) -> Observations:
         """Return the observations of *streams* with ``start_ns <= source_time < end_ns``, by stream, then time.
@@ -36,8 +37,23 @@ class EmbeddedHistorian:
             compacted.append(await asyncio.to_thread(_decode_selected, data, streams, start_ns, end_ns))
         return by_stream_and_time([*compacted, *parts], streams)
 
+    async def estimate(self, streams: Sequence[Stream], start_ns: int, end_ns: int) -> int:  # noqa: ARG002 - of all
+        """Return about how many rows of all streams there are, eight samples of a waveform taken for one more."""
+        entries, pages = await self._segments.history(start_ns, end_ns)
+        rows = [_selected(rows, rows.streams, start_ns, end_ns) for rows in map(_observations, pages)]
+        found = sum(len(part) + part.samples.size // 8 for part in rows)
+        return found + sum(_share(entry, start_ns, end_ns) for entry in entries)
+
     async def close(self) -> None:
         """Do nothing: the journal is closed by its owner."""
+
+
+def _share(entry: SegmentEntry, start_ns: int, end_ns: int) -> int:
+    """Return how many rows of *entry* lie in that time, at least 1, were they spread evenly."""
+    first, last = (entry.start_ns or 0), (entry.end_ns or 0)
+    overlap = min(end_ns, last + 1) - max(start_ns, first)
+    rows = entry.observations + entry.size // 8
+    return max(rows * overlap // (last + 1 - first), 1)
 
 
 def _observations(page: Page) -> Observations:

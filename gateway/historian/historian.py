@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
+from gateway.historian.condition import HistorianCondition
 from gateway.journal import JournalReader
 from models.records import Observations, Page, Stream
+
+_BATCH_ROWS = 50_000
+_BATCH_PAGES = 1000
+_MOST_PARTS = 16
+_LAG_S = 1.0
+_GATHER_S = 1.0  # small pages wait that long for others: one request and one commit a second, not one for each
 
 
 class Historian(Protocol):
@@ -18,8 +28,8 @@ class Historian(Protocol):
     again changes nothing.
     """
 
-    async def write(self, page: Page) -> None:
-        """Store *page*; on return it is stored, however long that took."""
+    async def write(self, *pages: Page) -> None:
+        """Store *pages*, in order; on return they are stored, however long that took."""
 
     async def read(self, streams: Sequence[Stream], start_ns: int, end_ns: int) -> Observations:
         """Return the observations of *streams* with ``start_ns <= source_time < end_ns``, by stream, then time.
@@ -27,18 +37,106 @@ class Historian(Protocol):
         The streams of what is returned are *streams*, in their order.
         """
 
+    async def estimate(self, streams: Sequence[Stream], start_ns: int, end_ns: int) -> int:
+        """Return about how many rows `read` would give, and 0 only where it gives none.
+
+        Eight samples of a waveform are taken for one more row.
+        """
+
     async def close(self) -> None:
         """Let go of what it holds open."""
 
 
-async def keep_history(reader: JournalReader, historian: Historian) -> None:
+async def keep_history(
+    reader: JournalReader,
+    historian: Historian,
+    condition: HistorianCondition | None = None,
+    *,
+    gather_s: float = _GATHER_S,
+) -> None:
     """Carry every page into *historian*, from where *reader* last stopped, until the journal is closed.
 
-    The position moves after the page is stored: after a crash a page may be written again, never left out.
+    Pages are gathered, those there are and those of the next *gather_s*, and the position moves after all of them are
+    stored: after a crash pages may be written again, never left out. *condition* is told how far it is behind.
     """
-    async for page in reader.pages():
-        await historian.write(page)
-        await reader.commit(page.seq)
+    watching = asyncio.create_task(_watch_lag(reader, condition)) if condition is not None else None
+    try:
+        async with aclosing(_gathered(reader.pages(), gather_s)) as batches:
+            async for batch in batches:
+                if condition is not None:
+                    condition.oldest_pending_ns = batch[0].committed_time
+                await historian.write(*batch)
+                await reader.commit(batch[-1].seq)
+                if condition is not None:
+                    condition.oldest_pending_ns = None
+    finally:
+        if watching is not None:
+            watching.cancel()
+
+
+async def _watch_lag(reader: JournalReader, condition: HistorianCondition) -> None:
+    while not reader.journal.closed:
+        condition.pending_pages = reader.journal.last_seq - reader.position
+        await asyncio.sleep(_LAG_S)
+
+
+async def _gathered(pages: AsyncIterator[Page], gather_s: float) -> AsyncGenerator[list[Page], None]:
+    """Yield what has come, in order: at least one page, and at most so many that they fit into memory."""
+    coming = asyncio.ensure_future(anext(pages, None))
+    try:
+        while (page := await coming) is not None:
+            batch, rows = [page], _rows(page)
+            coming = asyncio.ensure_future(anext(pages, None))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(gather_s):
+                    while rows < _BATCH_ROWS and len(batch) < _BATCH_PAGES:
+                        if (page := await asyncio.shield(coming)) is None:
+                            break
+                        batch.append(page)
+                        rows += _rows(page)
+                        coming = asyncio.ensure_future(anext(pages, None))
+            yield batch
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+
+
+def _rows(page: Page) -> int:
+    return len(page.content) if isinstance(page.content, Observations) else 1
+
+
+async def read_slices(
+    historian: Historian, streams: Sequence[Stream], start_ns: int, end_ns: int, max_rows: int
+) -> AsyncIterator[Observations]:
+    """Yield what `Historian.read` would return in pieces of at most *max_rows* rows, and hold no more than a few.
+
+    Pieces come in order of time and none is empty; each is of a time of its own, by stream, then time, unless a single
+    moment has more rows than *max_rows*.
+
+    Raises:
+        HistorianError, JournalError: If the historian cannot be read; what was yielded is right.
+    """
+    left = [(start_ns, end_ns)]
+    while left:
+        start, end = left.pop()
+        found = await historian.estimate(streams, start, end) if start < end else 0
+        if not found:
+            continue
+        if found > max_rows and end - start > 1:
+            left += _parts(start, end, min(-(-found // max_rows), _MOST_PARTS))
+            continue
+        rows = await historian.read(streams, start, end)
+        if len(rows) > max_rows and end - start > 1:
+            left += _parts(start, end, 2)
+            continue
+        for first in range(0, len(rows), max_rows):
+            yield rows.take(np.arange(first, min(first + max_rows, len(rows)), dtype=np.intp))
+
+
+def _parts(start: int, end: int, count: int) -> list[tuple[int, int]]:
+    """Return *start* to *end* in *count* equal parts or fewer, the last one first."""
+    edges = sorted({start + (end - start) * place // count for place in range(count + 1)})
+    return list(pairwise(edges))[::-1]
 
 
 def by_stream_and_time(parts: Sequence[Observations], streams: Sequence[Stream]) -> Observations:

@@ -21,22 +21,29 @@ gap            asset_id, channel                        cause, to_time (ns), dur
 heartbeat      asset_id, channel                        value, status, source_time (ns)                gateway's time
 =============  =======================================  =============================================  ==============
 
-Line protocol knows neither NaN nor infinity: such a value has no ``value`` field and reads back as NaN. Samples of
-waveforms are not written.
+The status of an observation is the OPC UA status code plus ``2**32`` times its `Form`. Line protocol knows neither NaN
+nor infinity, and a field once written cannot be taken back: the form tells such a value, and a waveform, even where
+another value stood at the same time. Samples of waveforms are not written.
+
+All of it keeps to what InfluxDB 3 asks of its v2 write endpoint: no name is a tag and a field in one measurement, a
+field has one type for ever, the tags of a measurement are always the same, and none is called ``time``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from enum import IntEnum
 from functools import lru_cache
 from urllib.parse import quote, unquote
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from models.records import Observations, Page, Results, Stream, to_ns
+from models.records import FloatArray, Observations, Page, Results, Stream, to_ns
 
 Field = float | int | str | None
 
@@ -44,6 +51,42 @@ Field = float | int | str | None
 # all that is not printable. "%" alone stands for the empty name, which a tag cannot be.
 _UNSAFE = frozenset("\\%\ufffd")
 _TAG = str.maketrans({",": "\\,", "=": "\\=", " ": "\\ "})
+_CHUNK_ROWS = 5000
+
+
+class Form(IntEnum):
+    """What an observation is, beside its status."""
+
+    VALUE = 0
+    NAN = 1
+    INFINITE = 2
+    MINUS_INFINITE = 3
+    WAVEFORM = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Points in line protocol, *count* lines with line ends between them and none at the end.
+
+    Where there are several, none holds a line end in itself, so that they can be told apart again.
+    """
+
+    body: bytes
+    count: int
+
+    def split(self, at: int) -> tuple[Points, Points]:
+        """Return the first *at* points and the others; *at* is above 0 and below the count."""
+        place = -1
+        for _ in range(at):
+            place = self.body.index(b"\n", place + 1)
+        return Points(self.body[:place], at), Points(self.body[place + 1 :], self.count - at)
+
+    def each(self) -> Iterator[Points]:
+        """Yield each point by itself."""
+        if self.count == 1:
+            yield self
+        else:
+            yield from (Points(line, 1) for line in self.body.split(b"\n"))
 
 
 def tag_name(name: str) -> str:
@@ -56,32 +99,74 @@ def name_of_tag(tag: str) -> str:
     return "" if tag == "%" else unquote(tag)
 
 
+def points(page: Page) -> Iterator[Points]:
+    """Yield the points of *page*, in order."""
+    if isinstance(page.content, Observations):
+        rows = page.content
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            whole = len(rows) <= _CHUNK_ROWS
+            yield _observations(
+                rows if whole else rows.take(np.arange(start, min(start + _CHUNK_ROWS, len(rows)), dtype=np.intp)),
+                page.gateway_id,
+            )
+    else:
+        yield from (Points(line, 1) for line in _result_lines(page.content, page.gateway_id))
+
+
 def lines(page: Page) -> Iterator[bytes]:
     """Yield the points of *page*, a line each, without line ends between them."""
-    if isinstance(page.content, Observations):
-        yield from _observation_lines(page.content, page.gateway_id)
-    else:
-        yield from _result_lines(page.content, page.gateway_id)
+    for some in points(page):
+        yield from (point.body for point in some.each())
 
 
-def _observation_lines(rows: Observations, gateway_id: str) -> Iterator[bytes]:
-    heads = [_observation_head(stream, gateway_id) for stream in rows.streams]
-    bad = (rows.status >> np.uint32(31)) == 1
-    finite = np.isfinite(rows.value)
-    form = np.where(rows.sample_count > 0, 3, np.where(finite, np.where(bad, 2, 1), 0))
-    rms = _rms(rows)
-    columns = (form, rows.stream, rows.status, rows.value, rows.source_time, rms, rows.sample_count)
-    for kind, stream, status, value, time, level, count in zip(*(c.tolist() for c in columns), strict=True):
-        if kind == 1:
-            yield b"%b status=%di,value=%a %d" % (heads[stream], status, value, time)
-        elif kind == 2:
-            yield b"%b status=%di,bad_value=%a %d" % (heads[stream], status, value, time)
-        elif kind == 3 and math.isfinite(level):
-            yield b"%b status=%di,sample_count=%di,rms=%a %d" % (heads[stream], status, count, level, time)
-        elif kind == 3:
-            yield b"%b status=%di,sample_count=%di %d" % (heads[stream], status, count, time)
-        else:
-            yield b"%b status=%di %d" % (heads[stream], status, time)
+def _observations(rows: Observations, gateway_id: str) -> Points:
+    """Return *rows* as lines: what comes before the value, the value, the time; put together by column."""
+    form = _forms(rows)
+    values = msgspec.json.encode(rows.value.tolist())[1:-1].split(b",")
+    for row in np.flatnonzero(form).tolist():
+        values[row] = b""
+    if rows.samples.size:
+        level = _rms(rows)
+        for row in np.flatnonzero(rows.sample_count).tolist():
+            rms = b",rms=%a" % float(level[row]) if math.isfinite(level[row]) else b""
+            values[row] = b",sample_count=%di%b" % (rows.sample_count[row], rms)
+    pieces = [b""] * (3 * len(rows))
+    pieces[0::3] = _befores(rows, form, gateway_id)
+    pieces[1::3] = values
+    times = msgspec.json.encode(rows.source_time.tolist())[1:-1]
+    pieces[2::3] = (b" " + times.replace(b",", b"\n, ")).split(b",")
+    return Points(b"".join(pieces), len(rows))
+
+
+def _forms(rows: Observations) -> NDArray[np.int64]:
+    form = np.zeros(len(rows), np.int64)
+    if not (finite := np.isfinite(rows.value)).all():
+        odd = rows.value[~finite]
+        infinite = np.where(odd > 0, Form.INFINITE, Form.MINUS_INFINITE)
+        form[~finite] = np.where(np.isnan(odd), Form.NAN, infinite)
+    form[rows.sample_count > 0] = Form.WAVEFORM
+    return form
+
+
+def _befores(rows: Observations, form: NDArray[np.int64], gateway_id: str) -> list[bytes]:
+    """Return what comes before the value, or before the time where there is none, for each row."""
+    if not form.any() and not rows.status.any():
+        heads = np.array([_good_head(stream, gateway_id) for stream in rows.streams], np.object_)
+        return heads[rows.stream].tolist()  # type: ignore[no-any-return]  # of an array of objects
+    keys = (rows.stream.astype(np.int64) << 35) | (form << 32) | rows.status
+    kinds, which = np.unique(keys, return_inverse=True)
+    befores = [_before(rows.streams[key >> 35], key & (2**35 - 1), gateway_id) for key in kinds.tolist()]
+    return np.array(befores, np.object_)[which].tolist()  # type: ignore[no-any-return]  # the same
+
+
+@lru_cache(maxsize=100_000)
+def _good_head(stream: Stream, gateway_id: str) -> bytes:
+    return _before(stream, 0, gateway_id)
+
+
+def _before(stream: Stream, status: int, gateway_id: str) -> bytes:
+    name = b"" if status >> 32 else b",bad_value=" if status >> 31 else b",value="
+    return b"%b status=%di%b" % (_observation_head(stream, gateway_id), status, name)
 
 
 @lru_cache(maxsize=100_000)
@@ -89,7 +174,7 @@ def _observation_head(stream: Stream, gateway_id: str) -> bytes:
     return _head("observation", {"asset_id": stream.asset_id, "channel": stream.channel, "gateway_id": gateway_id})
 
 
-def _rms(rows: Observations) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _rms(rows: Observations) -> FloatArray:
     """Return the root mean square of each row's waveform, NaN where there is none."""
     level = np.full(len(rows), np.nan)
     waves = np.flatnonzero(rows.sample_count)
@@ -132,6 +217,7 @@ def _result_lines(results: Results, gateway_id: str) -> Iterator[bytes]:
         yield _line("gateway_event", tags, fields, event.gateway_time, place % 1000)
 
 
+_INTEGERS = frozenset({"model_version", "revision", "status", "to_time", "source_time"})
 _STATE = ("zone", "score", "good_share", "reason", "model_version")
 _HEALTH = ("index", "grade", "confidence", "model_version")
 _PROGNOSIS = ("p10_s", "p50_s", "p90_s", "model_version")
@@ -151,13 +237,14 @@ def _head(measurement: str, tags: Mapping[str, str]) -> bytes:
 
 
 def _line(measurement: str, tags: Mapping[str, str], fields: Mapping[str, Field], time: datetime, ns: int = 0) -> bytes:
-    pairs = (f"{key}={written}" for key, value in fields.items() if (written := _field(value)) is not None)
+    pairs = (f"{key}={written}" for key, value in fields.items() if (written := _field(key, value)) is not None)
     return b"%b %b %d" % (_head(measurement, tags), ",".join(pairs).encode(), to_ns(time) + ns)
 
 
-def _field(value: Field) -> str | None:
+def _field(name: str, value: Field) -> str | None:
+    """Return *value* in the type that the field *name* always has, or None where there is nothing to write."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, str):
         return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return f"{value}i" if isinstance(value, int) else repr(value)
+    return f"{int(value)}i" if name in _INTEGERS else repr(float(value))

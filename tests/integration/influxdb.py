@@ -90,11 +90,21 @@ class InfluxServer:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
             return json.load(answer)
 
-    def bucket(self) -> HistorianConfig:
-        """Return the configuration for a new, empty bucket."""
+    def write(self, config: HistorianConfig, line: str) -> None:
+        """Write *line* into the bucket of *config*, as somebody else would."""
+        query = f"org={ORG}&bucket={config.influxdb_bucket}&precision=ns"
+        request = urllib.request.Request(  # noqa: S310 - our own loopback server
+            f"{self.url}/api/v2/write?{query}", line.encode(), {"Authorization": f"Token {TOKEN}"}
+        )
+        with urllib.request.urlopen(request, timeout=30):  # noqa: S310 - the same
+            pass
+
+    def bucket(self, *, retention_s: int = 0) -> HistorianConfig:
+        """Return the configuration for a new, empty bucket, whose values are kept *retention_s* (0: for ever)."""
         self.buckets += 1
         name = f"bucket-{self.buckets}"
-        self.call("/api/v2/buckets", {"orgID": self.org_id, "name": name, "retentionRules": []})
+        rules = [{"type": "expire", "everySeconds": retention_s}] if retention_s else []
+        self.call("/api/v2/buckets", {"orgID": self.org_id, "name": name, "retentionRules": rules})
         token_file = self.folder / "token"
         token_file.write_text(TOKEN + "\n")
         return HistorianConfig(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from influxdb_client.client.influxdb_client_async import InfluxDBClientAsync
 
 from gateway.historian import InfluxHistorian, keep_history
+from gateway.historian.lines import lines
 from gateway.journal import Journal
-from models.records import Observations, Page
-from tests.integration.influxdb import InfluxServer, influx_server, influxdb, require_influxd
+from models.records import Observations, Page, Results
+from tests.integration.influxdb import TOKEN, InfluxServer, influx_server, influxdb
 from tests.strategies import NOON_NS, SECOND_NS, make_observations, make_results, same
 
 __all__ = ["influx_server", "influxdb"]
@@ -21,21 +25,16 @@ ALWAYS = (0, 2**62)
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[InfluxServer]:
-    """A server that this test may kill."""
-    require_influxd()
-    server = InfluxServer(tmp_path / "influxdb")
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
     """The journal of gateway gw-1."""
     journal = await Journal.open(tmp_path / "state", "gw-1")
     yield journal
     await journal.close()
+
+
+def page_of(content: Observations | Results) -> Page:
+    """Return a page that holds *content*."""
+    return Page(gateway_id="gw-1", epoch="e0", seq=1, committed_time=0, content=content)
 
 
 async def fill(journal: Journal, pages: int) -> Observations:
@@ -53,24 +52,6 @@ async def has_reached(journal: Journal, name: str, seq: int) -> None:
     async with asyncio.timeout(90):
         while (await journal.positions())[name] < seq:  # noqa: ASYNC110 - a position has no event
             await asyncio.sleep(0.01)
-
-
-async def test_a_server_killed_while_it_writes_has_every_row_once(own_server: InfluxServer, journal: Journal) -> None:
-    """Killed with SIGKILL twice in the middle of pages and started again: the historian goes on by itself."""
-    historian = InfluxHistorian(own_server.bucket(), retry_min_s=0.01, retry_max_s=0.1)
-    rows = await fill(journal, 40)
-    keeping = asyncio.create_task(keep_history(await journal.reader("historian"), historian))
-    for seq in (5, 20):
-        await has_reached(journal, "historian", seq)
-        own_server.kill()
-        assert (await journal.positions())["historian"] < 40
-        await asyncio.to_thread(own_server.start)
-    await has_reached(journal, "historian", 40)
-    assert same(await historian.read(rows.streams, *ALWAYS), rows)
-    assert historian.refused == 0
-    keeping.cancel()
-    await asyncio.gather(keeping, return_exceptions=True)
-    await historian.close()
 
 
 async def test_a_gateway_killed_before_its_commit_writes_the_page_again(
@@ -93,11 +74,24 @@ async def test_points_of_the_wrong_type_are_refused_alone(influx_server: InfluxS
     """A bucket in which somebody made ``value`` a text takes all but the values; the count says how many."""
     config = influx_server.bucket()
     historian = InfluxHistorian(config)
-    conflict = b'observation,asset_id=pump-01,channel=channel_0,gateway_id=gw-1 value="text" %d' % NOON_NS
-    await historian._client.write_api().write(config.influxdb_bucket, record=conflict)
-    rows = make_observations(streams=2, rows=4)
-    await historian.write(Page(gateway_id="gw-1", epoch="e0", seq=1, committed_time=0, content=rows))
-    assert historian.refused > 0
+    influx_server.write(config, 'observation,asset_id=pump-01,channel=channel_0,gateway_id=gw-1 value="text" 1')
+    rows = make_observations(streams=2, rows=4, start_ns=10)
+    await historian.write(page_of(rows), page_of(make_results()))
+    assert historian.condition.refused == {"field type conflict": 8}
+    assert historian.condition.written == len(list(lines(page_of(make_results()))))
+    await historian.close()
+
+
+async def test_a_conflict_in_one_shard_leaves_the_others_whole(influx_server: InfluxServer) -> None:
+    """Types are fixed by shard: a text of years ago costs only the values of that week, counted one by one."""
+    config = influx_server.bucket()
+    historian = InfluxHistorian(config)
+    influx_server.write(config, 'observation,asset_id=pump-01,channel=channel_0,gateway_id=gw-1 value="text" 1')
+    old = make_observations(streams=2, rows=3, start_ns=10)
+    new = make_observations(streams=2, rows=5)
+    nan = replace(make_observations(streams=2, rows=2, start_ns=20), value=np.full(4, np.nan))
+    await historian.write(page_of(Observations.concatenate([new, old, nan])))
+    assert (historian.condition.refused, historian.condition.written) == ({"field type conflict": 6}, 14)
     await historian.close()
 
 
@@ -105,8 +99,9 @@ async def test_every_record_of_a_page_is_in_its_measurement(influx_server: Influ
     """Flux finds the fields that the dashboards read."""
     config = influx_server.bucket()
     historian = InfluxHistorian(config)
-    await historian.write(Page(gateway_id="gw-1", epoch="e0", seq=1, committed_time=0, content=make_results()))
-    tables = await historian._client.query_api().query(f'from(bucket: "{config.influxdb_bucket}") |> range(start: 0)')
+    await historian.write(page_of(make_results()))
+    async with InfluxDBClientAsync(config.influxdb_url, TOKEN, config.influxdb_org) as client:
+        tables = await client.query_api().query(f'from(bucket: "{config.influxdb_bucket}") |> range(start: 0)')
     found: dict[str, set[str]] = {}
     for table in tables:
         for record in table.records:

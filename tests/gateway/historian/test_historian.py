@@ -156,7 +156,7 @@ async def test_history_is_kept_from_the_reader_s_position(gateway: Gateway) -> N
     for start in range(0, len(rows), 2):
         await gateway.journal.append(rows.take(np.arange(start, start + 2)))
     reader = await gateway.journal.reader("historian")
-    keeping = asyncio.create_task(keep_history(reader, gateway.historian))
+    keeping = asyncio.create_task(keep_history(reader, gateway.historian, gather_s=0.01))
     async with asyncio.timeout(60):
         while reader.position < gateway.journal.last_seq:  # noqa: ASYNC110 - a position has no event
             await asyncio.sleep(0.01)
@@ -171,13 +171,17 @@ class FailingHistorian:
 
     written: int = 0
 
-    async def write(self, page: Page) -> None:
+    async def write(self, *pages: Page) -> None:
         """Store one page only."""
         if self.written:
-            raise OSError(f"no room for page {page.seq}")
-        self.written += 1
+            raise OSError(f"no room for page {pages[0].seq}")
+        self.written += len(pages)
 
     async def read(self, streams: object, start_ns: int, end_ns: int) -> Observations:
+        """Return nothing."""
+        raise NotImplementedError(streams, start_ns, end_ns)
+
+    async def estimate(self, streams: object, start_ns: int, end_ns: int) -> int:
         """Return nothing."""
         raise NotImplementedError(streams, start_ns, end_ns)
 
@@ -190,7 +194,7 @@ async def test_the_position_stays_before_a_page_that_is_not_stored(tmp_path: Pat
     for _ in range(3):
         await journal.append_results(Results(events=make_results().events))
     with pytest.raises(OSError, match="no room for page 2"):
-        await keep_history(await journal.reader("historian"), FailingHistorian())
+        await keep_history(await journal.reader("historian"), FailingHistorian(), gather_s=0.0)
     assert (await journal.reader("historian")).position == 1
     await journal.close()
 

@@ -86,7 +86,7 @@ async def test_a_server_that_cannot_now_is_asked_again(
     """Nothing is left out for a reason that lies with the server or its settings."""
     endpoint[0].answer = in_turn(status, status, status)
     await historian.write(page(streams=1, rows=2))
-    assert (endpoint[0].requests, len(endpoint[0].taken), historian.refused) == (4, 2, 0)
+    assert (endpoint[0].requests, len(endpoint[0].taken), historian.condition.refused.total()) == (4, 2, 0)
 
 
 async def test_the_pause_a_server_asks_for_is_kept(
@@ -98,7 +98,7 @@ async def test_the_pause_a_server_asks_for_is_kept(
         pauses.append(pause_s)
 
     endpoint[0].answer = in_turn(429, headers={"Retry-After": "7"})
-    monkeypatch.setattr("gateway.historian.influx.asyncio.sleep", note)
+    monkeypatch.setattr("gateway.historian.writing.asyncio.sleep", note)
     await historian.write(page(streams=1, rows=1))
     assert pauses == [7.0]
 
@@ -132,12 +132,12 @@ async def test_only_the_point_that_is_refused_is_left_out(
     """One point at fault among a hundred: ninety-nine are stored, it is counted, the page ends."""
     endpoint[0].answer = lambda body: web.Response(status=status if b"value=42.0" in body else 204)
     await historian.write(page(streams=1, rows=100))
-    assert (len(set(endpoint[0].taken)), historian.refused) == (99, 1)
+    assert (len(set(endpoint[0].taken)), historian.condition.refused.total()) == (99, 1)
 
 
 async def test_a_large_page_goes_in_batches(endpoint: tuple[WriteEndpoint, str], historian: InfluxHistorian) -> None:
     await historian.write(page(streams=1000, rows=11))
-    assert (endpoint[0].requests, len(set(endpoint[0].taken))) == (3, 11_000)
+    assert (endpoint[0].requests, len(set(endpoint[0].taken))) == (2, 11_000)
 
 
 async def test_a_page_without_points_asks_nobody(

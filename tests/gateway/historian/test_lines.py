@@ -73,9 +73,9 @@ def test_of_a_waveform_the_rms_is_written() -> None:
     waves = [make_waveform([3.0, 4.0, 0.0, 0.0]), make_waveform([float("inf")]), make_waveform([-1.0])]
     fields = [line.split(" ")[1] for line in written(Observations.concatenate(waves))]
     assert fields == [
-        "status=0i,sample_count=4i,rms=2.5",
-        "status=0i,sample_count=1i",
-        "status=0i,sample_count=1i,rms=1.0",
+        f"status={4 << 32}i,sample_count=4i,rms=2.5",
+        f"status={4 << 32}i,sample_count=1i",
+        f"status={4 << 32}i,sample_count=1i,rms=1.0",
     ]
 
 
