@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from collections.abc import Sequence
-from unittest import mock
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -12,10 +13,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import segment as codec
-from models.records import Observations, Page, Results
-from models.segment import Segment, SegmentError, decode_segment, encode_segment
+from models import segment_layout as layout
+from models.fingerprints import page_fingerprints
+from models.records import Observations, Page, Results, Stream
+from models.segment import (
+    MAX_ROWS,
+    MAX_SAMPLES,
+    MAX_SEGMENT_BYTES,
+    Expired,
+    Segment,
+    SegmentError,
+    SegmentKind,
+    cut_segment,
+    decode_segment,
+    encode_segment,
+    express_segment,
+    segment_digest,
+    tombstone,
+)
 from tests import strategies
+
+BODY = len(layout.MAGIC) + 32
 
 contents = st.lists(strategies.observations() | strategies.results, min_size=1, max_size=5)
 
@@ -81,8 +99,7 @@ def test_a_forged_body_decodes_or_is_refused(
     items: list[Observations | Results], place: int, change: int, cut: int
 ) -> None:
     """With its digest made right again, a changed body still ends in SegmentError or in columns that fit together."""
-    data = encode_segment(pages_of(items))
-    body = bytearray(data[codec._BODY :])
+    body = bytearray(encode_segment(pages_of(items))[BODY:])
     body[place % len(body)] ^= change
     try:
         segment = decode_segment(sealed(bytes(body[: len(body) - cut])))
@@ -90,47 +107,73 @@ def test_a_forged_body_decodes_or_is_refused(
         return
     rows = segment.observations
     assert len(segment.seq) == len(rows) == len(rows.value) == len(rows.status) == len(rows.waveforms())
+    assert not len(rows) or int(rows.stream.max()) < len(rows.streams)
+    assert len(page_fingerprints(segment)) == segment.last_seq - segment.first_seq + 1
 
 
 def test_without_the_digest_a_changed_value_would_pass() -> None:
     """The control: the check of the digest is what refuses a change that still decodes."""
-    body = encode_segment(pages_of([strategies.make_event("normal")]))[codec._BODY :]
-    forged = decode_segment(sealed(body.replace(b"normal", b"broken")))
-    assert forged.results[0][1].events[0].message == "broken"
+    data = encode_segment(pages_of([strategies.make_event("normal")]))
+    forged = decode_segment(sealed(data[BODY:].replace(b"gw-1", b"gw-2")))
+    assert forged.gateway_id == "gw-2"
+
+
+def forged(data: bytes, **claims: object) -> bytes:
+    """Return *data* with other *claims* in its head, and a digest that is right."""
+    size = int.from_bytes(data[BODY : BODY + 2], "little")
+    head = layout._head_decoder.decode(data[BODY + 2 : BODY + 2 + size])
+    packed = msgspec.msgpack.encode(msgspec.structs.replace(head, **claims))
+    return sealed(len(packed).to_bytes(2, "little") + packed + data[BODY + 2 + size :])
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    "claims",
     [
-        ("rows_per_stream", (codec.MAX_ROWS + 1,)),
-        ("rows_per_stream", (2**62, 2**62, 2**62)),
-        ("rows_per_stream", (-1,)),
-        ("samples", codec.MAX_SAMPLES + 1),
-        ("samples", -1),
-        ("first_seq", 0),
-        ("last_seq", 0),
-        ("last_seq", 2**62),
-        ("values", ((codec.MAX_ROWS, b""),)),
-        ("seq", b""),
-        ("source_time", b"\x00" * 100),
+        {"rows": MAX_ROWS},
+        {"rows": MAX_ROWS + 1},
+        {"rows": 20_000},
+        {"rows": -1},
+        {"samples": MAX_SAMPLES},
+        {"samples": 250_000},
+        {"samples": -1},
+        {"streams": 100_000},
+        {"streams": 4_000},
+        {"streams": 0},
+        {"withheld": 1},
+        {"first_seq": 0},
+        {"last_seq": 0},
+        {"last_seq": 2**62},
+        {"last_seq": 900_000},
+        {"result_pages": 900_000},
+        {"result_pages": 2},
+        {"names_bytes": 16 * 2**20},
+        {"results_bytes": 16 * 2**20},
+        {"results_bytes": 2**30},
+        {"lengths": (2**62,) * 27},
+        {"lengths": ()},
+        {"previous": b"short"},
+        {"stands_for": bytes(32)},
+        {"expired": ("damaged", 3)},
+        {"kind": SegmentKind.EXPRESS},
+        {"kind": SegmentKind.CUT},
+        {"kind": SegmentKind.TOMBSTONE},
     ],
+    ids=str,
 )
-def test_a_lying_head_is_refused_before_memory_is_taken(field: str, value: object) -> None:
-    body = msgspec.msgpack.decode(encode_segment(pages_of([strategies.make_observations(streams=1)]))[codec._BODY :])
-    body[field] = value
-    with mock.patch.object(np, "empty", side_effect=limited_empty), pytest.raises(SegmentError):
-        decode_segment(sealed(msgspec.msgpack.encode(body)))
-
-
-def limited_empty(count: int, dtype: object = np.float64, _empty: object = np.empty) -> object:
-    """Stand in for numpy.empty and fail the test when a head may choose the size."""
-    assert count <= codec.MAX_SAMPLES
-    return _empty(count, dtype)  # type: ignore[operator]  # NumPy's own
+def test_a_lying_head_is_refused_before_memory_is_taken(claims: dict[str, object]) -> None:
+    data = encode_segment(pages_of([strategies.make_observations(streams=3), strategies.make_event("one")]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SegmentError):
+            decode_segment(forged(data, **claims))
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_bytes_above_the_limit_are_refused() -> None:
     with pytest.raises(SegmentError, match="above the limit"):
-        decode_segment(bytes(codec.MAX_SEGMENT_BYTES + 1))
+        decode_segment(bytes(MAX_SEGMENT_BYTES + 1))
 
 
 def test_pages_with_a_hole_make_no_segment() -> None:
@@ -144,4 +187,102 @@ def test_pages_with_a_hole_make_no_segment() -> None:
 
 def sealed(body: bytes) -> bytes:
     """Return *body* as a segment whose digest is right."""
-    return codec._MAGIC + hashlib.sha256(body).digest() + body
+    return layout.MAGIC + hashlib.sha256(body).digest() + body
+
+
+@given(items=contents, data=st.data())
+def test_a_cut_segment_counts_what_it_leaves_out(items: list[Observations | Results], data: st.DataObject) -> None:
+    """Its pages are known by the same numbers, and it stands where the full one stood."""
+    whole_bytes = encode_segment(pages_of(items), previous="ab" * 32)
+    whole = decode_segment(whole_bytes)
+    out = data.draw(st.sets(st.sampled_from(whole.observations.streams or [Stream("a", "b")])))
+    cut = decode_segment(cut_segment(whole_bytes, out))
+    of_row = np.array([stream in out for stream in whole.observations.streams], np.bool_)[whole.observations.stream]
+    left = Segment(**{**vars(whole), "observations": whole.observations.take(~of_row), "seq": whole.seq[~of_row]})
+    for seq in range(whole.first_seq, whole.last_seq + 1):
+        assert strategies.same(by_stream(rows_of_page(left, seq)), by_stream(rows_of_page(cut, seq)))
+    assert {part.stream: part.observations for part in cut.withheld} == {
+        stream: int(np.count_nonzero(whole.observations.stream == place))
+        for place, stream in enumerate(whole.observations.streams)
+        if stream in out
+    }
+    assert cut.results == whole.results
+    assert (cut.previous, cut.chain_digest) == (whole.previous, segment_digest(whole_bytes))
+    assert (page_fingerprints(cut) == page_fingerprints(whole)).all()
+
+
+def test_a_page_that_differs_has_another_fingerprint() -> None:
+    """The control: what is left out counts, so a cut of other pages does not pass for a cut of these."""
+    rows, others = (strategies.make_observations(first_value=value) for value in (0.0, 1.0))
+    out = rows.streams[:1]
+    cuts = [decode_segment(cut_segment(encode_segment(pages_of([part])), out)) for part in (rows, others)]
+    assert cuts[0].withheld == cuts[1].withheld
+    assert page_fingerprints(cuts[0]) != page_fingerprints(cuts[1])
+
+
+def test_the_rows_left_out_are_told_with_their_times() -> None:
+    rows = strategies.make_observations(streams=2, rows=3)
+    (part,) = decode_segment(cut_segment(encode_segment(pages_of([rows])), rows.streams[1:])).withheld
+    assert (part.stream, part.observations) == (rows.streams[1], 3)
+    assert (part.start_ns, part.end_ns) == (strategies.NOON_NS, strategies.NOON_NS + 2 * strategies.SECOND_NS)
+
+
+def test_a_tombstone_says_what_is_gone_and_takes_the_place_in_the_chain() -> None:
+    """Its results stand on its last page: whoever reads on goes on behind it."""
+    data = tombstone(
+        gateway_id="gw-1",
+        epoch="e0",
+        first_seq=7,
+        last_seq=9,
+        previous="ab" * 32,
+        stands_for="cd" * 32,
+        expired=Expired(reason="damaged", observations=12),
+        results=strategies.make_event("gone"),
+    )
+    segment = decode_segment(data)
+    assert (segment.kind, segment.previous, segment.chain_digest) == ("tombstone", "ab" * 32, "cd" * 32)
+    assert segment.expired == Expired(reason="damaged", observations=12)
+    assert segment.results == ((9, strategies.make_event("gone")),)
+    assert cut_segment(data, ()) == data
+
+
+def test_results_go_ahead_with_the_fingerprint_of_their_page() -> None:
+    pages = pages_of([strategies.make_observations(), strategies.make_event("now")])
+    ahead = decode_segment(express_segment(pages[1]))
+    assert (ahead.kind, ahead.previous, ahead.chain_digest) == ("express", "", "")
+    assert page_fingerprints(ahead) == page_fingerprints(decode_segment(encode_segment(pages)))[1]
+    with pytest.raises(SegmentError, match="only results"):
+        express_segment(pages[0])
+
+
+def test_a_segment_of_the_first_version_is_read() -> None:
+    """As version 1 wrote it; it is a full one without a link."""
+    items: list[Observations | Results] = [
+        *(strategies.make_observations(streams=3, rows=rows) for rows in (1, 200, 63)),
+        strategies.make_waveform([0.5, -1.0, 2.25]),
+        strategies.make_event("one"),
+    ]
+    data = (Path(__file__).parent / "data" / "segment-v1.wseg").read_bytes()
+    old, new = decode_segment(data), decode_segment(encode_segment(pages_of(items)))
+    assert (old.kind, old.previous, old.chain_digest) == ("full", "", segment_digest(data))
+    assert (page_fingerprints(old) == page_fingerprints(new)).all()
+    assert old.results == new.results
+    for seq in range(7, 11):
+        assert strategies.same(by_stream(rows_of_page(old, seq)), by_stream(rows_of_page(new, seq)))
+
+
+def test_what_compresses_too_well_is_filled_up() -> None:
+    """So that no one may send a kilobyte that unpacks to a gigabyte; ours pays for what it holds."""
+    rows = 200_000
+    still = Observations.of_values(
+        (Stream("pump-01", "set_point"),),
+        np.zeros(rows, np.uint32),
+        np.arange(rows) * strategies.SECOND_NS,
+        np.full(rows, 20.0),
+        np.zeros(rows, np.uint32),
+    )
+    data = encode_segment(pages_of([still]))
+    assert rows * 36 / layout.MAX_GROWTH < len(data) < rows / 10
+    assert strategies.same(decode_segment(data).observations, still)
+    with pytest.raises(SegmentError, match="unpack to"):
+        decode_segment(sealed(data[BODY:].rstrip(b"\0")))
