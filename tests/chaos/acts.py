@@ -6,7 +6,6 @@ series with the seed that was printed.
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,11 +31,6 @@ class Trial:
 
     what: str
     wrong: tuple[str, ...] = ()
-
-
-def chance_of(seed: int) -> random.Random:
-    """Return what decides in a series: the same each time."""
-    return random.Random(seed)  # noqa: S311 - what is drawn has to come again
 
 
 Series = Callable[[Path, int, int], AsyncIterator[Trial]]

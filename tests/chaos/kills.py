@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from gateway.errors import JournalError
-from tests.chaos.acts import Act, Dose, Trial, chance_of
+from tests.chaos.acts import Act, Dose, Trial
 from tests.chaos.oracle import found_at
 from tests.chaos.plant import Plant
 from tests.chaos.program import LIVE
@@ -28,7 +29,7 @@ async def _kills_of_early(folder: Path, seed: int, trials: int) -> AsyncIterator
 
 
 async def _kill_series(folder: Path, seed: int, trials: int, mode: str) -> AsyncIterator[Trial]:
-    chance = chance_of(seed)
+    chance = random.Random(seed)
     plant, said = Plant(seed=seed, **LIVE), set[int]()
     for _ in range(trials):
         program = Program(mode, folder, seed)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from gateway.errors import JournalError
-from tests.chaos.acts import Act, Dose, Trial, chance_of
+from tests.chaos.acts import Act, Dose, Trial
 from tests.chaos.cuts import Keeps, ReplayedDisk
 from tests.chaos.disk import Disk, Op, Record
 from tests.chaos.oracle import found_at
@@ -42,7 +42,7 @@ async def _cut_series(folder: Path, seed: int, trials: int, environment: dict[st
     program = Program("script", state_dir, seed, _BATCHES, environment={**disk.environment, **environment})
     await program.ended()
     records = list(disk.records())
-    chance = chance_of(seed)
+    chance = random.Random(seed)
     replayed, said, done = ReplayedDisk(state_dir.resolve()), list[str](), 0
     for place, moment in enumerate(sorted(_moments(records, trials, chance))):
         for record in records[done:moment]:

@@ -4,6 +4,7 @@
 (``ack 17``: batch 17), to its caller and into the log of the disk it runs on:
 
 ``script``  one step after the other as the seed wants them, the same ones each time, for so many batches;
+``halting`` the same, but it does not end: it waits to be killed with its journal open;
 ``live``    everything at once, as in a gateway, until it is killed;
 ``early``   the same, but it acknowledges before the commit: the control of the kills.
 
@@ -26,7 +27,6 @@ import structlog
 
 from gateway.journal import Journal, JournalReader, SegmentStore, compact, compact_once
 from models.records import GatewayEvent, Observations, Page, Results, from_ns
-from tests.chaos.acts import chance_of
 from tests.chaos.disk import mark
 from tests.chaos.oracle import GATEWAY_ID
 from tests.chaos.plant import Plant
@@ -34,6 +34,7 @@ from tests.strategies import NOON_NS
 
 MONITORED, OF_BATCH = "monitored", "batch"  # kinds of events
 SCRIPTED, LIVE = {"streams": 32, "rows": 24}, {"streams": 16, "rows": 4}  # plants
+_REOPENINGS = 2
 _SEGMENT_INTERVAL_S, _SEGMENT_PAGES = 0.1, 24
 EVERY_NTH_WITH_RESULTS = 3
 
@@ -145,17 +146,19 @@ class Work:
             await self.repeat()
 
 
-async def script(state_dir: Path, plant: Plant, *, batches: int, reopenings: int = 2) -> None:
+async def script(state_dir: Path, plant: Plant, *, batches: int, halts: bool = False) -> None:
     """Do one step after the other until so many *batches* are stored, with the journal closed and opened in between."""
-    chance = chance_of(plant.seed)
-    for part in range(1, reopenings + 2):
+    chance = random.Random(plant.seed)
+    for part in range(1, _REOPENINGS + 2):
         journal = await Journal.open(state_dir, GATEWAY_ID)
         work = await Work.on(journal, plant)
-        while work.next_batch < batches * part // (reopenings + 1):
+        while work.next_batch < batches * part // (_REOPENINGS + 1):
             await work.step(chance)
-        if part <= reopenings:
+        if part <= _REOPENINGS:
             await journal.close()
     say("end")
+    if halts:
+        await asyncio.Event().wait()
     await journal.close()
 
 
@@ -185,7 +188,7 @@ async def _delivering(work: Work) -> None:
 
 
 async def _acquiring(work: Work) -> None:
-    chance = chance_of(work.plant.seed)
+    chance = random.Random(work.plant.seed)
     await work.repeat()
     while True:
         await work.acquire(chance.randint(1, 4))
@@ -206,10 +209,12 @@ def main() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if os.environ.get("SYNCHRONOUS") == "NORMAL":
         sqlite3.connect = partial(sqlite3.connect, factory=_Hasty)  # type: ignore[assignment]  # for this process
-    if mode == "script":
-        asyncio.run(script(Path(state_dir), Plant(seed=int(seed), **SCRIPTED), batches=int(rest[0])))
+    folder, number = Path(state_dir), int(seed)
+    if mode in ("script", "halting"):
+        work = script(folder, Plant(seed=number, **SCRIPTED), batches=int(rest[0]), halts=mode == "halting")
     else:
-        asyncio.run(live(Path(state_dir), Plant(seed=int(seed), **LIVE), is_early=mode == "early"))
+        work = live(folder, Plant(seed=number, **LIVE), is_early=mode == "early")
+    asyncio.run(work)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,27 @@ class Program:
         if self._process.returncode:
             raise RuntimeError(f"the program ended with {self._process.returncode}: {errors.decode()[-2000:]}")
 
+    async def halted(self) -> None:
+        """Run it until it says that it has come to its end, and SIGKILL it there.
+
+        Raises:
+            RuntimeError: If it ends before.
+        """
+        await self.start()
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        errors = asyncio.create_task(process.stderr.read())
+        while line := await process.stdout.readline():
+            self._take(line)
+            if line == b"end\n":
+                process.kill()
+        await process.wait()
+        if not self.said or self.said[-1] != "end\n":
+            raise RuntimeError(f"the program ended with {process.returncode}: {(await errors).decode()[-2000:]}")
+        await errors
+
     async def killed(self, *, after_lines: int, further_s: float) -> str:
         """Start it, SIGKILL it *further_s* after it said so many lines, and return what it wrote of its own death.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.acts import chance_of
 from tests.chaos.cuts import Keeps, ReplayedDisk
 from tests.chaos.disk import FOR_EVER, Disk, Fault, Op
 
@@ -53,7 +53,7 @@ def test_a_cut_leaves_what_was_flushed(keeps: Keeps, watched: Path, tmp_path: Pa
     replayed = ReplayedDisk(watched)
     for record in disk.records():
         replayed.apply(record)
-    replayed.rebuild(tmp_path / "after", keeps, chance_of(1))
+    replayed.rebuild(tmp_path / "after", keeps, random.Random(1))
 
     after = {path.name: path.read_bytes() for path in (tmp_path / "after").iterdir()}
     if keeps == Keeps.NOTHING:
@@ -72,7 +72,7 @@ def test_what_was_flushed_before_its_name_was_safe_is_gone_with_it(watched: Path
     replayed = ReplayedDisk(watched)
     for record in disk.records():
         replayed.apply(record)
-    replayed.rebuild(tmp_path / "after", Keeps.NOTHING, chance_of(1))
+    replayed.rebuild(tmp_path / "after", Keeps.NOTHING, random.Random(1))
     assert list((tmp_path / "after").iterdir()) == []
 
 
