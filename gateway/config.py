@@ -232,13 +232,28 @@ class AssetClassConfig(_Table, frozen=True, kw_only=True):
         return self.channel_group.get(channel, self.group)
 
 
+class DownsampleConfig(_Table, frozen=True, kw_only=True):
+    """Mean, least, greatest and number of each stream's good values in *every* interval, kept *retention_days*.
+
+    ``every`` is a number with ``m``, ``h`` or ``d``; 0 days are for ever.
+    """
+
+    every: str
+    retention_days: float
+
+
 class HistorianConfig(_Table, frozen=True, kw_only=True):
-    """An InfluxDB 2."""
+    """An InfluxDB 2, and what ``wearsight-gateway historian setup`` makes of it; 0 days are for ever."""
 
     influxdb_url: str
     influxdb_org: str
     influxdb_bucket: str
     influxdb_token_file: Path
+    retention_days: float = 90.0
+    downsample: tuple[DownsampleConfig, ...] = (
+        DownsampleConfig(every="1m", retention_days=730.0),
+        DownsampleConfig(every="1h", retention_days=3650.0),
+    )
 
 
 class JournalConfig(_Table, frozen=True, kw_only=True):

@@ -18,7 +18,9 @@ from gateway.config import (
     AssetClassConfig,
     AssetConfig,
     Deadband,
+    DownsampleConfig,
     GatewayConfig,
+    HistorianConfig,
     JournalConfig,
     Mode,
     Sampling,
@@ -31,6 +33,8 @@ from gateway.tag_list import TagRow, problem_of, read_tags, split_path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # as bundles.verification wants it for slots
+_EVERY = re.compile(r"[1-9][0-9]{0,3}[mhd]")
+_RETENTION_LEAST_DAYS = 1 / 24
 _QUEUE_SIZE_MOST = 1_000_000
 _LONGEST_COMMIT_INTERVAL_MS = 250  # longer, and a value is not safe soon enough
 _ZERO_ALLOWED = ("sampling_interval_ms", "deadband_value", "heartbeat_s")
@@ -109,6 +113,8 @@ def _problems(config: GatewayConfig) -> Iterator[str]:
     yield from _server_problems(config)
     yield from _asset_problems(config)
     yield from _journal_problems(config.journal)
+    if config.historian is not None:
+        yield from _historian_problems(config.historian)
     if config.uplink is not None:
         yield from _uplink_problems(config.uplink)
 
@@ -162,6 +168,21 @@ def _number_problems(table: Any, name: str, zero_allowed: Collection[str] = ()) 
         zero = key in zero_allowed
         if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
             yield f"{name}.{key} is {value}; it must be {'0 or more' if zero else 'above 0'}"
+
+
+def _historian_problems(historian: HistorianConfig) -> Iterator[str]:
+    if not _is_url(historian.influxdb_url, "http") and not _is_url(historian.influxdb_url, "https"):
+        yield f"historian.influxdb_url {historian.influxdb_url!r} must be http://host:port or https://host:port"
+    downsample = [(f"historian.downsample[{i}]", table) for i, table in enumerate(historian.downsample)]
+    tables: list[tuple[str, HistorianConfig | DownsampleConfig]] = [("historian", historian), *downsample]
+    for name, table in tables:
+        yield from _number_problems(table, name, ("retention_days",))
+        if 0 < table.retention_days < _RETENTION_LEAST_DAYS:
+            yield f"{name}.retention_days is {table.retention_days}; InfluxDB keeps an hour at least (or 0: for ever)"
+    for name, interval in downsample:
+        if not _EVERY.fullmatch(interval.every):
+            yield f"{name}.every {interval.every!r} must be as '5m', '1h' or '1d'"
+    yield from _repeated("historian.downsample.every", [interval.every for _, interval in downsample])
 
 
 def _acquisition_problems(acquisition: AcquisitionConfig) -> Iterator[str]:

@@ -16,6 +16,7 @@ from gateway.config import (
     AssetClassConfig,
     GatewayConfig,
     GroupConfig,
+    HistorianConfig,
     Mode,
     Sampling,
     Security,
@@ -32,6 +33,12 @@ def sample() -> str:
     return SAMPLE.read_text()
 
 
+HISTORIAN = """[historian]
+influxdb_url = "http://127.0.0.1:8086"
+influxdb_org = "o"
+influxdb_bucket = "b"
+influxdb_token_file = "t"
+"""
 TAG = '[[tag]]\nserver = "cell-1"\nasset_id = "pump-01"\nchannel = "flow"\n'
 
 
@@ -85,6 +92,9 @@ def test_commented_values_of_the_sample_are_the_defaults(tmp_path: Path, sample:
     defaults: dict[str, Any] = {
         field.name: field.default for field in msgspec.structs.fields(type(full.uplink)) if not field.required
     }
+    assert full.historian is not None
+    historian = {field.name: field.default for field in msgspec.structs.fields(HistorianConfig) if not field.required}
+    assert {name: getattr(full.historian, name) for name in historian} == historian
     examples = {"proxy_url", "proxy_user", "proxy_password_file"}
     assert {name: getattr(full.uplink, name) for name in defaults if name not in examples} == {
         name: value for name, value in defaults.items() if name not in examples
@@ -131,6 +141,9 @@ def test_the_sample_names_every_key(sample: str) -> None:
             "asset_class.pump.v2",
         ),
         ('user = "gateway"', "", "server[0]: user and password_file"),
+        ("# [historian]", HISTORIAN + "retention_days = 0.01", "historian.retention_days"),
+        ("# [historian]", HISTORIAN + 'downsample = [{ every = "1w", retention_days = 1.0 }]', "downsample[0].every"),
+        ("# [historian]", HISTORIAN.replace("http:", "ftp:"), "historian.influxdb_url"),
         ("# commit_interval_ms = 50.0", "commit_interval_ms = 300.0", "journal.commit_interval_ms"),
         ("# max_size_mib = 0", "max_size_mib = -1", "journal.max_size_mib"),
         ("# channel_upload = { vibration", 'channel_upload = { x = "all" } # ', "channel_upload"),
