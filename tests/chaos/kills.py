@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -37,7 +38,10 @@ async def _kill_series(folder: Path, seed: int, trials: int, mode: str) -> Async
             lines, further_s = 0, chance.uniform(0.3, _STARTING_S)
         else:
             lines, further_s = chance.randint(1, 120), chance.uniform(0, 0.02)
-        death = await program.killed(after_lines=lines, further_s=further_s)
+        await program.start()
+        await program.hear(lines)
+        await asyncio.sleep(further_s)
+        death = await program.kill()
         said |= batches_said(program.said)
         wrong = [death] if death else []
         try:

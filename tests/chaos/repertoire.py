@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from tests.chaos.acts import Act
+from tests.chaos.clocks import CLOCKS
 from tests.chaos.damage import DAMAGES, DAMAGES_CONTROL
 from tests.chaos.faults import FAULTS, FAULTS_CONTROL
 from tests.chaos.kills import KILLS, KILLS_CONTROL
 from tests.chaos.power import CUTS, CUTS_CONTROL
 
-_DISK = (CUTS, CUTS_CONTROL, FAULTS, FAULTS_CONTROL, DAMAGES, DAMAGES_CONTROL, KILLS, KILLS_CONTROL)
+_DISK = (CUTS, CUTS_CONTROL, FAULTS, FAULTS_CONTROL, DAMAGES, DAMAGES_CONTROL, CLOCKS, KILLS, KILLS_CONTROL)
 ACTS: Final[tuple[Act, ...]] = _DISK

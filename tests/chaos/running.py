@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from tests.chaos.disk import FOR_EVER
 from tests.integration.peers.server import ROOT
 
 
@@ -32,6 +35,7 @@ class Program:
         self._arguments = ("-m", "tests.chaos.program", mode, str(state_dir), str(seed), *map(str, arguments))
         self._environment = {**os.environ, **(environment or {})}
         self._process: asyncio.subprocess.Process | None = None
+        self._errors: asyncio.Task[bytes]
 
     async def start(self) -> None:
         """Start it."""
@@ -44,6 +48,8 @@ class Program:
             cwd=ROOT,
             env=self._environment,
         )
+        assert self._process.stderr is not None
+        self._errors = asyncio.create_task(self._process.stderr.read())
 
     async def ended(self) -> None:
         """Run it to its own end.
@@ -52,11 +58,10 @@ class Program:
             RuntimeError: If that is none to be proud of.
         """
         await self.start()
-        assert self._process is not None
-        out, errors = await self._process.communicate()
-        self._take(out)
-        if self._process.returncode:
-            raise RuntimeError(f"the program ended with {self._process.returncode}: {errors.decode()[-2000:]}")
+        await self.hear(FOR_EVER)
+        process, errors = await self._gone()
+        if process.returncode:
+            raise RuntimeError(f"the program ended with {process.returncode}: {errors}")
 
     async def halted(self) -> None:
         """Run it until it says that it has come to its end, and SIGKILL it there.
@@ -65,40 +70,34 @@ class Program:
             RuntimeError: If it ends before.
         """
         await self.start()
-        process = self._process
-        assert process is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        errors = asyncio.create_task(process.stderr.read())
-        while line := await process.stdout.readline():
-            self._take(line)
-            if line == b"end\n":
-                process.kill()
-        await process.wait()
-        if not self.said or self.said[-1] != "end\n":
-            raise RuntimeError(f"the program ended with {process.returncode}: {(await errors).decode()[-2000:]}")
-        await errors
+        while await self.hear(1):
+            if self.said[-1] == "end\n":
+                await self.kill()
+                return
+        raise RuntimeError(await self.kill())
 
-    async def killed(self, *, after_lines: int, further_s: float) -> str:
-        """Start it, SIGKILL it *further_s* after it said so many lines, and return what it wrote of its own death.
+    async def hear(self, lines: int) -> bool:
+        """Wait until it has said so many more lines; return False when it has ended instead."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for _ in range(lines):
+            line = (await self._process.stdout.readline()).decode()
+            if not line.endswith("\n"):  # it died in the midst of it, or had
+                return False
+            self.said.append(line)
+        return True
 
-        That is empty unless it ended by itself before.
-        """
-        await self.start()
-        process = self._process
-        assert process is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        rest = asyncio.create_task(process.stderr.read())
-        lines = [await process.stdout.readline() for _ in range(after_lines)]
-        await asyncio.sleep(further_s)
-        had_ended = process.returncode is not None or (after_lines > 0 and lines[-1] == b"")
-        if not had_ended:
-            process.kill()
-        self._take(b"".join(lines) + await process.stdout.read())
-        await process.wait()
-        errors = (await rest).decode()
-        return f"it ended by itself with {process.returncode}: {errors[-2000:]}" if had_ended else ""
+    async def kill(self) -> str:
+        """SIGKILL it, take what it has said, and return what it wrote about it when it had ended by itself before."""
+        assert self._process is not None
+        is_alive = self._process.returncode is None and not self._errors.done()
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGKILL)
+        await self.hear(FOR_EVER)
+        process, errors = await self._gone()
+        return "" if is_alive else f"it ended by itself with {process.returncode}: {errors}"
 
-    def _take(self, out: bytes) -> None:
-        self.said += [line for line in out.decode().splitlines(keepends=True) if line.endswith("\n")]
+    async def _gone(self) -> tuple[asyncio.subprocess.Process, str]:
+        assert self._process is not None
+        await self._process.wait()
+        return self._process, (await self._errors).decode()[-2000:]
