@@ -1,0 +1,157 @@
+"""The commands ``wearsight-gateway journal …``: each works in a terminal and gives ``--json``.
+
+``status``, ``verify`` and ``export`` only read, while the gateway runs; ``repair`` needs it to be stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import msgspec
+
+from gateway.commissioning.progress import progress_bar
+from gateway.journal import telling
+from gateway.journal.export import Exported, Wanted, copy_segments, export_observations, export_results, whole_file
+from gateway.journal.journal_argument import EXIT_FOUND, JournalTarget, journal_command
+from gateway.journal.places import Place, place, stretch_between
+from gateway.journal.sinks import CsvSink, JsonLinesSink, ParquetSink, Sink
+from gateway.journal.status import status_of
+from gateway.journal.verify import verify
+from gateway.journal.view import JournalView
+
+
+@click.group()
+def journal() -> None:
+    """Look into a gateway's journal, check it, take data out of it, repair it.
+
+    All but repair only read: a gateway may run meanwhile, and nothing it does waits for them.
+    """
+
+
+@journal.command("status")
+@journal_command
+def status_command(target: JournalTarget) -> None:
+    """Show what the journal holds, where its readers are, what lies aside, and how near its limits are."""
+    with JournalView(target.state_dir) as view:
+        found = status_of(view, target.limits)
+    target.tell(found, telling.of_status(found))
+
+
+@journal.command("verify")
+@click.option("--fast", is_flag=True, help="Leave out what is in segment files; only their sizes are looked at.")
+@journal_command
+def verify_command(target: JournalTarget, *, fast: bool) -> None:
+    """Read every page and segment, and hold checksums, digests, the chain and all sums against each other.
+
+    Exit code 3 when there is a problem; notes are for the record.
+    """
+    with progress_bar("verifying") as tell:
+        found = verify(target.state_dir, fast=fast, progress=tell)
+    target.tell(found, telling.of_verified(found))
+    if not found.is_fine:
+        sys.exit(EXIT_FOUND)
+
+
+_SINKS: dict[str, Callable[[BinaryIO], Sink]] = {"csv": CsvSink, "jsonl": JsonLinesSink, "parquet": ParquetSink}
+
+
+@journal.command("export")
+@click.option("--from", "start", callback=place, metavar="SEQ|TIME", help="First page, or first source time.")
+@click.option("--to", "end", callback=place, metavar="SEQ|TIME", help="Last page, or the source time that ends it.")
+@click.option("--asset", "assets", multiple=True, help="Only of this machine; may be given again.")
+@click.option("--channel", "channels", multiple=True, help="Only this channel; may be given again.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl", "parquet", "segments"]),
+    default="csv",
+    show_default=True,
+    help="How it is written; segments are copied as they are, into a folder.",
+)
+@click.option("--results", is_flag=True, help="Results instead of observations: states, advisories, gaps, events.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File or folder; default: standard output.")
+@journal_command
+def export_command(
+    target: JournalTarget,
+    start: Place | None,
+    end: Place | None,
+    assets: tuple[str, ...],
+    channels: tuple[str, ...],
+    form: str,
+    output: Path | None,
+    *,
+    results: bool,
+) -> None:
+    """Write observations, or results, to a file or a pipe, in the order of the log.
+
+    A SEQ is included; a TIME is source time, in UTC where it names no offset, and --to TIME is the first that is not in
+    it. A file appears when it is whole. Exit code 3 when pages in between cannot be read; all others are written.
+    """
+    _check(form, output, assets, channels, as_json=target.as_json, results=results)
+    wanted = Wanted(stretch=stretch_between(start, end), assets=frozenset(assets), channels=frozenset(channels))
+    outside = 0
+    with JournalView(target.state_dir) as view, _progress(output) as tell:
+        if form == "segments" and output is not None:
+            done, outside = copy_segments(view, wanted.stretch, output, tell)
+        else:
+            with _output(output) as file:
+                done = _exported(view, wanted, file, form, tell, results=results)
+    body = {
+        "output": None if output is None else str(output),
+        "written": done.written,
+        "lost": done.lost,
+        "pages_in_no_segment": outside,
+    }
+    if target.as_json:
+        click.echo(msgspec.json.encode(body).decode())
+    click.echo(telling.of_exported(done, output, outside, "segments" if form == "segments" else "rows"), err=True)
+    if done.lost:
+        sys.exit(EXIT_FOUND)
+
+
+def _exported(
+    view: JournalView, wanted: Wanted, file: BinaryIO, form: str, tell: Callable[[int, int], None], *, results: bool
+) -> Exported:
+    if results:
+        return export_results(view, wanted, JsonLinesSink(file), tell)
+    return export_observations(view, wanted, _SINKS[form](file), tell)
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[BinaryIO]:
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    with whole_file(path) as file:
+        yield file
+
+
+@contextmanager
+def _progress(output: Path | None) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar, unless it would stand among the rows."""
+    if output is None and sys.stdout.isatty():
+        yield lambda _done, _of: None
+        return
+    with progress_bar("exporting") as tell:
+        yield tell
+
+
+def _check(
+    form: str, output: Path | None, assets: tuple[str, ...], channels: tuple[str, ...], *, as_json: bool, results: bool
+) -> None:
+    """Refuse options that do not go together."""
+    if output is None and form in ("parquet", "segments"):
+        raise click.UsageError(f"--format {form} needs --output; it is not written to standard output")
+    if output is None and as_json:
+        raise click.UsageError("--json tells what was written, so it needs --output; the data itself is --format jsonl")
+    if results and form != "jsonl":
+        raise click.UsageError("results have fields within fields: add --format jsonl")
+    if results and channels:
+        raise click.UsageError("results are of machines, not of channels: leave out --channel")
+    if form == "segments" and (assets or channels):
+        raise click.UsageError("a segment holds all machines of its time: leave out --asset and --channel")
