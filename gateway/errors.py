@@ -72,12 +72,22 @@ class UploadDeferred(DeliveryError):
 
     Attributes:
         wait_s: Seconds to wait before the next try.
+        answered: Whether the cloud said so itself; otherwise it was not reached, or did not answer.
     """
 
-    def __init__(self, message: str, wait_s: float) -> None:
+    def __init__(self, message: str, wait_s: float, *, answered: bool = False) -> None:
         super().__init__(message)
         self.wait_s = wait_s
+        self.answered = answered
 
 
 class UploadRefused(DeliveryError):
-    """The cloud will not take the segment; asking again changes nothing."""
+    """The cloud will not take the segment; asking again changes nothing.
+
+    Attributes:
+        reason: The cloud's word for it, such as ``conflict``, ``clone`` or ``chain``; empty when it gave none.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
