@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check integration influxdb constraints wheel clean
+.PHONY: help demo test check integration chaos influxdb constraints wheel clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is to make
@@ -33,6 +33,9 @@ integration: $(READY) ## Build or find InfluxDB, test hosts and a browser, then 
 	@scripts/integration-setup
 	@echo "integration: tests against real InfluxDB, test hosts and browser"
 	@$(BIN)/python -m pytest -m integration -q
+
+chaos: $(READY) ## Break disks, processes, clocks and links, up to 10 minutes (CHAOS=nightly for longer, ONLY=act, SEED=n)
+	@$(BIN)/python -m tests.chaos $(if $(CHAOS),--dose $(CHAOS)) $(foreach act,$(ONLY),--only $(act)) $(if $(SEED),--seed $(SEED) --series 1)
 
 influxdb: ## Build the InfluxDB 2 server once into the user's cache (needs go, cargo, clang, pkg-config)
 	@scripts/influxdb/build
