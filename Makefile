@@ -35,7 +35,7 @@ integration: $(READY) ## Build or find InfluxDB, test hosts and a browser, then 
 	@$(BIN)/python -m pytest -m integration -q
 
 chaos: $(READY) ## Break disks, processes, clocks and links, up to 10 minutes (CHAOS=nightly for longer, ONLY=act, SEED=n)
-	@$(BIN)/python -m tests.chaos $(if $(CHAOS),--dose $(CHAOS)) $(foreach act,$(ONLY),--only $(act)) $(if $(SEED),--seed $(SEED) --series 1)
+	@$(BIN)/python -m tests.chaos $(if $(CHAOS),--dose $(CHAOS)) $(foreach act,$(ONLY),--only $(act)) $(if $(SEED),--seed $(SEED) $(if $(ONLY),--series 1))
 
 influxdb: ## Build the InfluxDB 2 server once into the user's cache (needs go, cargo, clang, pkg-config)
 	@scripts/influxdb/build

@@ -305,7 +305,7 @@ OUTAGE = Act(
     promise="with the uplink cut at full rate everything is stored, and sent once when it is back",
     series=_outage,
     trials={Dose.QUICK: 1, Dose.STANDARD: 60, Dose.NIGHTLY: 720},
-    per_series=720,
+    per_series=60,
     stage="uplink",
 )
 LOST_ANSWERS = Act(
