@@ -12,33 +12,47 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import structlog
 
 from gateway.errors import JournalError
+from gateway.journal.committing import Advance, Append, Work
+from gateway.journal.connections import Connections
 from gateway.journal.counters import JournalCounters
+from gateway.journal.counting import tally
 from gateway.journal.entries import read_segment
-from gateway.journal.errors import CommitFailed, JournalLocked, JournalMismatch
-from gateway.journal.holes import Hole, Holes, HolesChange
+from gateway.journal.errors import CommitFailed, JournalLocked, JournalMismatch, PageDamaged, Unwritable
+from gateway.journal.holes import Holes, HolesChange
+from gateway.journal.joining import Joiner, joined
 from gateway.journal.newest import Change, Newest
+from gateway.journal.pages import PageRow, checked_content, cut, insert, is_stored
+from gateway.journal.quarantine import put_aside
 from gateway.journal.schema import SCHEMA_VERSION, create, migrate
 from gateway.journal.segment_table import SegmentTable
-from models.page import decode_content, encode_content
 from models.records import BoolArray, Observations, Page, Results, Stream
 from models.segment import SegmentError, decode_segment
 
-_LOCKED_S = 300.0  # a backup or somebody's look may hold the file that long; values wait at their servers
-MAX_PAGE_ROWS = 500_000
-MAX_PAGE_SAMPLES = 4_000_000
-MAX_PAGE_BYTES = 32 * 2**20
+# The newest rows are saved after so many pages or rows, so that a start reads no more than these.
+_SAVE_PAGES = 512
+_SAVE_ROWS = 1_000_000
 
 log = structlog.get_logger()
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """A commit of which it is not known whether it became durable: its work, its last page, what it would return."""
+
+    works: Sequence[Work]
+    last: PageRow
+    outcomes: Sequence[int | None]
 
 
 class JournalDatabase:
@@ -46,6 +60,8 @@ class JournalDatabase:
 
     def __init__(self, state_dir: Path, gateway_id: str) -> None:
         """Open the journal in *state_dir*, or create it.
+
+        ``told`` is what went wrong with what is stored, in words for people, since then.
 
         Raises:
             JournalLocked: If another process has it open.
@@ -56,64 +72,164 @@ class JournalDatabase:
         self.gateway_id = gateway_id
         state_dir.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(state_dir / "journal.lock", self.path)
-        self.writer, self.reader = (
-            sqlite3.connect(self.path, timeout=_LOCKED_S, isolation_level=None, check_same_thread=False)
-            for _ in range(2)
-        )
+        self.told: list[str] = []
+        self._joiner = Joiner()
+        self._attempt: _Attempt | None = None
+        self.connections = Connections(self.path)
         try:
-            self.writer.execute("PRAGMA journal_mode = WAL")
-            self.writer.execute("PRAGMA synchronous = FULL")
-            self.epoch = self._identify()
-            self.newest = self._restore_newest()
-            self.holes = Holes(self.writer)
-            self.segments = SegmentTable(self)
-            self.counters = self._count()
-        except (sqlite3.Error, JournalError, ValueError) as error:
-            self.reader.close()
-            self.writer.close()
+            self._open()
+        except (sqlite3.Error, OSError, JournalError, ValueError) as error:
+            self.connections.close()
             self._lock.close()
             if isinstance(error, JournalMismatch):
                 raise
             raise JournalError(f"{self.path}: cannot be opened ({error}); the gateway does not start") from error
 
+    def _open(self) -> None:
+        self.connections.open()
+        self.epoch = self._identify()
+        self.newest, self._unsaved_pages, self._unsaved_rows = self._restore_newest()
+        self.holes = Holes(self.writer)
+        self.segments = SegmentTable(self)
+        self.counters = self._count()
+
     def close(self) -> None:
         """Fold the write-ahead log back in, and let others open the journal."""
         try:
-            self.reader.close()
-            self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self.writer.close()
+            if not self.connections.in_doubt:
+                self.reader.close()
+                self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            log.warning("write-ahead log not folded in; the next start does it", error=str(error))
         finally:
+            self.connections.close()
             self._lock.close()
+
+    @property
+    def writer(self) -> sqlite3.Connection:
+        """The connection of the writing thread."""
+        return self.connections.writer
+
+    @property
+    def reader(self) -> sqlite3.Connection:
+        """The connection of whoever only reads."""
+        return self.connections.reader
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Make all that is written in the block durable together, or none of it.
+
+        Raises:
+            Unwritable: If the disk is full or fails.
+            CommitFailed: If it fails otherwise.
+        """
+        return self.connections.transaction()
+
+    def make_sure(self) -> None:
+        """Open the journal anew when an I/O error has put what the connections know in doubt.
+
+        Raises:
+            Unwritable: If that cannot be done now.
+        """
+        if not self.connections.in_doubt:
+            return
+        try:
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            self.connections.close()
+            raise Unwritable(f"{self.path}: cannot be opened again ({error}); it is tried again") from error
+
+    def attempt(self, job: Callable[[JournalDatabase], T]) -> T:
+        """Run *job*, which may write, on the writing thread.
+
+        Raises:
+            Unwritable: If the disk is full or fails; then no transaction of *job* has become durable.
+        """
+        self.make_sure()
+        before = self.connections.transactions
+        try:
+            with self.connections.told():
+                return job(self)
+        except Unwritable as error:
+            if self.connections.transactions > before:
+                raise CommitFailed(f"{error}; what was stored before stays") from error
+            raise
+
+    def look(self, job: Callable[[JournalDatabase], T]) -> T:
+        """Run *job*, which only reads, on another thread.
+
+        Raises:
+            Unwritable: If the disk fails.
+        """
+        with self.connections.reading(), self.connections.told():
+            return job(self)
 
     # Writing
 
-    def append(
-        self,
-        observations: Observations,
-        *,
-        results: Results | None = None,
-        opened: Sequence[Hole] = (),
-        filled: Sequence[Hole] = (),
-    ) -> int | None:
-        """Store the rows that are no repeats, *results*, and what becomes of holes; return the seq of the last page.
+    def store(self, works: Sequence[Work]) -> Sequence[int | None]:
+        """Store *works* in one transaction; return the seq of the last page of each, None where none was needed.
 
-        None when no page was needed.
+        Work that changes holes must come by itself. Work that comes again after `Unwritable` is stored once, also if
+        it had become durable before.
+
+        Raises:
+            Unwritable: If the disk is full or fails.
+            CommitFailed: If it can never be stored.
         """
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None and attempt.works is works and is_stored(self.writer, attempt.last):
+            return attempt.outcomes
+        # Tables of streams that come in the same order again and again are joined once.
+        appends = sorted(
+            (work for work in works if isinstance(work, Append)), key=lambda work: work.observations.streams[:1]
+        )
+        return self._store(works, appends, [work for work in works if isinstance(work, Advance)])
+
+    def _store(
+        self, works: Sequence[Work], appends: Sequence[Append], advances: Sequence[Advance]
+    ) -> Sequence[int | None]:
+        observations = self._joiner.join([work.observations for work in appends])
+        alone = appends[0] if len(appends) == 1 else Append()
         holes = self.holes.examine(
-            observations, opened=opened, filled=filled, newest=self.newest.source_time, stored=self._stored_rows
+            observations,
+            opened=alone.opened,
+            filled=alone.filled,
+            newest=self.newest.source_time,
+            stored=self._stored_rows,
         )
         new, change = self._new_rows(observations, holes)
         count = int(np.count_nonzero(new))
         repeats = len(observations) - count
-        kept = observations if not repeats else observations.take(new)
-        contents: list[Observations | Results] = list(_pages_of(kept)) if count else []
-        if results:
+        contents: list[Observations | Results] = []
+        if count:
+            contents += cut(observations.take(new) if repeats else observations)
+        if results := joined(work.results for work in appends if work.results):
             contents.append(results)
-        if not contents and (holes is None or not holes.is_written):
+        of_appends = len(contents)
+        contents += [work.results for work in advances if work.results]
+        now = self.counters.pages
+        outcomes = self._outcomes(works, appends, new, now + of_appends)
+        if contents or advances or (holes is not None and holes.is_written):
+            self._commit(contents, works, outcomes, repeats=repeats, change=change if count else None, holes=holes)
+        else:
             self.counters = replace(self.counters, repeats_dropped=self.counters.repeats_dropped + repeats)
-            return None
-        seq = self._commit(contents, repeats=repeats, change=change if count else None, holes=holes)
-        return seq if contents else None
+        return outcomes
+
+    def _outcomes(
+        self, works: Sequence[Work], appends: Sequence[Append], new: BoolArray, last: int
+    ) -> list[int | None]:
+        """Return for each of *works* the seq of its last page, None for an append of which nothing was left."""
+        seqs: dict[int, int | None] = {}
+        place = 0
+        for work in appends:
+            rows = new[place : place + len(work.observations)]
+            place += len(work.observations)
+            seqs[id(work)] = last if work.results or rows.any() else None
+        following = last
+        for other in works:
+            if isinstance(other, Advance):
+                following += bool(other.results)
+                seqs[id(other)] = following
+        return [seqs[id(work)] for work in works]
 
     def _new_rows(self, observations: Observations, holes: HolesChange | None) -> tuple[BoolArray, Change | None]:
         """Return which rows are no repeats, and what the newest rows are once those are stored."""
@@ -129,13 +245,53 @@ class JournalDatabase:
         new[places] = of_kept | holes.judged[places]
         return new, change
 
-    def append_results(self, results: Results) -> int:
-        """Store *results* as one page and return its seq."""
-        return self._commit([results])
+    def _commit(
+        self,
+        contents: Sequence[Observations | Results],
+        works: Sequence[Work],
+        outcomes: Sequence[int | None],
+        *,
+        repeats: int,
+        change: Change | None,
+        holes: HolesChange | None,
+    ) -> None:
+        now, time_ns = self.counters, time.time_ns()
+        rows = [PageRow.of(c, seq=now.pages + place, committed_time=time_ns) for place, c in enumerate(contents, 1)]
+        count = sum(row.observations for row in rows)
+        appended, dropped = now.appended + count, now.repeats_dropped + repeats
+        if rows:
+            self._attempt = _Attempt(works=works, last=rows[-1], outcomes=outcomes)
+        is_saved = self._unsaved_pages >= _SAVE_PAGES or self._unsaved_rows >= _SAVE_ROWS
+        with self.transaction():
+            insert(self.writer, rows)
+            if count:
+                self.writer.execute("UPDATE journal SET appended = ?, repeats_dropped = ?", (appended, dropped))
+            if holes is not None:
+                self.holes.write(holes)
+            self._advance([work for work in works if isinstance(work, Advance)])
+            if is_saved:
+                self._save_newest()
+        self._attempt = None
+        if change is not None:
+            self.newest.apply(change)
+        if holes is not None:
+            self.holes.apply(holes)
+        self._unsaved_pages = len(rows) + self._unsaved_pages * (not is_saved)
+        self._unsaved_rows = count + self._unsaved_rows * (not is_saved)
+        self.counters = replace(
+            now,
+            appended=appended,
+            pending=now.pending + count,
+            repeats_dropped=dropped,
+            pages=now.pages + len(rows),
+        )
 
-    def commit_reader(self, name: str, seq: int, *, results: Results | None, state: bytes | None) -> int:
-        """Store *results*, the position and the state of reader *name*, all or nothing; return the last seq."""
-        return self._commit([results] if results else [], position=(name, seq, state))
+    def _advance(self, advances: Sequence[Advance]) -> None:
+        self.writer.executemany(
+            "INSERT INTO position VALUES (?, ?, ?) ON CONFLICT (reader) DO UPDATE "
+            "SET seq = excluded.seq, state = coalesce(excluded.state, state)",
+            [(work.reader, work.seq, work.state) for work in advances],
+        )
 
     def register_reader(self, name: str) -> tuple[int, bytes | None]:
         """Return the last seq that reader *name* has done, and its state; a new one starts before page 1."""
@@ -167,81 +323,36 @@ class JournalDatabase:
         with self.transaction():
             deleted = self.writer.execute("DELETE FROM page WHERE seq <= ?", (last,)).rowcount
             if deleted:
-                snapshot = (self.counters.pages, self.newest.to_bytes())
-                self.writer.execute("INSERT OR REPLACE INTO newest VALUES (1, ?, ?)", snapshot)
+                self._save_newest()
+        if deleted:
+            self._unsaved_pages = self._unsaved_rows = 0
         return deleted
 
-    def _commit(
-        self,
-        contents: Sequence[Observations | Results],
-        *,
-        repeats: int = 0,
-        change: Change | None = None,
-        holes: HolesChange | None = None,
-        position: tuple[str, int, bytes | None] | None = None,
-    ) -> int:
-        now = self.counters
-        payloads = [_payload(content) for content in contents]
-        counts = [len(content) if isinstance(content, Observations) else 0 for content in contents]
-        appended, dropped = now.appended + sum(counts), now.repeats_dropped + repeats
-        rows = [
-            (now.pages + place, time.time_ns(), count, payload)
-            for place, (count, payload) in enumerate(zip(counts, payloads, strict=True), 1)
-        ]
-        with self.transaction():
-            self.writer.executemany(
-                "INSERT INTO page (seq, committed_time, observations, payload) VALUES (?, ?, ?, ?)", rows
-            )
-            if any(counts):
-                self.writer.execute("UPDATE journal SET appended = ?, repeats_dropped = ?", (appended, dropped))
-            if holes is not None:
-                self.holes.write(holes)
-            if position is not None:
-                self.writer.execute(
-                    "INSERT INTO position VALUES (?, ?, ?) ON CONFLICT (reader) DO UPDATE "
-                    "SET seq = excluded.seq, state = coalesce(excluded.state, state)",
-                    position,
-                )
-        if change is not None:
-            self.newest.apply(change)
-        if holes is not None:
-            self.holes.apply(holes)
-        self.counters = replace(
-            now,
-            appended=appended,
-            pending=now.pending + sum(counts),
-            repeats_dropped=dropped,
-            pages=now.pages + len(rows),
-        )
-        return self.counters.pages
+    def _save_newest(self) -> None:
+        """Save the newest rows as of the last commit, inside the caller's transaction."""
+        snapshot = (self.counters.pages, self.newest.to_bytes())
+        self.writer.execute("INSERT OR REPLACE INTO newest VALUES (1, ?, ?)", snapshot)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Make all that is written in the block durable together, or none of it."""
-        try:
-            self.writer.execute("BEGIN IMMEDIATE")
-            yield
-            self.writer.execute("COMMIT")
-        except BaseException as error:
-            if self.writer.in_transaction:
-                self.writer.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise CommitFailed(
-                    f"{self.path}: commit failed ({error}); nothing of it is stored, the source is not acknowledged"
-                ) from error
-            raise
+    def put_aside(self, damaged: PageDamaged) -> None:
+        """Put a damaged page aside: a tombstone takes its seq, and its observations count as expired."""
+        self.counters = put_aside(self, damaged.seq, damaged.reason)
+        self.told.append(str(damaged))
 
     # Reading
 
     def decoded_pages(self, after: int, *, limit: int, max_bytes: int) -> list[Page]:
-        """Return the oldest pages in the table after *after*, at least one when there is one."""
+        """Return the pages in the table that follow the oldest one after *after*, at least one when there is one.
+
+        Raises:
+            PageDamaged: If one of them is not what was written.
+        """
         pages: list[Page] = []
         size = 0
         for row in self.reader.execute(
-            "SELECT seq, committed_time, payload FROM page WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+            "SELECT seq, committed_time, payload, checksum FROM page WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
         ):
             size += len(row[2])
-            if pages and size > max_bytes:
+            if pages and (size > max_bytes or row[0] != pages[-1].seq + 1):
                 break
             pages.append(self.page(*row))
         return pages
@@ -249,6 +360,20 @@ class JournalDatabase:
     def positions(self) -> dict[str, int]:
         """Return the position of every known reader."""
         return dict(self.reader.execute("SELECT reader, seq FROM position ORDER BY reader").fetchall())
+
+    def page(self, seq: int, committed_time: int, payload: bytes, checksum: int | None = None) -> Page:
+        """Return the page in a row of the table.
+
+        Raises:
+            PageDamaged: If it is not what was written.
+        """
+        return Page(
+            gateway_id=self.gateway_id,
+            epoch=self.epoch,
+            seq=seq,
+            committed_time=committed_time,
+            content=checked_content(self.path, seq, payload, checksum),
+        )
 
     def _stored_rows(self, streams: Collection[Stream], start_ns: int, end_ns: int) -> Observations:
         """Return the stored rows of *streams* with ``start_ns <= source time <= end_ns``; on the writing thread."""
@@ -261,23 +386,18 @@ class JournalDatabase:
             except (JournalError, SegmentError) as error:
                 log.warning("segment not searched; rows it has may be stored again", error=str(error))
         pages = self.writer.execute(
-            "SELECT payload FROM page WHERE observations > 0 AND seq > ?", (self.counters.compacted_pages,)
+            "SELECT seq, payload, checksum FROM page WHERE observations > 0 AND seq > ?",
+            (self.counters.compacted_pages,),
         )
-        for (payload,) in pages:
-            content = decode_content(payload)
+        for seq, payload, checksum in pages:
+            try:
+                content = checked_content(self.path, seq, payload, checksum)
+            except PageDamaged as damaged:
+                log.warning("page not searched; rows it had may be stored again", error=str(damaged))
+                continue
             if isinstance(content, Observations):
                 parts.append(_rows_of(content, streams, start_ns, end_ns))
         return Observations.concatenate(parts)
-
-    def page(self, seq: int, committed_time: int, payload: bytes) -> Page:
-        """Return the page in a row of the table."""
-        return Page(
-            gateway_id=self.gateway_id,
-            epoch=self.epoch,
-            seq=seq,
-            committed_time=committed_time,
-            content=decode_content(payload),
-        )
 
     # Opening
 
@@ -300,59 +420,29 @@ class JournalDatabase:
                 migrate(self.writer, schema)
         return str(epoch)
 
-    def _restore_newest(self) -> Newest:
-        row = self.reader.execute("SELECT seq, snapshot FROM newest").fetchone()
+    def _restore_newest(self) -> tuple[Newest, int, int]:
+        """Return the newest rows, and how many pages and rows there are since they were saved."""
+        row = self.writer.execute("SELECT seq, snapshot FROM newest").fetchone()
         after, newest = (0, Newest()) if row is None else (int(row[0]), Newest.from_bytes(row[1]))
-        for (payload,) in self.reader.execute("SELECT payload FROM page WHERE seq > ? ORDER BY seq", (after,)):
-            content = decode_content(payload)
+        pages = rows = 0
+        for seq, payload, checksum in self.writer.execute(
+            "SELECT seq, payload, checksum FROM page WHERE seq > ? ORDER BY seq", (after,)
+        ):
+            try:
+                content = checked_content(self.path, seq, payload, checksum)
+            except PageDamaged:
+                continue  # put aside when it is its turn to be read
             if isinstance(content, Observations):
                 newest.apply(newest.examine(content)[1])
-        return newest
+                rows += len(content)
+            pages += 1
+        return newest, pages, rows
 
     def _count(self) -> JournalCounters:
-        """Count everything anew, and check that the pages have no hole and that nothing is missing."""
-        one = self.writer.execute
-        appended, repeats, purged_pages, purged_delivered = one(
-            "SELECT appended, repeats_dropped, purged_pages, purged_delivered FROM journal"
-        ).fetchone()
-        expired = dict(one("SELECT reason, observations FROM expired").fetchall())
-        compacted, segments, pending, delivered, withheld, waiting, refused = one(
-            "SELECT coalesce(max(last_seq), 0), coalesce(sum(last_seq - first_seq + 1), 0), "
-            "coalesce(sum(observations - expired) FILTER (WHERE delivered_time IS NULL), 0), "
-            "coalesce(sum(observations - expired - withheld) FILTER (WHERE delivered_time IS NOT NULL), 0), "
-            "coalesce(sum(withheld) FILTER (WHERE delivered_time IS NOT NULL), 0), "
-            "count(*) FILTER (WHERE delivered_time IS NULL), "
-            "count(*) FILTER (WHERE delivered_time IS NULL AND refused IS NOT NULL) FROM segment"
-        ).fetchone()
-        compacted = max(compacted, purged_pages)
-        pages, last, behind = one(
-            "SELECT count(*), coalesce(max(seq), 0), coalesce(sum(observations), 0) FROM page WHERE seq > ?",
-            (compacted,),
-        ).fetchone()
-        pending, delivered = pending + behind, delivered + purged_delivered
-        if (
-            appended != pending + delivered + withheld + sum(expired.values())
-            or segments + purged_pages != compacted
-            or pages != max(last - compacted, 0)
-        ):
-            raise JournalMismatch(
-                f"{self.path}: {appended} observations were stored, but {pending} pending, {delivered} delivered, "
-                f"{withheld} withheld and {sum(expired.values())} expired are found, in {segments + pages} of "
-                f"{max(last, compacted)} pages; the gateway stops"
-            )
-        return JournalCounters(
-            appended=appended,
-            delivered=delivered,
-            withheld=withheld,
-            pending=pending,
-            expired=expired,
-            repeats_dropped=repeats,
-            pages=max(last, compacted),
-            compacted_pages=compacted,
-            segments_pending=waiting,
-            segments_refused=refused,
-            quarantined_pages=one("SELECT count(*) FROM quarantine").fetchone()[0],
-        )
+        found = tally(self.writer)
+        if found.missing_observations or found.missing_pages:
+            raise JournalMismatch(f"{self.path}: {found}; the gateway stops")
+        return found.counters
 
 
 def _lock(path: Path, journal: Path) -> BinaryIO:
@@ -373,25 +463,3 @@ def _rows_of(observations: Observations, streams: Collection[Stream], start_ns: 
     rows = (time >= start_ns) & (time <= end_ns)
     rows[rows] = wanted[observations.stream[rows]]
     return observations.take(rows)
-
-
-def _payload(content: Observations | Results) -> bytes:
-    payload = encode_content(content)
-    if len(payload) > MAX_PAGE_BYTES:
-        raise CommitFailed(f"a page of {len(payload)} bytes is above {MAX_PAGE_BYTES}; nothing of it is stored")
-    return payload
-
-
-def _pages_of(observations: Observations) -> Iterator[Observations]:
-    """Cut a batch that is too large for one page, so that every page fits into a segment."""
-    if len(observations) <= MAX_PAGE_ROWS and observations.samples.size <= MAX_PAGE_SAMPLES:
-        yield observations
-        return
-    samples = np.cumsum(observations.sample_count, dtype=np.int64)
-    start = 0
-    while start < len(observations):
-        before = int(samples[start - 1]) if start else 0
-        fits = int(np.searchsorted(samples, before + MAX_PAGE_SAMPLES, "right"))
-        end = min(max(fits, start + 1), start + MAX_PAGE_ROWS)
-        yield observations.take(np.arange(start, end, dtype=np.intp))
-        start = end

@@ -4,7 +4,9 @@
 JournalError
 ├── JournalLocked    another process has it open; the gateway does not start
 ├── JournalMismatch  it is another gateway's, or its tables do not fit together; the gateway does not start
+├── PageDamaged      a page is not what was written; it is put aside, and whoever read it reads again
 └── CommitFailed     nothing of the commit is stored; the source is not acknowledged and sends again
+    └── Unwritable   the disk is full or fails; the commit is kept and tried again until it succeeds
 ```
 """
 
@@ -21,5 +23,23 @@ class JournalMismatch(JournalError):
     """The journal in this folder is not the one it should be."""
 
 
+class PageDamaged(JournalError):
+    """A page is not what was written.
+
+    Attributes:
+        seq: Which page.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, message: str, *, seq: int, reason: str) -> None:
+        super().__init__(message)
+        self.seq = seq
+        self.reason = reason
+
+
 class CommitFailed(JournalError):
     """A commit did not become durable; nothing of it is stored."""
+
+
+class Unwritable(CommitFailed):
+    """The disk under the journal is full or fails now; what was to be stored can be tried again."""

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
+
+from gateway.config import JournalConfig
 from gateway.errors import JournalError
+from gateway.journal.checking import check_pages
+from gateway.journal.committing import Advance, Append, Committer, Work
 from gateway.journal.counters import JournalCounters
 from gateway.journal.database import JournalDatabase
+from gateway.journal.errors import PageDamaged, Unwritable
 from gateway.journal.holes import Hole
 from gateway.journal.replay import pages_after
 from models.records import Observations, Page, Results, Stream
 
 _PREFETCH_PAGES = 64
 _PREFETCH_BYTES = 8 * 2**20
+_FIRST_PAUSE_S, _DOUBLINGS = 0.05, 6
+_BY_DEFAULT = JournalConfig()
 
+log = structlog.get_logger()
 T = TypeVar("T")
 
 
@@ -27,19 +38,29 @@ class Journal:
     """The durable log of one gateway.
 
     SQLite runs on two threads of its own, one that writes and one that reads, so the event loop never waits for a
-    disk. What an awaited method says it stored survives a power cut.
+    disk. What an awaited method says it stored survives a power cut. While the disk is full or fails, whoever wants
+    to store or read waits; `trouble` says so.
+
+    Attributes:
+        trouble: Why nothing can be stored now; empty while everything is well.
     """
 
-    def __init__(self, database: JournalDatabase, writer: ThreadPoolExecutor, reader: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, database: JournalDatabase, writer: ThreadPoolExecutor, reader: ThreadPoolExecutor, config: JournalConfig
+    ) -> None:
         self._database = database
         self._writer = writer
         self._reader = reader
         self._loop = asyncio.get_running_loop()
         self._advanced = asyncio.Event()
         self._closed = False
+        self._closing = asyncio.Event()
+        self.trouble = ""
+        self._committer = Committer(self._store, config.commit_interval_ms / 1000)
+        self._checking = asyncio.create_task(check_pages(self, self.last_seq), name="journal check")
 
     @classmethod
-    async def open(cls, state_dir: Path, gateway_id: str) -> Journal:
+    async def open(cls, state_dir: Path, gateway_id: str, config: JournalConfig = _BY_DEFAULT) -> Journal:
         """Open the journal in *state_dir*, or create it, for the gateway *gateway_id*.
 
         Raises:
@@ -56,18 +77,30 @@ class Journal:
             writer.shutdown(wait=False)
             reader.shutdown(wait=False)
             raise
-        return cls(database, writer, reader)
+        return cls(database, writer, reader, config)
 
     async def close(self) -> None:
         """End every reader's iteration, finish what is being written, and let others open the journal."""
         if self._closed:
             return
         self._closed = True
+        self._closing.set()
         self._wake()
+        await self._committer.close()
+        self._checking.cancel()
+        await asyncio.gather(self._checking, return_exceptions=True)
         await self._loop.run_in_executor(self._reader, lambda: None)
         await self._loop.run_in_executor(self._writer, self._database.close)
         self._writer.shutdown()
         self._reader.shutdown()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What went wrong with what is stored and was told, since it was opened, for ``/health``."""
+        found = list(self._database.told)
+        if self.trouble:
+            found.append(self.trouble)
+        return tuple(found)
 
     @property
     def gateway_id(self) -> str:
@@ -130,19 +163,21 @@ class Journal:
             The seq of the last page that was written, or None when nothing was left to store.
 
         Raises:
-            CommitFailed: If it could not be made durable; then nothing of it is stored, no hole opened or filled.
+            CommitFailed: If it can never be made durable, or the journal was closed meanwhile; then nothing of it is
+                stored, no hole opened or filled. A disk that is full or fails raises nothing: it takes long.
         """
-        return await self.write(
-            lambda database: database.append(observations, results=results, opened=opened, filled=filled)
-        )
+        work = Append(observations=observations, results=results, opened=opened, filled=filled)
+        return await self.submit(work)
 
     async def append_results(self, results: Results) -> int:
         """Store *results* durably as one page and return its seq.
 
         Raises:
-            CommitFailed: If it could not be made durable.
+            CommitFailed: If it can never be made durable, or the journal was closed meanwhile.
         """
-        return await self.write(lambda database: database.append_results(results))
+        seq = await self.submit(Append(results=results))
+        assert seq is not None
+        return seq
 
     async def reader(self, name: str) -> JournalReader:
         """Return the reader *name* at its saved position; from now on pages wait for it."""
@@ -169,22 +204,73 @@ class Journal:
         return not self._closed
 
     async def write(self, job: Callable[[JournalDatabase], T]) -> T:
-        """Run *job* on the writing thread, after those before it. For the modules of this package."""
-        return await self._run(self._writer, lambda: self._and_wake(job))
+        """Run *job* on the writing thread, after those before it. For the modules of this package.
+
+        It runs again while the disk is full or fails, as long as none of its transactions has become durable.
+        """
+        self._refuse_if_closed()
+        return await self._durably(job)
 
     async def read(self, job: Callable[[JournalDatabase], T]) -> T:
-        """Run *job* on the reading thread. For the modules of this package."""
-        return await self._run(self._reader, lambda: job(self._database))
+        """Run *job*, which changes nothing, on the reading thread. For the modules of this package.
 
-    async def _run(self, thread: ThreadPoolExecutor, job: Callable[[], T]) -> T:
+        Damaged pages it meets are put aside, and it runs again.
+        """
+        for pause_s in _pauses():
+            self._refuse_if_closed()
+            try:
+                return await self._loop.run_in_executor(self._reader, self._database.look, job)
+            except PageDamaged as damaged:
+                await self.write(partial(_put_aside, damaged=damaged))
+            except Unwritable as error:
+                self._tell(str(error))
+                await self._pause(pause_s)
+                await self.write(lambda database: database.make_sure())
+        raise AssertionError
+
+    async def submit(self, work: Work) -> int | None:
+        """Store *work* with what comes at the same time; return the seq of its last page, None when it needed none."""
+        self._refuse_if_closed()
+        return await self._committer.submit(work)
+
+    async def _store(self, works: Sequence[Work]) -> Sequence[int | None]:
+        return await self._durably(lambda database: database.store(works))
+
+    async def _durably(self, job: Callable[[JournalDatabase], T]) -> T:
+        """Run *job* on the writing thread until the disk takes it."""
+        for pause_s in _pauses():
+            try:
+                done = await self._loop.run_in_executor(self._writer, self._and_wake, job)
+            except Unwritable as error:
+                self._tell(str(error))
+                await self._pause(pause_s)
+                if self._closed:
+                    raise
+            else:
+                self._tell("")
+                return done
+        raise AssertionError
+
+    async def _pause(self, pause_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._closing.wait()
+
+    def _tell(self, trouble: str) -> None:
+        if trouble and not self.trouble:
+            log.error("journal cannot be written; values wait", reason=trouble)
+        elif trouble != self.trouble:
+            log.warning("journal can be written again" if not trouble else "journal cannot be written", reason=trouble)
+        self.trouble = trouble
+
+    def _refuse_if_closed(self) -> None:
         if self._closed:
             raise JournalError(f"{self._database.path}: is closed; nothing is read or stored")
-        return await self._loop.run_in_executor(thread, job)
 
     def _and_wake(self, job: Callable[[JournalDatabase], T]) -> T:
         before = self._database.counters
         try:
-            return job(self._database)
+            return self._database.attempt(job)
         finally:
             # From here and not from the caller: whoever appended may have been cancelled, the pages are there.
             if self._database.counters is not before:
@@ -228,15 +314,25 @@ class JournalReader:
 
         Raises:
             JournalError: If *seq* is behind the position or ahead of the journal.
-            CommitFailed: If it could not be made durable; then position, results and state are all as before.
+            CommitFailed: If it can never be made durable, or the journal was closed meanwhile; then position, results
+                and state are all as before.
         """
         if not self.position <= seq <= self.journal.last_seq:
             raise JournalError(
                 f"reader {self.name} at {self.position} cannot go to {seq} of {self.journal.last_seq}; it stays"
             )
-        await self.journal.write(lambda database: database.commit_reader(self.name, seq, results=results, state=state))
+        await self.journal.submit(Advance(reader=self.name, seq=seq, results=results, state=state))
         self.position = seq
         self.state = self.state if state is None else state
+
+
+def _put_aside(database: JournalDatabase, *, damaged: PageDamaged) -> None:
+    database.put_aside(damaged)
+
+
+def _pauses() -> Iterator[float]:
+    """Yield the seconds to wait before the next try, for ever."""
+    return chain((_FIRST_PAUSE_S * 2**n for n in range(_DOUBLINGS)), repeat(_FIRST_PAUSE_S * 2**_DOUBLINGS))
 
 
 def _prefetch(database: JournalDatabase, *, after: int) -> list[Page]:

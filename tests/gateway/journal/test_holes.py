@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.journal import CommitFailed, Hole, Journal, compact_once
-from gateway.journal import database as tables
+from gateway.journal import pages as tables
 from models.records import Observations, Stream
 from tests.gateway.journal.stored import stored_observations
 from tests.strategies import NOON_NS, SECOND_NS, make_event, make_observations, make_waveform

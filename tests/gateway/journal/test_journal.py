@@ -14,7 +14,7 @@ import pytest
 
 from gateway.errors import JournalError
 from gateway.journal import CommitFailed, Journal, JournalLocked, JournalMismatch, JournalReader
-from gateway.journal import database as tables
+from gateway.journal import pages as tables
 from models.records import Observations, Page, Results
 from tests.strategies import NOON_NS, SECOND_NS, make_event, make_observations, make_results, make_waveform, same
 
@@ -228,20 +228,36 @@ async def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
 # Faults
 
 
-async def test_on_a_full_disk_nothing_is_half_stored(journal: Journal, tmp_path: Path) -> None:
-    """Append raises; seqs, counters and newest rows are as before, and the batch can come again."""
+async def test_a_full_disk_is_waited_out(journal: Journal, tmp_path: Path) -> None:
+    """Nothing of the batch is stored and it is told; with room again the same append goes on, and all is there once."""
     await journal.append(make_observations(rows=1))
     before = journal.counters
     rows = make_observations(streams=50, rows=200, start_ns=NOON_NS + 10**12)
-    with full_disk(journal), pytest.raises(CommitFailed, match="nothing of it is stored"):
-        await journal.append(rows)
-    assert journal.counters == before
-    assert journal.newest_source_time(rows.streams[0]) == NOON_NS
-    assert await journal.append(rows) == 2
+    with full_disk(journal):
+        appending = asyncio.create_task(journal.append(rows))
+        async with asyncio.timeout(30):
+            while not journal.trouble:  # noqa: ASYNC110 - it is a text, not an event
+                await asyncio.sleep(0.01)
+        assert (journal.counters, journal.warnings) == (before, (journal.trouble,))
+        assert journal.newest_source_time(rows.streams[0]) == NOON_NS
+        assert not appending.done()
+    assert await appending == 2
+    assert not journal.trouble
     await journal.close()
     again = await Journal.open(tmp_path, "gw-1")
     assert again.counters.appended == 3 + 10_000
     await again.close()
+
+
+async def test_a_journal_that_is_closed_waits_for_no_disk(journal: Journal) -> None:
+    """What could not be stored until then is not acknowledged."""
+    rows = make_observations(streams=50, rows=200)
+    with full_disk(journal):
+        appending = asyncio.create_task(journal.append(rows))
+        await asyncio.sleep(0.05)
+        await journal.close()
+        with pytest.raises(CommitFailed):
+            await appending
 
 
 async def failing_position(journal: Journal) -> None:
