@@ -132,6 +132,10 @@ class Journal:
         """What it holds, as of the last commit."""
         return self._database.counters
 
+    def streams(self) -> tuple[Stream, ...]:
+        """Return every stream that something was ever stored of."""
+        return self._database.newest.streams()
+
     def newest_source_time(self, stream: Stream) -> int | None:
         """Return the newest stored source time of *stream*, ns since 1970, or None when nothing of it is stored."""
         return self._database.newest.source_time(stream)

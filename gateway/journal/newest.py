@@ -89,6 +89,11 @@ class Newest:
         self._stored = np.zeros(0, np.bool_)
         self._last_table: tuple[tuple[Stream, ...], Indices] = ((), np.zeros(0, np.intp))
 
+    def streams(self) -> tuple[Stream, ...]:
+        """Return every stream that something was ever stored of."""
+        stored = self._stored
+        return tuple(stream for stream, place in list(self._index.items()) if place < len(stored) and stored[place])
+
     def source_time(self, stream: Stream) -> int | None:
         """Return the newest stored source time of *stream* in ns, or None when nothing of it is stored."""
         place, stored, rows = self._index.get(stream), self._stored, self._rows
