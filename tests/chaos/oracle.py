@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from gateway.journal import Journal, JournalCounters, SegmentStore
 from gateway.journal.database import JournalDatabase
 from models.records import Gap, GatewayEvent, Int64Array, Observations, Page, Results, Stream, to_ns
 from models.segment import decode_segment
-from tests.chaos.rows import Difference, difference, told
+from tests.chaos.rows import Difference, difference, row_hashes, told
 
 GATEWAY_ID = "gw-1"
 QUARANTINED = "page_quarantined"
@@ -113,10 +113,14 @@ class Verdict:
     """What became of the rows a plant made.
 
     Attributes:
-        made: How many rows the judgement is about.
-        stored: How many were found.
+        made: How many rows had to be there.
+        stored: How many of them were found.
         in_gaps: How many were not, but lie inside a gap record.
         expired: How many the journal says are gone.
+        missing: How many were not found, and neither gap nor count tells it.
+        twice: How many were found again.
+        altered: How many were found changed.
+        foreign: How many were found that nobody made.
         causes: Gap records by cause.
         wrong: Each broken law, as text; empty when all are kept.
     """
@@ -125,6 +129,10 @@ class Verdict:
     stored: int
     in_gaps: int = 0
     expired: int = 0
+    missing: int = 0
+    twice: int = 0
+    altered: int = 0
+    foreign: int = 0
     causes: Counter[str] = field(default_factory=Counter)
     wrong: tuple[str, ...] = ()
 
@@ -146,46 +154,54 @@ def judge(made: Observations, found: Found) -> Verdict:
     """
     expired = sum(found.counters.expired.values())
     apart = difference(made, found.rows)
-    wrong = _told_difference(apart)
+    verdict = _verdict(made, apart, found.gaps)
+    wrong = list(verdict.wrong)
     if len(apart.missing) != expired:
         wrong.insert(0, f"{len(apart.missing)} missing, {expired} told as gone: {_first(apart.missing)}")
-    return Verdict(
-        made=len(made),
-        stored=_kept(made, apart),
-        in_gaps=int(_in_gaps(apart.missing, found.gaps).sum()),
+    return replace(
+        verdict,
         expired=expired,
-        causes=Counter(gap.cause for gap in found.gaps),
+        missing=max(len(apart.missing) - expired, 0),
         wrong=(*wrong, *_counted(found), *_seq_whole(found), *_quarantine_told(found)),
     )
 
 
-def judge_rows(made: Observations, found: Observations, gaps: Sequence[Gap] = ()) -> Verdict:
-    """Hold *found* rows, of a journal, a historian or the lake, against *made*, in which nothing is twice.
+def judge_rows(
+    made: Observations, found: Observations, gaps: Sequence[Gap] = (), *, may_be: Observations | None = None
+) -> Verdict:
+    """Hold *found* rows, of a journal, a historian or the lake, against *made*.
 
     A row that is missing has to lie inside a gap record of its stream.
+
+    Args:
+        made: What must be there; nothing twice.
+        found: What is there.
+        gaps: What is told as missing.
+        may_be: What was made beside that, and may be there, once.
     """
-    apart = difference(made, found)
-    in_gaps = _in_gaps(apart.missing, gaps)
-    unsaid = apart.missing.take(~in_gaps)
-    wrong = _told_difference(apart)
-    if len(unsaid):
-        wrong.insert(0, f"{len(unsaid)} missing: {_first(unsaid)}")
+    optional = Observations.empty() if may_be is None else may_be
+    apart = difference(Observations.concatenate([made, optional]), found)
+    apart = replace(apart, missing=apart.missing.take(np.isin(row_hashes(apart.missing), row_hashes(made))))
+    verdict = _verdict(made, apart, gaps)
+    unsaid = apart.missing.take(~_in_gaps(apart.missing, gaps))
+    if not len(unsaid):
+        return verdict
+    told_missing = f"{len(unsaid)} missing: {_first(unsaid)}"
+    return replace(verdict, missing=len(unsaid), wrong=(told_missing, *verdict.wrong))
+
+
+def _verdict(made: Observations, apart: Difference, gaps: Sequence[Gap]) -> Verdict:
+    kinds = {"twice": apart.twice, "altered": apart.altered, "foreign": apart.foreign}
     return Verdict(
         made=len(made),
-        stored=_kept(made, apart),
-        in_gaps=int(in_gaps.sum()),
+        stored=len(made) - len(apart.missing) - len(apart.altered),
+        in_gaps=int(_in_gaps(apart.missing, gaps).sum()),
+        twice=len(apart.twice),
+        altered=len(apart.altered),
+        foreign=len(apart.foreign),
         causes=Counter(gap.cause for gap in gaps),
-        wrong=tuple(wrong),
+        wrong=tuple(f"{len(rows)} {kind}: {_first(rows)}" for kind, rows in kinds.items() if len(rows)),
     )
-
-
-def _kept(made: Observations, apart: Difference) -> int:
-    return len(made) - len(apart.missing) - len(apart.altered)
-
-
-def _told_difference(apart: Difference) -> list[str]:
-    kinds = {"twice": apart.twice, "altered": apart.altered, "foreign": apart.foreign}
-    return [f"{len(rows)} {kind}: {_first(rows)}" for kind, rows in kinds.items() if len(rows)]
 
 
 def _first(rows: Observations) -> str:

@@ -111,3 +111,18 @@ def test_the_wall_clock_steps_and_the_monotonic_clock_does_not(watched: Path, tm
     assert abs(time.time() - 86_400 - wall) < 60
     assert abs(wall - sql) < 60
     assert before < monotonic < time.monotonic()
+
+
+@pytest.mark.integration
+def test_flushes_wait_while_the_disk_stalls(watched: Path, tmp_path: Path) -> None:
+    """A program that flushes gets no further until the disk goes on."""
+    disk = Disk(tmp_path / "disk", watched)
+    disk.control.stall(holds=True)
+    command = [sys.executable, "-c", WRITER, str(watched)]
+    with subprocess.Popen(command, env={**os.environ, **disk.environment}) as writer:
+        with pytest.raises(subprocess.TimeoutExpired):
+            writer.wait(1.0)
+        assert not (watched / "new").exists()
+        disk.control.stall(holds=False)
+        assert writer.wait(60) == 0
+    assert (watched / "new").exists()

@@ -19,12 +19,13 @@ import msgspec
 import pytest
 
 from models.records import Gap, Stream
+from tests.chaos.disk import Disk
+from tests.chaos.oracle import Verdict
 from tests.gateway.data_acquisition.small_plant import free_port
 from tests.integration.faults.chaos_proxy import ChaosProxy, Door, Ending, Way
 from tests.integration.faults.field import ALL, BOUND_S, GOAL_S, PUMPS, Fault, Field, running
-from tests.integration.faults.judge import OVERFLOW, Stored, Verdict, judge_ticks, pages_of_journal
+from tests.integration.faults.judge import OVERFLOW, Stored, judge_ticks, pages_of_journal
 from tests.integration.faults.program import GATEWAY_ID, GatewayProgram, Server
-from tests.integration.faults.stall import StalledDisk
 from tests.integration.faults.tail import JournalTail
 from tests.integration.peers.asyncua_plant import URI, Settings
 from tests.integration.peers.server import WITH_HISTORY, Measured, Milo, MiloLoad, Peer
@@ -200,7 +201,8 @@ async def test_a_disk_that_stalls_for_a_minute(tmp_path: Path, record_property: 
         skip_or_fail(lacking)
     if shutil.which("cc") is None:
         skip_or_fail("a stalled disk needs cc, which is not on PATH")
-    disk, gateway = StalledDisk(tmp_path), GatewayProgram(tmp_path / "gateway")
+    gateway = GatewayProgram(tmp_path / "gateway")
+    disk = Disk(tmp_path / "disk", gateway.state_dir)
     plant = Peer(MiloLoad(1000, 100), tmp_path / "plant", free_port(), clients=[gateway.certificate])
     gateway.trust(plant.certificate, "plant")
     gateway.configure([Server(name="load", port=plant.port)], {"load": "load"})
@@ -233,9 +235,9 @@ async def test_a_disk_that_stalls_for_a_minute(tmp_path: Path, record_property: 
     assert (live - ended) / 1e9 <= BOUND_S
 
 
-async def stalled_for(seconds: float, disk: StalledDisk, gateway: GatewayProgram) -> tuple[float, float]:
+async def stalled_for(seconds: float, disk: Disk, gateway: GatewayProgram) -> tuple[float, float]:
     """Stall the disk; return the gateway's largest memory in MiB meanwhile, and how long its slowest answer took."""
-    disk.stall()
+    disk.control.stall(holds=True)
     most = slowest_s = 0.0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -244,7 +246,7 @@ async def stalled_for(seconds: float, disk: StalledDisk, gateway: GatewayProgram
         slowest_s = max(slowest_s, time.monotonic() - asked)
         most = max(most, gateway.rss_mib())
         await asyncio.sleep(1)
-    disk.go_on()
+    disk.control.stall(holds=False)
     return max(most, gateway.rss_mib()), slowest_s
 
 
@@ -302,9 +304,9 @@ def breaks_are_seen(field: Field, stored: Stored) -> None:
     def verdict(changed: list[Measured], gaps: Mapping[Stream, list[Gap]] = stored.gaps) -> Verdict:
         return field.verdict(Stored(rows={**stored.rows, stream: changed}, gaps=dict(gaps)))
 
-    assert len(verdict([row for row in rows if row != newest]).missing) == 1
-    assert len(verdict([*rows, newest]).twice) == 1
-    assert len(verdict(rows, {}).missing) == verdict(rows).in_gaps
+    assert verdict([row for row in rows if row != newest]).missing == 1
+    assert verdict([*rows, newest]).twice == 1
+    assert verdict(rows, {}).missing == verdict(rows).in_gaps
 
 
 async def keeps_its_promise(field: Field, record: Record) -> Stored:

@@ -16,9 +16,10 @@ from pathlib import Path
 import msgspec
 
 from models.records import Stream
+from tests.chaos.oracle import Verdict
 from tests.gateway.data_acquisition.small_plant import free_port
 from tests.integration.faults.chaos_proxy import ChaosProxy
-from tests.integration.faults.judge import Stored, Verdict, judge, read_journal
+from tests.integration.faults.judge import Stored, judge, read_journal
 from tests.integration.faults.program import GATEWAY_ID, GatewayProgram, Server
 from tests.integration.faults.tail import JournalTail
 from tests.integration.peers.asyncua_plant import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from gateway.journal import Journal
 from gateway.journal.database import JournalDatabase
 from gateway.journal.replay import pages_after
 from models.records import Gap, GatewayEvent, Observations, Page, Results, Stream, to_ns
+from tests.chaos.oracle import Verdict, judge_rows
 from tests.integration.peers.server import Measured
 
 Book = Mapping[Stream, Sequence[Measured]]
 OVERFLOW = 0x480  # the server adds it to the status of a value before which its queue dropped others
-_LEAST_SHOWN = 5
 
 
 @dataclass(kw_only=True)
@@ -67,41 +67,6 @@ async def pages_of_journal(state_dir: Path, gateway_id: str) -> list[Page]:
     return pages
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What became of the values of a book.
-
-    Attributes:
-        made: How many values the judgement is about.
-        stored: How many of them are in the journal.
-        in_gaps: How many are not, but lie inside a gap record.
-        causes: Gap records by cause.
-        missing: What is neither stored nor told, as text.
-        twice: What is in the journal more than once.
-        foreign: What is in the journal and was never made.
-    """
-
-    made: int
-    stored: int
-    in_gaps: int
-    causes: Mapping[str, int]
-    missing: tuple[str, ...]
-    twice: tuple[str, ...]
-    foreign: tuple[str, ...]
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether nothing is missing unsaid, doubled or invented."""
-        return self.made > 0 and not (self.missing or self.twice or self.foreign)
-
-    def __str__(self) -> str:
-        told = [f"{self.made} made, {self.stored} stored, {self.in_gaps} in gaps"]
-        wrong = {"missing": self.missing, "twice": self.twice, "foreign": self.foreign}
-        told += [f"{len(found)} {name}: {'; '.join(found[:_LEAST_SHOWN])}" for name, found in wrong.items() if found]
-        told += [f"{count} x {cause!r}" for cause, count in self.causes.items()]
-        return "\n  ".join(told)
-
-
 def judge(book: Book, stored: Stored, *, since: Mapping[Stream, int], until: int) -> Verdict:
     """Hold what was *stored* against the *book*.
 
@@ -112,38 +77,27 @@ def judge(book: Book, stored: Stored, *, since: Mapping[Stream, int], until: int
             Earlier ones may be stored.
         until: The source time, ns, up to and with which.
     """
-    made = kept = in_gaps = 0
-    missing: list[str] = []
-    for stream, first in since.items():
-        have = set(map(_plain, stored.rows.get(stream, ())))
-        spans = [(to_ns(gap.from_time), to_ns(gap.to_time)) for gap in stored.gaps.get(stream, ())]
-        for row in book.get(stream, ()):
-            if not first <= row.source_time <= until:
-                continue
-            made += 1
-            if row in have:
-                kept += 1
-            elif any(start <= row.source_time <= end for start, end in spans):
-                in_gaps += 1
-            else:
-                missing.append(_told(stream, row))
-    return Verdict(
-        made=made,
-        stored=kept,
-        in_gaps=in_gaps,
-        causes=Counter(gap.cause for stream in since for gap in stored.gaps.get(stream, ())),
-        missing=tuple(missing),
-        twice=tuple(
-            f"{_told(stream, row)}, {count} times"
-            for stream in since
-            for row, count in Counter(map(_plain, stored.rows.get(stream, ()))).items()
-            if count > 1
-        ),
-        foreign=tuple(
-            _told(stream, row)
-            for stream in since
-            for row in set(map(_plain, stored.rows.get(stream, ()))) - set(book.get(stream, ()))
-        ),
+    made = columns_of({stream: book.get(stream, ()) for stream in since})
+    first = np.array([since[stream] for stream in made.streams], np.int64)
+    must_be = (made.source_time <= until) & (made.source_time >= first[made.stream])
+    found = columns_of({stream: [*map(_plain, stored.rows.get(stream, ()))] for stream in since})
+    gaps = [gap for stream in since for gap in stored.gaps.get(stream, ())]
+    verdict = judge_rows(made.take(must_be), found, gaps, may_be=made.take(~must_be))
+    return verdict if verdict.made else replace(verdict, wrong=(*verdict.wrong, "nothing was made; nothing is shown"))
+
+
+def columns_of(rows: Mapping[Stream, Sequence[Measured]]) -> Observations:
+    """Return *rows* of streams in columns."""
+    flat = [row for some in rows.values() for row in some]
+    samples = [row.numbers if len(row.numbers) > 1 else () for row in flat]
+    return Observations(
+        streams=tuple(rows),
+        stream=np.repeat(np.arange(len(rows), dtype=np.uint32), [len(some) for some in rows.values()]),
+        source_time=np.array([row.source_time for row in flat], np.int64),
+        value=np.array([row.numbers[0] if len(row.numbers) == 1 else np.nan for row in flat], np.float64),
+        status=np.array([row.status for row in flat], np.uint32),
+        sample_count=np.array([len(some) for some in samples], np.uint32),
+        samples=np.array([number for some in samples for number in some], np.float32),
     )
 
 
@@ -164,14 +118,14 @@ def judge_ticks(pages: Sequence[Page], *, streams: int, last: int) -> Verdict:
             for gap in content.gaps:
                 gaps.setdefault(Stream(gap.asset_id, gap.channel), []).append(gap)
     made = kept = in_gaps = 0
-    missing = [f"{streams - len(ticks)} streams"] if len(ticks) < streams else []
+    missing = [f"{streams - len(ticks)} streams are missing"] if len(ticks) < streams else []
     twice: list[str] = []
     for stream, parts in ticks.items():
         values, times = (np.concatenate(column) for column in zip(*parts, strict=True))
         numbers, first_rows, counts = np.unique(values.astype(np.int64), return_index=True, return_counts=True)
         made += last - int(numbers[0]) + 1
         kept += len(numbers)
-        twice += [f"{stream}: tick {tick}" for tick in numbers[counts > 1].tolist()]
+        twice += [f"{stream}: tick {tick} is there twice" for tick in numbers[counts > 1].tolist()]
         spans = [(to_ns(gap.from_time), to_ns(gap.to_time)) for gap in gaps.get(stream, ())]
         when = times[first_rows]
         for at in np.flatnonzero(np.diff(numbers) > 1).tolist():
@@ -179,12 +133,17 @@ def judge_ticks(pages: Sequence[Page], *, streams: int, last: int) -> Verdict:
             if any(start <= int(when[at]) + 1000 and int(when[at + 1]) - 1000 <= end for start, end in spans):
                 in_gaps += after - before - 1
             else:
-                missing.append(f"{stream}: ticks {before + 1} to {after - 1}")
+                missing.append(f"{stream}: ticks {before + 1} to {after - 1} are missing")
         if int(numbers[-1]) < last:
-            missing.append(f"{stream}: ticks {int(numbers[-1]) + 1} to {last}")
-    causes = Counter(gap.cause for found in gaps.values() for gap in found)
+            missing.append(f"{stream}: ticks {int(numbers[-1]) + 1} to {last} are missing")
     return Verdict(
-        made=made, stored=kept, in_gaps=in_gaps, causes=causes, missing=tuple(missing), twice=tuple(twice), foreign=()
+        made=made,
+        stored=kept,
+        in_gaps=in_gaps,
+        missing=made - kept - in_gaps,
+        twice=len(twice),
+        causes=Counter(gap.cause for found in gaps.values() for gap in found),
+        wrong=(*missing, *twice),
     )
 
 
@@ -197,7 +156,3 @@ def longest_silence_s(rows: Sequence[Measured], since: int, until: int) -> float
 
 def _plain(row: Measured) -> Measured:
     return Measured(row.source_time, row.status & ~OVERFLOW, row.numbers)
-
-
-def _told(stream: Stream, row: Measured) -> str:
-    return f"{stream.asset_id}/{stream.channel} at {row.source_time}: {row.numbers[:3]}, status {row.status:#x}"
