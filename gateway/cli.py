@@ -23,6 +23,7 @@ from gateway.config import GatewayConfig
 from gateway.config_file import check_config, load_config
 from gateway.doctor import Finding, examine
 from gateway.errors import BundleRefused, ConfigError, GatewayError
+from gateway.historian.cli import historian
 from gateway.journal.cli import journal
 from gateway.pipeline import bundle_slots, run
 from models.bundle.errors import BundleError
@@ -90,6 +91,7 @@ def doctor_command(config_file: Path, *, as_json: bool) -> None:
 
 
 main.add_command(opcua)
+main.add_command(historian)
 main.add_command(journal)
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -82,13 +83,28 @@ class InfluxServer:
             self.process.wait()
             self.process = None
 
-    def call(self, path: str, body: dict[str, Any]) -> Any:
-        """Post *body* and return the answer."""
+    def call(self, path: str, body: dict[str, Any], *, method: str = "POST") -> Any:
+        """Send *body* and return the answer."""
         request = urllib.request.Request(  # noqa: S310 - our own loopback server
-            self.url + path, json.dumps(body).encode(), {"Authorization": f"Token {TOKEN}"}
+            self.url + path, json.dumps(body).encode(), {"Authorization": f"Token {TOKEN}"}, method=method
         )
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
             return json.load(answer)
+
+    def get(self, path: str) -> Any:
+        """Return what stands at *path*."""
+        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Token {TOKEN}"})  # noqa: S310 - the same
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
+            return json.load(answer)
+
+    def influxql(self, token: str, database: str, query: str) -> str:
+        """Return what the server answers *query* with *token*, as it is."""
+        asked = urllib.parse.urlencode({"db": database, "epoch": "ns", "q": query})
+        request = urllib.request.Request(  # noqa: S310 - the same
+            f"{self.url}/query?{asked}", b"", {"Authorization": f"Token {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
+            return str(answer.read().decode())
 
     def write(self, config: HistorianConfig, line: str) -> None:
         """Write *line* into the bucket of *config*, as somebody else would."""
