@@ -1,4 +1,4 @@
-"""The two listeners' applications: gateways upload to one, people and programs read the other."""
+"""The application for people and programs; the one for gateways is in `cloud_service.ingest.routes`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from cloud_service.errors import BodyRefused, EnrollmentError, IngestError, NotEntitled, RecordRejected
+from cloud_service.errors import BodyRefused, RecordRejected
 from cloud_service.fleet import assets, maintenance
 from cloud_service.inbox.pages import CONTENT_SECURITY_POLICY, render_advisory, render_inbox
-from cloud_service.ingest.ledger import Range, newest_source_time
-from cloud_service.ingest.upload import check_epoch, check_owner, read_claim
+from cloud_service.ingest import quarantine
+from cloud_service.ingest.ledger import newest_source_time
 from cloud_service.metrics import metrics_text
-from cloud_service.pipeline import Intake
-from cloud_service.pki import Identity, identity_of
 from cloud_service.store import Store
 
 MAINTENANCE_LIMIT = 64 * 1024
@@ -36,40 +34,6 @@ _HEADERS = {
 }
 
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-def ingest_app(intake: Intake) -> FastAPI:
-    """Return the application for gateways; it needs the client certificate in the request's scope."""
-    app = FastAPI(openapi_url=None)
-    limit = intake.config.segment_limit_mib * 2**20
-
-    @app.put("/api/v1/segments/{gateway_id}/{epoch}/{pages}")
-    async def put_segment(request: Request, gateway_id: str, epoch: str, pages: str) -> Response:
-        identity = _identity(request)
-        try:
-            await asyncio.to_thread(intake.check_entitled, identity)
-            check_owner(identity, gateway_id)
-            claim = read_claim(gateway_id, epoch, pages, request.headers, limit)
-            return _held(await intake.take_in(claim, request.stream()))
-        except IngestError as error:
-            await asyncio.to_thread(intake.reject, identity, error)
-            raise
-
-    @app.get("/api/v1/ledger/{gateway_id}/{epoch}")
-    async def get_ledger(request: Request, gateway_id: str, epoch: str) -> Response:
-        identity = _identity(request)
-        await asyncio.to_thread(intake.check_entitled, identity)
-        check_owner(identity, gateway_id)
-        check_epoch(epoch)
-        return _held(await asyncio.to_thread(intake.held, gateway_id, epoch))
-
-    @app.exception_handler(IngestError)
-    async def refuse(_: Request, error: IngestError) -> Response:
-        # A body that was not read to its end leaves the connection in no state to go on.
-        headers = {"Connection": "close"} if isinstance(error, BodyRefused) else {}
-        return JSONResponse({"reason": error.reason, "detail": str(error)}, error.status, headers)
-
-    return app
 
 
 def web_app(store: Store, access_token: str | None) -> FastAPI:
@@ -156,23 +120,13 @@ def _operation_routes(store: Store) -> APIRouter:
     @routes.get("/healthz")
     def health() -> Response:
         with store.reading() as session:
-            return _json({"status": "ok", "open_advisories": assets.count_open_advisories(session)})
+            quarantined = quarantine.count(session)
+            advisories = assets.count_open_advisories(session)
+        # Whoever asks needs no token: numbers, no names.
+        status = "degraded" if quarantined else "ok"
+        return _json({"status": status, "open_advisories": advisories, "quarantined_segments": quarantined})
 
     return routes
-
-
-def _identity(request: Request) -> Identity:
-    der = request.scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
-    if not der:
-        raise NotEntitled("the request came without a client certificate; nothing is done")
-    try:
-        return identity_of(der)
-    except EnrollmentError as error:
-        raise NotEntitled(str(error)) from error
-
-
-def _held(ranges: list[Range]) -> Response:
-    return _json({"held": ranges})
 
 
 def _json(content: Any, status: int = 200) -> Response:

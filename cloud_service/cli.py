@@ -4,51 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
-from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
 
 import click
 import msgspec
 import structlog
 
-from cloud_service.config import SAMPLE, Address, CloudConfig, load_config, read_access_token
-from cloud_service.errors import CloudError, ConfigError, RecordRejected
+from cloud_service.command import REFUSED, Cloud, as_json, print_json, tell, time_of, told_plainly, with_cloud
+from cloud_service.config import SAMPLE, Address, load_config, read_access_token
 from cloud_service.fleet import gateways, maintenance
-from cloud_service.lake.lake import Lake
+from cloud_service.ingest.cli import ledger
 from cloud_service.pki import Pki, write_public
-from cloud_service.registry.registry import BundleStatus, Registry
+from cloud_service.registry.registry import BundleStatus
 from cloud_service.store import Store
-
-P = ParamSpec("P")
-REFUSED = 3  # exit code: all worked, and the answer is no
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cloud:
-    """What every command but ``init`` works with."""
-
-    config: CloudConfig
-    store: Store
-
-    @property
-    def lake(self) -> Lake:
-        """What the gateways sent."""
-        return Lake(self.config.storage.lake, self.store)
-
-    @property
-    def registry(self) -> Registry:
-        """All versions of all bundles."""
-        return Registry(self.config.storage.registry, self.store)
-
-    @property
-    def pki(self) -> Pki:
-        """The fleet's keys."""
-        return Pki(self.config.storage.pki)
 
 
 @click.group()
@@ -65,28 +33,6 @@ def main() -> None:
     )
 
 
-def with_cloud(command: Callable[Concatenate[Cloud, P], None]) -> Callable[..., None]:
-    """Give *command* the option ``--config`` and, as its first argument, the `Cloud` that it names."""
-
-    @click.option(
-        "--config",
-        "config_path",
-        type=click.Path(path_type=Path),
-        default=Path("cloud.toml"),
-        show_default=True,
-        help="The cloud service's configuration.",
-    )
-    @wraps(command)
-    def run(config_path: Path, *args: P.args, **kwargs: P.kwargs) -> None:
-        with _told_plainly(), _opened(config_path) as cloud:
-            command(cloud, *args, **kwargs)
-
-    return run
-
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-
-
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
@@ -100,7 +46,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for p
 @as_json
 def init(folder: Path, server_names: tuple[str, ...], *, as_json: bool) -> None:
     """Make FOLDER a cloud service: configuration, certificate authority, signing key, database."""
-    with _told_plainly():
+    with told_plainly():
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "cloud.toml"
         if not path.exists():
@@ -108,7 +54,7 @@ def init(folder: Path, server_names: tuple[str, ...], *, as_json: bool) -> None:
         config = load_config(path)
         Pki(config.storage.pki).create(server_names)
         Store(config.storage.database).close()
-        _tell(
+        tell(
             {"config": path, "server_names": server_names},
             f"{path} is ready; gateways reach it as {', '.join(server_names)}",
             as_json=as_json,
@@ -119,7 +65,7 @@ def init(folder: Path, server_names: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--config", "config_path", type=click.Path(path_type=Path), default=Path("cloud.toml"), show_default=True)
 def check_config(config_path: Path) -> None:
     """Check the configuration; touch neither the network nor the database."""
-    with _told_plainly():
+    with told_plainly():
         config = load_config(config_path)
         if config.web.access_token_file is not None:
             read_access_token(config.web.access_token_file)
@@ -161,7 +107,7 @@ def enroll(cloud: Cloud, gateway_id: str, out: Path | None, *, as_json: bool) ->
     with cloud.store.writing() as session:
         gateways.enroll(session, identity)
     told = {"gateway_id": gateway_id, "folder": folder, "certificate_sha256": identity.certificate_sha256}
-    _tell(told, f"{gateway_id} is enrolled; bring {folder} to it", as_json=as_json)
+    tell(told, f"{gateway_id} is enrolled; bring {folder} to it", as_json=as_json)
 
 
 @main.command()
@@ -172,7 +118,7 @@ def revoke(cloud: Cloud, gateway_id: str, *, as_json: bool) -> None:
     """Keep GATEWAY_ID out from now on; what it sent stays."""
     with cloud.store.writing() as session:
         gateways.revoke(session, gateway_id)
-    _tell({"gateway_id": gateway_id, "revoked": True}, f"{gateway_id} is revoked", as_json=as_json)
+    tell({"gateway_id": gateway_id, "revoked": True}, f"{gateway_id} is revoked", as_json=as_json)
 
 
 @main.command()
@@ -193,7 +139,7 @@ def train(cloud: Cloud, asset_class: str, *, as_json: bool) -> None:
     )
     figures = ", ".join(f"{name} {value:.3g}" for name, value in sorted(trained.held_out.items()))
     sentence = f"{asset_class} version {trained.version} is {trained.status}: {figures}. {'; '.join(trained.reasons)}"
-    _tell(trained, sentence, as_json=as_json)
+    tell(trained, sentence, as_json=as_json)
     if not trained.released:
         sys.exit(REFUSED)
 
@@ -242,7 +188,7 @@ def rollout(
         "succeeded": report.succeeded,
         "hosts": hosts,
     }
-    _tell(told, "\n".join(f"{h['host']}: {h['outcome']} {h['reason']}".rstrip() for h in hosts), as_json=as_json)
+    tell(told, "\n".join(f"{h['host']}: {h['outcome']} {h['reason']}".rstrip() for h in hosts), as_json=as_json)
     if not report.succeeded:
         sys.exit(REFUSED)
 
@@ -256,7 +202,7 @@ def rollout(
 def release(cloud: Cloud, asset_class: str, version: int, reason: str, *, as_json: bool) -> None:
     """Let a candidate be rolled out."""
     moved = cloud.registry.move(asset_class, version, BundleStatus.RELEASED, reason)
-    _tell(moved, f"{asset_class} version {moved.version} is {moved.status}", as_json=as_json)
+    tell(moved, f"{asset_class} version {moved.version} is {moved.status}", as_json=as_json)
 
 
 @main.command()
@@ -266,36 +212,11 @@ def bundles(cloud: Cloud, *, as_json: bool) -> None:
     """List every version of every asset class's models."""
     found = cloud.registry.versions()
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for bundle in found:
         metrics = ", ".join(f"{name} {value:.3g}" for name, value in sorted(bundle.metrics.items()))
         click.echo(f"{bundle.asset_class} v{bundle.version:06d} {bundle.status:9} {metrics} {bundle.reason}".rstrip())
-
-
-@main.command()
-@as_json
-@with_cloud
-def ledger(cloud: Cloud, *, as_json: bool) -> None:
-    """List what is held of each gateway and epoch."""
-    journals: dict[tuple[str, str], dict[str, Any]] = {}
-    for stored in cloud.lake.ranges():
-        key = (stored.gateway_id, stored.epoch)
-        entry = journals.setdefault(
-            key, {"gateway_id": key[0], "epoch": key[1], "segments": 0, "pages": 0, "observations": 0, "results": 0}
-        )
-        entry["segments"] += 1
-        entry["pages"] += stored.last_seq - stored.first_seq + 1
-        entry["observations"] += stored.observations
-        entry["results"] += stored.results
-    if as_json:
-        _print_json(list(journals.values()))
-        return
-    for entry in journals.values():
-        click.echo(
-            f"{entry['gateway_id']} {entry['epoch']}: {entry['pages']} pages in {entry['segments']} segments, "
-            f"{entry['observations']} observations, {entry['results']} results"
-        )
 
 
 @main.group("maintenance")
@@ -324,9 +245,9 @@ def maintenance_add(
     """Store one failure of ASSET_ID."""
     record = maintenance.MaintenanceRecord(
         asset_id=asset_id,
-        failed_at=_time(failed_at, "--failed-at"),
+        failed_at=time_of(failed_at, "--failed-at"),
         failure_mode=failure_mode,
-        in_service_again=_time(in_service_again, "--in-service-again") if in_service_again else None,
+        in_service_again=time_of(in_service_again, "--in-service-again") if in_service_again else None,
         note=note,
     )
     _add_records(cloud, [record], as_json=as_json)
@@ -345,44 +266,7 @@ def _add_records(cloud: Cloud, records: list[maintenance.MaintenanceRecord], *, 
     with cloud.store.writing() as session:
         for record in records:
             maintenance.add_record(session, record)
-    _tell({"stored": len(records)}, f"{len(records)} maintenance records stored", as_json=as_json)
+    tell({"stored": len(records)}, f"{len(records)} maintenance records stored", as_json=as_json)
 
 
-def _time(text: str, option: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as error:
-        raise RecordRejected(f"{option} {text!r} is not a time ({error}); nothing is stored") from error
-
-
-def _tell(content: Any, sentence: str, *, as_json: bool) -> None:
-    """Print *content* for programs or the *sentence* for people."""
-    if as_json:
-        _print_json(content)
-    else:
-        click.echo(sentence)
-
-
-def _print_json(content: Any) -> None:
-    click.echo(msgspec.json.encode(content, enc_hook=str).decode())
-
-
-@contextmanager
-def _opened(config_path: Path) -> Iterator[Cloud]:
-    config = load_config(config_path)
-    if not config.storage.database.parent.is_dir():
-        raise ConfigError(f"{config_path}: storage.folder {config.storage.folder} is not a folder; nothing is done")
-    store = Store(config.storage.database)
-    try:
-        yield Cloud(config=config, store=store)
-    finally:
-        store.close()
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    """Turn what was raised on purpose into one line and exit code 1."""
-    try:
-        yield
-    except CloudError as error:
-        raise click.ClickException(str(error)) from error
+main.add_command(ledger)

@@ -21,11 +21,20 @@ address = "127.0.0.1:8443"
 ## Largest segment that is read, in MiB.
 # segment_limit_mib = 64
 
-## Seconds a gateway has to send one segment.
-# upload_deadline_s = 120.0
+## Seconds an upload may stand still before it is given up.
+# idle_deadline_s = 30.0
 
-## Segments held in memory at the same time; further ones wait unread.
-# concurrent_uploads = 4
+## Slowest upload that is waited for, in KiB/s on average; a slow link may take its time as long as it gets on.
+# minimal_rate_kib_s = 1.0
+
+## Bodies on their way in, all together, in MiB on disk; who comes when it is full is told to come again.
+# incoming_mib = 1024
+
+## Memory for segments that are decoded and stored, in MiB; further ones wait.
+# memory_mib = 1024
+
+## Refused segments of cloned or restored gateways that are kept for an operator, in MiB on disk.
+# quarantine_mib = 1024
 
 [web]
 ## Where people read the inbox. Anything but a loopback address needs an access token.
@@ -70,8 +79,11 @@ class IngestConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     address: str = "127.0.0.1:8443"
     segment_limit_mib: int = 64
-    upload_deadline_s: float = 120.0
-    concurrent_uploads: int = 4
+    idle_deadline_s: float = 30.0
+    minimal_rate_kib_s: float = 1.0
+    incoming_mib: int = 1024
+    memory_mib: int = 1024
+    quarantine_mib: int = 1024
 
 
 class WebConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,9 +183,11 @@ def _absolute(config: CloudConfig, base: Path) -> CloudConfig:
 
 def _checked(config: CloudConfig) -> CloudConfig:
     _ = config.ingest_address
-    for key in ("segment_limit_mib", "upload_deadline_s", "concurrent_uploads"):
+    for key in IngestConfig.__struct_fields__[1:]:  # all but the address
         if getattr(config.ingest, key) <= 0:
             raise ConfigError(f"ingest.{key} must be above 0; the service does not start")
+    if config.ingest.incoming_mib < config.ingest.segment_limit_mib:
+        raise ConfigError("ingest.incoming_mib must not be below segment_limit_mib; the service does not start")
     if not config.web_address.is_loopback and config.web.access_token_file is None:
         raise ConfigError(
             f"web.address {config.web.address} can be reached from outside, and web.access_token_file is not set; "

@@ -4,11 +4,16 @@
 CloudError
 ├── ConfigError           the service does not start; the message names file and key
 ├── EnrollmentError       no certificate is made; the message says why
-├── IngestError           the upload is answered with ``status`` and the reason, and counted as rejected
+├── IngestError           the upload is answered with ``status``, reason and field, and counted as rejected
 │   ├── NotEntitled       403: the certificate is unknown, revoked, or names another gateway
-│   ├── BodyRefused       408, 411, 413: too slow, of unknown length, too large; the body is not kept
+│   ├── BodyRefused       400, 408, 411, 413: cut off, too slow, of unknown length, too large; the body is not kept
 │   ├── SegmentRejected   422: the body is not the segment it says it is
-│   └── RangeConflict     409: pages are held with other content; the gateway was cloned or restored
+│   ├── Busy              429, 503: too many at once; it may come again after ``wait_s``
+│   ├── ChainBroken       409: the segment does not follow the one before it, or is not followed by the one after
+│   └── Quarantined       409, and the body is kept for an operator to look at
+│       ├── RangeConflict     pages are held with other content; the gateway was cloned or restored
+│       └── CloneRefused      an older journal sends new pages after a newer one of the same gateway came
+├── LedgerError           a command on the ledger cannot be done; the message says what is as it was
 ├── TrainingFailed        no version is registered; what is live stays
 ├── ArchiveUnreadable     a file is no bundle; nothing is rolled out
 ├── CollectionMissing     the collection wearsight.fleet is nowhere; nothing is rolled out
@@ -39,10 +44,16 @@ class IngestError(CloudError):
     Attributes:
         status: The HTTP status it is answered with.
         reason: One word for metrics.
+        field: What is at fault: a header, a part of the address, or a field of the body.
     """
 
     status = 400
     reason = "refused"
+    field = "body"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field or self.field
 
 
 class NotEntitled(IngestError):
@@ -50,6 +61,7 @@ class NotEntitled(IngestError):
 
     status = 403
     reason = "not_entitled"
+    field = "certificate"
 
 
 class BodyRefused(IngestError):
@@ -57,8 +69,8 @@ class BodyRefused(IngestError):
 
     reason = "body"
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, status: int, field: str | None = None) -> None:
+        super().__init__(message, field)
         self.status = status
 
 
@@ -69,11 +81,51 @@ class SegmentRejected(IngestError):
     reason = "undecodable"
 
 
-class RangeConflict(IngestError):
-    """Pages of the segment are held already, with other content."""
+class Busy(IngestError):
+    """There is no room for the upload now.
+
+    Attributes:
+        wait_s: Seconds after which it may come again.
+    """
+
+    reason = "busy"
+
+    def __init__(self, message: str, status: int, field: str, wait_s: int) -> None:
+        super().__init__(message, field)
+        self.status = status
+        self.wait_s = wait_s
+
+
+class ChainBroken(IngestError):
+    """A segment and its neighbour do not name each other."""
 
     status = 409
+    reason = "chain"
+    field = "previous"
+
+
+class Quarantined(IngestError):
+    """The upload does not belong to the journal that is known, and is kept aside."""
+
+    status = 409
+
+
+class RangeConflict(Quarantined):
+    """Pages of the segment are held already, with other content."""
+
     reason = "conflict"
+    field = "pages"
+
+
+class CloneRefused(Quarantined):
+    """A journal that was superseded sends new pages."""
+
+    reason = "clone"
+    field = "epoch"
+
+
+class LedgerError(CloudError):
+    """A command on the ledger cannot be done."""
 
 
 class TrainingFailed(CloudError):

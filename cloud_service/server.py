@@ -13,14 +13,17 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import h11
+import msgspec
 import structlog
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cloud_service.api import ingest_app, web_app
+from cloud_service.api import web_app
 from cloud_service.config import Address, CloudConfig, read_access_token
 from cloud_service.errors import ConfigError
+from cloud_service.ingest.routes import ingest_app
 from cloud_service.pipeline import Intake
 from cloud_service.pki import Pki
 from cloud_service.store import Store
@@ -31,10 +34,11 @@ Ready = Callable[[Address, Address], None]
 _SHUTDOWN_S = 10
 # Longer than gateways wait between two segments, so that they find the connection open.
 _KEEP_ALIVE_S = 75
+_HEAD_S = 20
 
 
 class TlsProtocol(H11Protocol):
-    """HTTP/1.1 that puts the peer's certificate into the request's scope."""
+    """HTTP/1.1 that puts the peer's certificate into the request's scope, and does not wait for ever for a request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         """Remember whose connection it is."""
@@ -49,6 +53,36 @@ class TlsProtocol(H11Protocol):
             await inner(scope, receive, send)
 
         self.app = app
+        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(_HEAD_S, self.timeout_keep_alive_handler)
+
+    def data_received(self, data: bytes) -> None:
+        """Take *data*; a request that has begun must have all of its head soon."""
+        if self.conn.their_state is h11.IDLE and self._head_timer is None:
+            self._head_timer = self.loop.call_later(_HEAD_S, self.timeout_keep_alive_handler)
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._end_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._end_head_timer()
+        super().connection_lost(exc)
+
+    def _end_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP as everything else is answered that is refused."""
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            self.transport.close()  # the answer to this request is on its way already
+            return
+        body = msgspec.json.encode({"reason": "malformed", "field": "request", "detail": msg})
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -11,11 +11,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, DateTime, Engine, ForeignKey, Index, Integer, LargeBinary, Text, event
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    DateTime,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    event,
+    text,
+)
 from sqlalchemy import create_engine as sqlalchemy_engine
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
+
+from cloud_service.migration import migrate
 
 _BEGIN_OPTION = "wearsight_begin"
 
@@ -57,7 +71,10 @@ class GatewayRow(Table):
 
 
 class UploadRow(Table):
-    """An upload that ended stored or rejected. One that brought nothing new leaves no row."""
+    """An upload that was stored. One that brought nothing new leaves no row.
+
+    ``outcome`` is "stored", or "withdrawn" once an operator took its pages out of the ledger.
+    """
 
     __tablename__ = "uploads"
 
@@ -73,8 +90,10 @@ class UploadRow(Table):
 class LedgerRow(Table):
     """A run of pages that the lake holds, once: rows of one epoch never overlap.
 
-    ``newest_time`` is the newest source time among its observations. ``fingerprints`` has eight bytes a page;
-    see ``cloud_service.ingest.fingerprints``.
+    ``newest_time`` is the newest source time among its observations. ``fingerprints`` has eight bytes a page, and
+    ``remainders`` too (what is in the fingerprints, but not in the lake), unless it is empty: see
+    ``models.fingerprints``. The files' digests are empty where there is no file, or where an earlier version wrote it.
+    ``repeats`` counts observations of a data request that the lake held already; they are in no file.
     """
 
     __tablename__ = "ledger"
@@ -90,6 +109,91 @@ class LedgerRow(Table):
     received_at: Mapped[datetime]
     upload_id: Mapped[int] = mapped_column(ForeignKey("uploads.upload_id"))
     fingerprints: Mapped[bytes]
+    remainders: Mapped[bytes] = mapped_column(server_default=text("X''"))
+    observations_sha256: Mapped[str] = mapped_column(server_default="")
+    results_sha256: Mapped[str] = mapped_column(server_default="")
+    repeats: Mapped[int] = mapped_column(server_default="0")
+
+
+class SegmentRow(Table):
+    """What an accepted segment said of itself: its place in the chain, and the observations that are not in it.
+
+    ``withheld`` were left out by policy and stay at the gateway; ``expired`` are lost, for ``expired_reason``.
+    ``upload_id`` is None when all of its pages were held before it came.
+    """
+
+    __tablename__ = "segments"
+
+    gateway_id: Mapped[str] = mapped_column(primary_key=True)
+    epoch: Mapped[str] = mapped_column(primary_key=True)
+    first_seq: Mapped[int] = mapped_column(primary_key=True)
+    last_seq: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    previous: Mapped[str]
+    chain_digest: Mapped[str]
+    withheld: Mapped[int]
+    expired: Mapped[int]
+    expired_reason: Mapped[str]
+    upload_id: Mapped[int | None] = mapped_column(ForeignKey("uploads.upload_id"))
+
+
+class JournalRow(Table):
+    """An epoch of a gateway. ``arrival`` counts the gateway's epochs in the order in which they were first seen.
+
+    ``status`` is "active", "accepted" by an operator although a newer one came, or "request": answers to a data
+    request.
+    """
+
+    __tablename__ = "journals"
+
+    gateway_id: Mapped[str] = mapped_column(primary_key=True)
+    epoch: Mapped[str] = mapped_column(primary_key=True)
+    arrival: Mapped[int]
+    first_seen: Mapped[datetime]
+    last_new: Mapped[datetime]
+    status: Mapped[str]
+
+
+class IntakeRow(Table):
+    """A gateway's uploads: all that were received, and those that the quarantine has no room for any more."""
+
+    __tablename__ = "intake"
+
+    gateway_id: Mapped[str] = mapped_column(primary_key=True)
+    received: Mapped[int]
+    quarantine_dropped: Mapped[int]
+
+
+class RejectionRow(Table):
+    """How many uploads of a gateway were rejected for one reason, and what the last of them was."""
+
+    __tablename__ = "rejections"
+
+    gateway_id: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str] = mapped_column(primary_key=True)
+    count: Mapped[int]
+    field: Mapped[str]
+    detail: Mapped[str]
+    last_at: Mapped[datetime]
+
+
+class QuarantineRow(Table):
+    """A refused upload whose bytes are kept; ``times`` counts how often they came."""
+
+    __tablename__ = "quarantine"
+
+    quarantine_id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    gateway_id: Mapped[str]
+    epoch: Mapped[str]
+    first_seq: Mapped[int]
+    last_seq: Mapped[int]
+    digest: Mapped[str]
+    reason: Mapped[str]
+    detail: Mapped[str]
+    size: Mapped[int]
+    times: Mapped[int]
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
 
 
 class HeldRow(Table):
@@ -166,7 +270,9 @@ class BundleRow(Table):
 
 Index("ledger_by_end", LedgerRow.gateway_id, LedgerRow.epoch, LedgerRow.last_seq)
 Index("ledger_by_newest_time", LedgerRow.newest_time)
-Index("uploads_by_outcome", UploadRow.outcome, UploadRow.reason)
+Index("ledger_by_upload", LedgerRow.upload_id)
+Index("segments_by_end", SegmentRow.gateway_id, SegmentRow.epoch, SegmentRow.last_seq)
+Index("quarantine_by_segment", QuarantineRow.gateway_id, QuarantineRow.epoch, QuarantineRow.digest, unique=True)
 Index("advisories_by_state", AdvisoryRow.state, AdvisoryRow.updated_at)
 
 
@@ -176,7 +282,9 @@ class Store:
     def __init__(self, database: Path) -> None:
         self._engine = _engine(database)
         self._writer = self._engine.execution_options(**{_BEGIN_OPTION: "BEGIN IMMEDIATE"})
-        Table.metadata.create_all(self._writer)
+        with self._writer.begin() as connection:  # one transaction: a process killed in it leaves the old tables
+            migrate(connection)
+            Table.metadata.create_all(connection)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

@@ -1,6 +1,7 @@
 """One upload from the outside in: who sends it, what it says it is, its bytes, the segment in them.
 
-Everything is checked in the order in which it gets expensive. The body is bounded before it is read.
+Everything is checked in the order in which it gets expensive. The body is bounded before it is read. What is at fault
+is named: a header, a part of the address, or a field of the segment's body.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ import hmac
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
+
+from starlette.requests import ClientDisconnect
 
 from cloud_service.errors import BodyRefused, NotEntitled, SegmentRejected
+from cloud_service.ingest.content import check_content
 from cloud_service.pki import Identity
 from models.segment import MAX_PAGES, Segment, SegmentError, decode_segment, segment_digest
 
 _EPOCH = re.compile(r"[0-9a-f]{8,64}")
 _RANGE = re.compile(r"([0-9]{1,12})-([0-9]{1,12})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# Names become columns, labels and table keys; a longer one is nobody's machine.
-NAME_LIMIT = 200
+_LENGTH = re.compile(r"[0-9]{1,15}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +38,31 @@ class Claim:
     size: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How slow a sender may be: so long without a byte, and so many bytes a second on average once that is over."""
+
+    idle_s: float
+    bytes_per_s: float
+
+    def patience_s(self, received: int, elapsed_s: float) -> float:
+        """Return how many seconds from now the next byte may take, after *received* bytes in *elapsed_s* seconds."""
+        deadline_s = self.idle_s + received / self.bytes_per_s
+        return min(self.idle_s, deadline_s - elapsed_s)
+
+
 def check_owner(identity: Identity, gateway_id: str) -> None:
     """Raise NotEntitled unless the certificate is *gateway_id*'s own."""
     if identity.gateway_id != gateway_id:
-        raise NotEntitled(f"gateway {identity.gateway_id} asked for the pages of {gateway_id}; nothing is done")
+        raise NotEntitled(
+            f"gateway {identity.gateway_id} asked for the pages of {gateway_id[:80]!r}; nothing is done", "gateway_id"
+        )
 
 
 def check_epoch(epoch: str) -> None:
     """Raise SegmentRejected unless *epoch* can be one."""
     if not _EPOCH.fullmatch(epoch):
-        raise SegmentRejected(f"epoch {epoch[:80]!r} is not 8 to 64 hexadecimal digits; nothing is stored")
+        raise SegmentRejected(f"epoch {epoch[:80]!r} is not 8 to 64 hexadecimal digits; nothing is stored", "epoch")
 
 
 def read_claim(gateway_id: str, epoch: str, pages: str, headers: Mapping[str, str], limit: int) -> Claim:
@@ -54,39 +73,54 @@ def read_claim(gateway_id: str, epoch: str, pages: str, headers: Mapping[str, st
         SegmentRejected: If range or digest cannot be those of a segment.
     """
     length = headers.get("content-length", "")
-    if not length.isdecimal():
-        raise BodyRefused("the upload has no Content-Length; its body is not read", 411)
+    if not length:
+        raise BodyRefused("the upload has no Content-Length; its body is not read", 411, "Content-Length")
+    if not _LENGTH.fullmatch(length):
+        raise BodyRefused("Content-Length is not a length; the body is not read", 413, "Content-Length")
     if int(length) > limit:
-        raise BodyRefused(f"the upload has {length} bytes, above the limit of {limit}; its body is not read", 413)
+        message = f"the upload has {int(length)} bytes, above the limit of {limit}; its body is not read"
+        raise BodyRefused(message, 413, "Content-Length")
     check_epoch(epoch)
     numbers = _RANGE.fullmatch(pages)
     first, last = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
     if not 1 <= first <= last < first + MAX_PAGES:
-        raise SegmentRejected(f"{pages[:80]!r} is not a range of pages; nothing is stored")
+        raise SegmentRejected(f"{pages[:80]!r} is not a range of pages; nothing is stored", "pages")
     digest = headers.get("x-segment-sha256", "")
     if not _DIGEST.fullmatch(digest):
-        raise SegmentRejected("X-Segment-SHA256 is not a SHA-256 in hexadecimal; nothing is stored")
+        message = "X-Segment-SHA256 is not a SHA-256 in hexadecimal; nothing is stored"
+        raise SegmentRejected(message, "X-Segment-SHA256")
     return Claim(gateway_id=gateway_id, epoch=epoch, first_seq=first, last_seq=last, digest=digest, size=int(length))
 
 
-async def receive(body: AsyncIterator[bytes], claim: Claim, deadline_s: float) -> bytes:
-    """Return the bytes of *body*, never more than *claim* says.
+async def receive(body: AsyncIterator[bytes], claim: Claim, pace: Pace, file: SpooledTemporaryFile[bytes]) -> None:
+    """Write *body* to *file*, never more than *claim* says. A slow link may take its time as long as it gets on.
 
     Raises:
-        BodyRefused: If there are more, fewer, or they take longer than *deadline_s* seconds.
+        BodyRefused: If there are more or fewer bytes, or they come slower than *pace*.
     """
-    data = bytearray()
+    clock = asyncio.get_running_loop().time
+    received, start = 0, clock()
+    chunks = aiter(body)
     try:
-        async with asyncio.timeout(deadline_s):
-            async for chunk in body:
-                data += chunk
-                if len(data) > claim.size:
-                    raise BodyRefused(f"the upload is longer than the {claim.size} bytes it said; it is dropped", 413)
+        while True:
+            async with asyncio.timeout(max(0.0, pace.patience_s(received, clock() - start))):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                break
+            received += len(chunk)
+            if received > claim.size:
+                raise BodyRefused(f"the upload is longer than the {claim.size} bytes it said; it is dropped", 413)
+            file.write(chunk)
     except TimeoutError as error:
-        raise BodyRefused(f"the upload took longer than {deadline_s} s; it is dropped", 408) from error
-    if len(data) < claim.size:
-        raise BodyRefused(f"the upload ended after {len(data)} of {claim.size} bytes; it is dropped", 400)
-    return bytes(data)
+        message = (
+            f"the upload stands at {received} of {claim.size} bytes after {clock() - start:.0f} s, slower than "
+            f"{pace.bytes_per_s:.0f} bytes/s or without any for {pace.idle_s:.0f} s; it is dropped"
+        )
+        raise BodyRefused(message, 408) from error
+    except ClientDisconnect as error:
+        raise BodyRefused(f"the sender went away after {received} of {claim.size} bytes; it is dropped", 400) from error
+    if received < claim.size:
+        raise BodyRefused(f"the upload ended after {received} of {claim.size} bytes; it is dropped", 400)
 
 
 def open_segment(data: bytes, claim: Claim) -> Segment:
@@ -96,30 +130,17 @@ def open_segment(data: bytes, claim: Claim) -> Segment:
         SegmentRejected: If it is not.
     """
     if not hmac.compare_digest(segment_digest(data), claim.digest):
-        raise SegmentRejected("the body does not have the SHA-256 of its header: it was changed on the way; not stored")
+        message = "the body does not have the SHA-256 of its header: it was changed on the way; not stored"
+        raise SegmentRejected(message, "X-Segment-SHA256")
     try:
         segment = decode_segment(data)
     except SegmentError as error:
-        raise SegmentRejected(str(error)) from error
-    named = (segment.gateway_id, segment.epoch, segment.first_seq, segment.last_seq)
-    if named != (claim.gateway_id, claim.epoch, claim.first_seq, claim.last_seq):
-        raise SegmentRejected("the segment is of another gateway, epoch or range than its address; it is not stored")
-    _check_names(segment)
+        raise SegmentRejected(str(error), getattr(error, "field", "body")) from error
+    for name in ("gateway_id", "epoch", "first_seq", "last_seq"):
+        if getattr(segment, name) != getattr(claim, name):
+            raise SegmentRejected(
+                f"the segment's {name} is {str(getattr(segment, name))[:80]!r}, another than its address says; "
+                "it is not stored", name,
+            )  # fmt: skip
+    check_content(segment)
     return segment
-
-
-def _check_names(segment: Segment) -> None:
-    """Refuse names and times that no gateway of ours writes, and that later parts could not carry."""
-    names = {name for stream in segment.observations.streams for name in stream}
-    moments = []
-    for _, results in segment.results:
-        names.update(description.asset_id for description in results.assets)
-        names.update(description.asset_class for description in results.assets)
-        names.update(name for advisory in results.advisories for name in (advisory.advisory_id, advisory.asset_id))
-        moments += [moment for advisory in results.advisories for moment in (advisory.raised_at, advisory.updated_at)]
-    if any(not 0 < len(name) <= NAME_LIMIT for name in names):
-        raise SegmentRejected(
-            f"a name in the segment is empty or longer than {NAME_LIMIT} characters; it is not stored"
-        )
-    if any(moment.tzinfo is None for moment in moments):
-        raise SegmentRejected("a time in the segment has no zone; it is not stored")

@@ -2,13 +2,19 @@
 
 ``observations/gateway=<id>/<epoch>-<first>-<last>.parquet``, rows sorted by stream; ``results/`` alike, one row per
 record. A file counts when the ledger names its range. One that a crash left behind without its ledger row is not
-read, and is removed before anything else of its gateway and epoch is stored.
+read, and is removed before anything else of its gateway and epoch is stored. The ledger has the SHA-256 of each file.
+
+Who writes files holds the lake's lock together with others; who removes some holds it alone.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +49,33 @@ def range_path(lake: Path, kind: str, gateway_id: str, epoch: str, pages: Range)
     return lake / kind / f"gateway={gateway_id}" / f"{epoch}-{pages[0]:012d}-{pages[1]:012d}.parquet"
 
 
+@contextmanager
+def lake_lock(lake: Path, *, alone: bool = False) -> Iterator[None]:
+    """Keep other processes from removing files of *lake*, and when *alone*, from writing any."""
+    lake.mkdir(parents=True, exist_ok=True)
+    with (lake / ".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield  # closing the file gives the lock back
+
+
 def write_range(
     lake: Path, stored: StoredRange, observations: Observations, seq: Int64Array, results: list[tuple[int, Results]]
-) -> None:
-    """Write the files of *stored*, durably; a kind without rows has no file."""
+) -> StoredRange:
+    """Write the files of *stored*, durably, and return it with their digests; a kind without rows has no file."""
     pages = (stored.first_seq, stored.last_seq)
     if stored.observations:
         path = range_path(lake, OBSERVATIONS, stored.gateway_id, stored.epoch, pages)
-        _write_once(path, _observation_table(observations, seq))
+        stored = replace(stored, observations_sha256=_write_once(path, _observation_table(observations, seq)))
     if stored.results:
         path = range_path(lake, RESULTS, stored.gateway_id, stored.epoch, pages)
-        _write_once(path, _result_table(results))
+        stored = replace(stored, results_sha256=_write_once(path, _result_table(results)))
+    return stored
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of the file at *path*, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_strays(lake: Path, gateway_id: str, epoch: str, held: Collection[Range]) -> list[Path]:
@@ -69,6 +91,11 @@ def count_results(results: list[tuple[int, Results]]) -> int:
     return sum(1 for _ in _records(results))
 
 
+def lake_files(lake: Path) -> list[Path]:
+    """Return every file of the lake, in order."""
+    return sorted(path for kind in (OBSERVATIONS, RESULTS) for path in (lake / kind).glob("*/*"))
+
+
 def _files(lake: Path, gateway_id: str, epoch: str) -> Iterator[Path]:
     for kind in (OBSERVATIONS, RESULTS):
         yield from (lake / kind / f"gateway={gateway_id}").glob(f"{epoch}-*")
@@ -79,19 +106,22 @@ def _range_of(path: Path) -> Range | None:
     return (int(parts[-2]), int(parts[-1])) if path.suffix == ".parquet" else None
 
 
-def _write_once(path: Path, table: pa.Table) -> None:
+def _write_once(path: Path, table: pa.Table) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
     with temporary.open("wb") as file:
         pq.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
         file.flush()
         os.fsync(file.fileno())
+    digest = file_digest(temporary)
     temporary.replace(path)
     for folder in (path.parent, path.parent.parent):
-        _sync_folder(folder)
+        sync_folder(folder)
+    return digest
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was put into *folder*, or taken out, durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -157,3 +187,5 @@ _KINDS: dict[str, tuple[str, str]] = {
     "heartbeat": ("heartbeats", "gateway_time"),
     "features": ("features", "window_end"),
 }
+# By kind: the field of Results that its records stand in.
+FIELDS = {kind: name for kind, (name, _) in _KINDS.items()}

@@ -80,10 +80,11 @@ class Lake:
         if end is not None:
             condition &= ds.field("source_time") < to_ns(end)
         table = ds.dataset(files, format="parquet").to_table(columns=_COLUMNS, filter=condition)
-        return _in_order(_observations(table))
+        return _in_order(observations_of(table))
 
 
-def _observations(table: pa.Table) -> Observations:
+def observations_of(table: pa.Table) -> Observations:
+    """Return the rows of *table*, which has the columns of a file of observations, in their order."""
     if not table.num_rows:
         return Observations.empty()
     assets = pc.dictionary_encode(table["asset_id"].cast(pa.string())).combine_chunks()

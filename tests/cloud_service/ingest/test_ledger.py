@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_service.ingest.fingerprints import page_fingerprints
 from cloud_service.ingest.ledger import missing_ranges
+from models.fingerprints import page_fingerprints
 from models.records import AssetDescription, Observations, Page, Results, Stream
 from models.segment import decode_segment, encode_segment
 

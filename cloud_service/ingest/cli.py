@@ -1,0 +1,206 @@
+"""``wearsight-cloud ledger``: what is held of each gateway, whether it is whole, out of it, and mended."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cloud_service.command import REFUSED, Cloud, as_json, print_json, tell, time_of, with_cloud
+from cloud_service.ingest.overview import JournalOverview, overview
+from cloud_service.ingest.tally import rejections
+from cloud_service.lake.export import Selection, export
+from cloud_service.lake.repair import Accepted, Repaired, accept, discard, plan, repair
+from cloud_service.lake.verify import Finding, Verified, count_ranges, verify
+from cloud_service.pipeline import Intake
+
+_SHOWN = 20
+
+
+@click.group(invoke_without_command=True)
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="The cloud service's configuration.")
+@as_json
+@click.pass_context
+def ledger(context: click.Context, config_path: Path | None, *, as_json: bool) -> None:
+    """Tell what is held of each gateway, and look after it; without a command, its status."""
+    given: dict[str, Any] = {"as_json": as_json} | ({"config_path": config_path} if config_path else {})
+    if context.invoked_subcommand is None:
+        context.invoke(ledger_status, **({"config_path": Path("cloud.toml")} | given))
+    else:
+        context.default_map = dict.fromkeys(ledger.commands, given)
+
+
+@ledger.command("status")
+@as_json
+@with_cloud
+def ledger_status(cloud: Cloud, *, as_json: bool) -> None:
+    """List what is held of each gateway and epoch, what is missing, and what was refused."""
+    with cloud.store.reading() as session:
+        journals = overview(session)
+        refused = [(row.gateway_id, row.reason, row.count, row.field, row.detail) for row in rejections(session)]
+    if as_json:
+        print_json(journals)
+        return
+    for journal in journals:
+        _show_journal(journal)
+    for gateway_id, reason, count, field, detail in refused:
+        last = f"the last for {field}: {detail}" if field else f"the last: {detail}"
+        click.echo(f"{gateway_id}: {count} uploads rejected ({reason}), {last}")
+
+
+@ledger.command("verify")
+@as_json
+@with_cloud
+def ledger_verify(cloud: Cloud, *, as_json: bool) -> None:
+    """Compare every file with the ledger, page by page; exit code 3 when something is wrong. Nothing is changed."""
+    verified = _verify(cloud)
+    if as_json:
+        print_json(verified)
+    else:
+        for finding in verified.findings:
+            click.echo(_sentence(finding))
+        click.echo(
+            f"{verified.ranges} ranges, {verified.files} files, {verified.observations} observations: "
+            f"{len(verified.findings) or 'nothing'} wrong"
+        )
+    if verified.findings:
+        sys.exit(REFUSED)
+
+
+@ledger.command("export")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="FILE.parquet or FILE.csv.")
+@click.option("--gateway", "gateway_id", help="Of this gateway only.")
+@click.option("--asset", "asset_ids", multiple=True, help="Of this asset only; may be given several times.")
+@click.option("--channel", "channels", multiple=True, help="Of this channel only; may be given several times.")
+@click.option("--from", "start", help="First source time, with zone, e.g. 2026-03-02T14:30:00Z.")
+@click.option("--to", "end", help="Source time to stop before.")
+@as_json
+@with_cloud
+def ledger_export(
+    cloud: Cloud,
+    *,
+    out: Path,
+    gateway_id: str | None,
+    asset_ids: tuple[str, ...],
+    channels: tuple[str, ...],
+    start: str | None,
+    end: str | None,
+    as_json: bool,
+) -> None:
+    """Write observations from the lake to one file."""
+    selection = Selection(
+        gateway_id=gateway_id,
+        asset_ids=asset_ids,
+        channels=channels,
+        start=time_of(start, "--from") if start else None,
+        end=time_of(end, "--to") if end else None,
+    )
+    with _progress(count_ranges(cloud.store), "exporting") as bar:
+        rows = export(cloud.lake, selection, out, bar.update)
+    tell({"out": out, "observations": rows}, f"{rows} observations written to {out}", as_json=as_json)
+
+
+@ledger.command("repair")
+@click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
+@click.option(
+    "--accept", "accepted", nargs=2, metavar="GATEWAY EPOCH",
+    help="Take a superseded journal for legitimate (a rescued disk), and store what is in quarantine of it.",
+)  # fmt: skip
+@click.option(
+    "--discard", "discarded", nargs=2, metavar="GATEWAY EPOCH",
+    help="Throw away what is in quarantine of a journal (a clone that was found and switched off).",
+)  # fmt: skip
+@as_json
+@with_cloud
+def ledger_repair(
+    cloud: Cloud,
+    *,
+    dry_run: bool,
+    accepted: tuple[str, str] | None,
+    discarded: tuple[str, str] | None,
+    as_json: bool,
+) -> None:
+    """Set damaged files aside and let gateways send their pages again; remove stray files; decide about clones."""
+    if sum((dry_run, accepted is not None, discarded is not None)) > 1:
+        raise click.UsageError("give only one of --dry-run, --accept and --discard")
+    intake = Intake(cloud.store, cloud.config.storage.lake, cloud.config.ingest)
+    if accepted is not None:
+        _tell_accepted(accept(intake, *accepted), *accepted, as_json=as_json)
+    elif discarded is not None:
+        count = discard(cloud.store, intake.quarantine, *discarded)
+        tell({"discarded": count}, f"{count} segments of {' '.join(discarded)} discarded", as_json=as_json)
+    else:
+        findings = _verify(cloud).findings
+        lake = cloud.config.storage.lake
+        done = plan(cloud.store, lake, findings) if dry_run else repair(cloud.store, lake, intake.quarantine, findings)
+        _tell_repaired(done, dry_run=dry_run, as_json=as_json)
+
+
+def _verify(cloud: Cloud) -> Verified:
+    lake = cloud.config.storage.lake
+    quarantine = Intake(cloud.store, lake, cloud.config.ingest).quarantine
+    with _progress(count_ranges(cloud.store), "verifying") as bar:
+        return verify(cloud.store, lake, quarantine, bar.update)
+
+
+@contextmanager
+def _progress(length: int, label: str) -> Iterator[Any]:
+    """Show a bar on a terminal, and nothing elsewhere."""
+    with click.progressbar(length=length, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        yield bar
+
+
+def _show_journal(journal: JournalOverview) -> None:
+    click.echo(
+        f"{journal.gateway_id} {journal.epoch}: {journal.status}, {journal.pages} pages in {journal.segments} "
+        f"segments, {journal.observations} observations, {journal.results} results, "
+        f"last new {journal.last_new:%Y-%m-%d %H:%M}Z"
+    )
+    for what, count in (("withheld by policy", journal.withheld), ("repeated", journal.repeats)):
+        if count:
+            click.echo(f"  {count} observations {what}")
+    for reason, count in journal.expired.items():
+        click.echo(f"  {count} observations expired ({reason})")
+    if journal.holes:
+        click.echo(f"  missing: {_ranges(journal.holes)}")
+    for kept in journal.quarantined[:_SHOWN]:
+        pages = _ranges([(kept.first_seq, kept.last_seq)])
+        click.echo(f"  in quarantine ({kept.reason}, came {kept.times} times): {pages}: {kept.detail}")
+    if len(journal.quarantined) > _SHOWN:
+        click.echo(f"  and {len(journal.quarantined) - _SHOWN} more in quarantine")
+
+
+def _ranges(ranges: list[tuple[int, int]]) -> str:
+    shown = ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in ranges[:_SHOWN])
+    return shown + (f" and {len(ranges) - _SHOWN} more" if len(ranges) > _SHOWN else "")
+
+
+def _sentence(finding: Finding) -> str:
+    pages = f" {_ranges([finding.pages])}" if finding.pages else ""
+    path = f" ({finding.path})" if finding.path else ""
+    return f"{finding.gateway_id} {finding.epoch}{pages}: {finding.wrong}: {finding.detail}{path}"
+
+
+def _tell_repaired(done: Repaired, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"dry_run": dry_run, "done": done})
+        return
+    would = "would be " if dry_run else ""
+    for gateway_id, epoch, first, last in done.withdrawn:
+        click.echo(f"{gateway_id} {epoch} {first}-{last}: {would}withdrawn; the gateway sends it again")
+    click.echo(f"{len(done.set_aside)} damaged files {would}set aside, {len(done.removed)} stray files {would}removed")
+
+
+def _tell_accepted(done: Accepted, gateway_id: str, epoch: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"{gateway_id} {epoch} is accepted; {len(done.stored)} segments of the quarantine stored")
+        for pages, reason in done.refused.items():
+            click.echo(f"  {pages} stays in quarantine: {reason}")
+    if done.refused:
+        sys.exit(REFUSED)
