@@ -12,6 +12,7 @@ import os
 import secrets
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from models.segment import SegmentError, decode_segment
 # The newest rows are saved after so many pages or rows, so that a start reads no more than these.
 _SAVE_PAGES = 512
 _SAVE_ROWS = 1_000_000
+_TOLD = 10
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -61,7 +63,7 @@ class JournalDatabase:
     def __init__(self, state_dir: Path, gateway_id: str) -> None:
         """Open the journal in *state_dir*, or create it.
 
-        ``told`` is what went wrong with what is stored, in words for people, since then.
+        ``told`` is what went wrong with what is stored, in words for people, since then: the last few.
 
         Raises:
             JournalLocked: If another process has it open.
@@ -72,7 +74,7 @@ class JournalDatabase:
         self.gateway_id = gateway_id
         state_dir.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(state_dir / "journal.lock", self.path)
-        self.told: list[str] = []
+        self.told: deque[str] = deque(maxlen=_TOLD)
         self._joiner = Joiner()
         self._attempt: _Attempt | None = None
         self.connections = Connections(self.path)
@@ -335,8 +337,10 @@ class JournalDatabase:
 
     def put_aside(self, damaged: PageDamaged) -> None:
         """Put a damaged page aside: a tombstone takes its seq, and its observations count as expired."""
-        self.counters = put_aside(self, damaged.seq, damaged.reason)
-        self.told.append(str(damaged))
+        before = self.counters
+        self.counters = put_aside(self, damaged)
+        if self.counters is not before:
+            self.told.append(str(damaged))
 
     # Reading
 

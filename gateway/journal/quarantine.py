@@ -5,12 +5,14 @@ from __future__ import annotations
 import sqlite3
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from gateway.journal.counters import JournalCounters
-from gateway.journal.pages import insert, tombstone
+from gateway.journal.errors import PageDamaged
+from gateway.journal.pages import checked_content, insert, tombstone
 
 if TYPE_CHECKING:
     from gateway.journal.database import JournalDatabase
@@ -19,15 +21,16 @@ log = structlog.get_logger()
 DAMAGED = "damaged"
 
 
-def put_aside(database: JournalDatabase, seq: int, reason: str) -> JournalCounters:
-    """Put page *seq* aside, in one transaction; return the counters after it.
+def put_aside(database: JournalDatabase, damaged: PageDamaged) -> JournalCounters:
+    """Put a page aside, in one transaction; return the counters after it, the same when that is done already.
 
     A page that is in a segment too is only taken out of the table: readers then have it from there, and nothing is
     lost. Of any other a tombstone takes the place, so that readers and the uplink go on over it.
     """
     now, writer, time_ns = database.counters, database.writer, time.time_ns()
-    row = writer.execute("SELECT payload FROM page WHERE seq = ?", (seq,)).fetchone()
-    if row is None:
+    seq, reason = damaged.seq, damaged.reason
+    row = writer.execute("SELECT payload, checksum FROM page WHERE seq = ?", (seq,)).fetchone()
+    if row is None or not _is_damaged(database.path, seq, *row):
         return now
     is_in_segment = seq <= now.compacted_pages
     lost = 0 if is_in_segment else _count_of(writer, seq)
@@ -55,6 +58,14 @@ def expire(writer: sqlite3.Connection, observations: int, reason: str = DAMAGED)
             "ON CONFLICT (reason) DO UPDATE SET observations = observations + excluded.observations",
             (reason, observations),
         )
+
+
+def _is_damaged(path: Path, seq: int, payload: bytes, checksum: int | None) -> bool:
+    try:
+        checked_content(path, seq, payload, checksum)
+    except PageDamaged:
+        return True
+    return False
 
 
 def _count_of(writer: sqlite3.Connection, seq: int) -> int:
