@@ -20,7 +20,15 @@ MAX_RESULTS_BYTES = 16 * 2**20
 
 
 class SegmentError(ValueError):
-    """The bytes are not a segment that can be trusted; nothing of it is used."""
+    """The bytes are not a segment that can be trusted; nothing of it is used.
+
+    Attributes:
+        field: Which part of the body is at fault, as far as that can be told.
+    """
+
+    def __init__(self, message: str, field: str = "body") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class SegmentTooLarge(SegmentError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise, repeat
 from typing import Final
 
 import msgspec
@@ -77,6 +77,12 @@ class _Head(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     lengths: tuple[int, ...]
 
 
+_BLOCKS: Final = (
+    *("names", "results", "result_pages", "rows_per_stream"),
+    *(name for name in ("seq", "source_time", "status", "sample_count") for _ in range(3)),
+    *("samples", "value_lengths", "value", "withheld", "withheld", "withheld", "remainders"),
+)
+
 _head_decoder = msgspec.msgpack.Decoder(_Head)
 _names_decoder = msgspec.msgpack.Decoder(tuple[tuple[str, str], ...])
 _results_decoder = msgspec.msgpack.Decoder(tuple[Results, ...])
@@ -100,7 +106,7 @@ def pack(segment: Segment) -> bytes:
         raise SegmentTooLarge(_too_large(segment, f"{len(streams)} streams"))
     values = pack_values(rows.value, counts)
     blocks = (
-        _compressed(names) if streams else b"",
+        _compressed(names, checked=True) if streams else b"",
         _compressed(results) if segment.results else b"",
         pack_integers(np.array([page for page, _ in segment.results], np.int64)),
         pack_integers(counts),
@@ -167,8 +173,8 @@ def _pack_withheld(withheld: Sequence[Withheld]) -> Iterator[bytes]:
         yield pack_integers(np.array([getattr(part, name) for part in withheld], np.int64))
 
 
-def _compressed(data: bytes) -> bytes:
-    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=False).compress(data)
+def _compressed(data: bytes, *, checked: bool = False) -> bytes:
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=checked).compress(data)
 
 
 def _sealed(head: _Head, blocks: Sequence[bytes]) -> bytes:
@@ -209,14 +215,32 @@ def unpack(data: bytes) -> Segment:
     """
     if hashlib.sha256(memoryview(data)[_BODY:]).digest() != data[len(MAGIC) : _BODY]:
         raise SegmentError("segment does not match its own digest: it was cut or changed; it is refused")
+    blocks = _Blocks()
     try:
-        head, blocks = _opened(data)
-        return _unpack(head, iter(blocks), data)
+        head = _opened(data, blocks)
+        return _unpack(head, blocks, data)
+    except SegmentError:
+        raise
+    except StopIteration as error:
+        raise SegmentError("segment does not decode (it has too few blocks); it is refused", "lengths") from error
     except (msgspec.DecodeError, zstandard.ZstdError, ValueError, RuntimeError, TypeError, OverflowError) as error:
-        raise SegmentError(f"segment does not decode ({error}); it is refused") from error
+        raise SegmentError(f"segment does not decode ({error}); it is refused", blocks.field) from error
 
 
-def _opened(data: bytes) -> tuple[_Head, list[bytes]]:
+class _Blocks(Iterator[bytes]):
+    """The blocks one after the other; ``field`` says which one was taken last, "head" before the first."""
+
+    def __init__(self) -> None:
+        self.field = "head"
+        self.left: Iterator[tuple[str, bytes]] = iter(())
+
+    def __next__(self) -> bytes:
+        self.field, block = next(self.left)
+        return block
+
+
+def _opened(data: bytes, blocks: _Blocks) -> _Head:
+    """Return the head of *data* and fill *blocks*."""
     start = _BODY + 2
     end = start + int.from_bytes(data[_BODY:start], "little")
     if end - start > _MAX_HEAD_BYTES:
@@ -228,7 +252,9 @@ def _opened(data: bytes) -> tuple[_Head, list[bytes]]:
     edges = list(accumulate(head.lengths, initial=end))
     if any(data[edges[-1] :]):
         raise ValueError("something is left over behind the blocks")
-    return head, [data[first:last] for first, last in pairwise(edges)]
+    names = chain(_BLOCKS, repeat("lengths"))
+    blocks.left = zip(names, (data[first:last] for first, last in pairwise(edges)), strict=False)
+    return head
 
 
 def _check_limits(head: _Head, size: int) -> None:
@@ -246,7 +272,7 @@ def _check_limits(head: _Head, size: int) -> None:
     )
     for name, claimed, most in limits:
         if not 0 <= claimed <= most:
-            raise ValueError(f"{name} says {claimed}, the limit is {most}")
+            raise SegmentError(f"segment does not decode ({name} says {claimed}, not 0 to {most}); it is refused", name)
     if _growth(head) > FREE_GROWTH + MAX_GROWTH * size:
         raise ValueError(f"{size} bytes say that they unpack to {_growth(head)}")
     _check_kind(head)
@@ -265,7 +291,7 @@ def _check_kind(head: _Head) -> None:
         raise ValueError(f"a {head.kind} segment with {head.rows} rows, expired: {head.expired}")
 
 
-def _unpack(head: _Head, blocks: Iterator[bytes], data: bytes) -> Segment:
+def _unpack(head: _Head, blocks: _Blocks, data: bytes) -> Segment:
     names = _names(head, next(blocks))
     results = _results(head, next(blocks), unpack_integers(next(blocks), head.result_pages, np.int64))
     stored = head.streams - head.withheld

@@ -135,7 +135,7 @@ def open_segment(data: bytes, claim: Claim) -> Segment:
     try:
         segment = decode_segment(data)
     except SegmentError as error:
-        raise SegmentRejected(str(error), getattr(error, "field", "body")) from error
+        raise SegmentRejected(str(error), error.field) from error
     for name in ("gateway_id", "epoch", "first_seq", "last_seq"):
         if getattr(segment, name) != getattr(claim, name):
             raise SegmentRejected(
