@@ -26,6 +26,7 @@ from gateway.errors import BundleRefused, ConfigError, GatewayError
 from gateway.historian.cli import historian
 from gateway.journal.cli import journal
 from gateway.pipeline import bundle_slots, run
+from gateway.replay.cli import replay_command
 from models.bundle.errors import BundleError
 
 EXIT_FAULT, EXIT_CONFIG, EXIT_REFUSED = 1, 2, 3
@@ -93,6 +94,7 @@ def doctor_command(config_file: Path, *, as_json: bool) -> None:
 main.add_command(opcua)
 main.add_command(historian)
 main.add_command(journal)
+main.add_command(replay_command)
 
 
 @main.group()

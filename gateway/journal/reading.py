@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 from gateway.errors import JournalError
 from gateway.journal.entries import SegmentEntry
+from gateway.journal.errors import PageDamaged
+from gateway.journal.pages import PageRow, checked_content
 from gateway.journal.replay import pages_of
-from gateway.journal.view import JournalView, PageRow
-from models.page import PageError, decode_content
+from gateway.journal.view import JournalView
 from models.records import Observations, Page, Results, to_ns
 
 _LIMIT, _MAX_BYTES = 256, 8 * 2**20
@@ -82,18 +82,17 @@ def read_pages(view: JournalView, stretch: Stretch, *, results: bool = True) -> 
         after = found[0].last_seq
 
 
-def content_of(row: PageRow) -> Observations | Results:
+def content_of(view: JournalView, row: PageRow) -> Observations | Results:
     """Return what the page in *row* holds.
 
     Raises:
-        PageError: If it is not what was written.
+        PageDamaged: If it is not what was written.
     """
-    if row.checksum is not None and zlib.crc32(row.payload) != row.checksum:
-        raise PageError("its checksum differs")
-    content = decode_content(row.payload)
+    content = checked_content(view.path, row.seq, row.payload, row.checksum)
     found = len(content) if isinstance(content, Observations) else 0
     if found != row.observations:
-        raise PageError(f"it holds {found} observations, {row.observations} were written")
+        reason = f"it holds {found} observations, {row.observations} were written"
+        raise PageDamaged(f"{view.path}: page {row.seq} is damaged ({reason})", seq=row.seq, reason=reason)
     return content
 
 
@@ -125,11 +124,11 @@ def _of_rows(view: JournalView, stretch: Stretch, rows: list[PageRow]) -> Iterat
     pages: list[Page] = []
     for row in rows:
         try:
-            content = content_of(row)
-        except PageError as error:
+            content = content_of(view, row)
+        except PageDamaged as error:
             yield pages
             pages = []
-            yield Lost(first_seq=row.seq, last_seq=row.seq, reason=f"page is damaged: {error}")
+            yield Lost(first_seq=row.seq, last_seq=row.seq, reason=f"page is damaged: {error.reason}")
             continue
         page = Page(
             gateway_id=view.gateway_id,

@@ -59,9 +59,9 @@ class JsonLinesSink:
         self._file.write(self._encoder.encode_lines(objects))
 
     def records(self, seq: int, kind: str, records: Collection[Any]) -> None:
-        """Write *records*, each with its seq and kind."""
+        """Write *records*, each with its seq and which of the results it is."""
         self._file.write(
-            self._encoder.encode_lines([{"seq": seq, "kind": kind, **msgspec.to_builtins(r)} for r in records])
+            self._encoder.encode_lines([{"seq": seq, "record": kind, **msgspec.to_builtins(r)} for r in records])
         )
 
     def end(self) -> None:

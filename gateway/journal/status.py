@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from gateway.config import JournalConfig
+from gateway.journal.errors import PageDamaged
 from gateway.journal.reading import content_of
 from gateway.journal.view import JournalView, Quarantined, Totals
-from models.page import PageError
 from models.records import Observations
 
 _LAST_PAGES = 64
@@ -113,8 +113,7 @@ def status_of(view: JournalView, config: JournalConfig | None) -> JournalStatus:
         observations_withheld=counters.withheld,
         observations_pending=counters.pending,
         observations_expired=expired,
-        adds_up=counters.appended
-        == counters.delivered + counters.withheld + counters.pending + sum(counters.expired.values()),
+        adds_up=not totals.tally.missing_observations,
         repeats_dropped=counters.repeats_dropped,
         first_seq=totals.first_seq,
         last_seq=counters.pages,
@@ -168,8 +167,8 @@ def _source_times(view: JournalView, totals: Totals) -> tuple[int | None, int | 
     rows += view.page_rows(compacted, last, limit=1, max_bytes=_MIB) if not times else []
     for row in rows:
         try:
-            content = content_of(row)
-        except PageError:
+            content = content_of(view, row)
+        except PageDamaged:
             continue
         if isinstance(content, Observations) and len(content):
             times += [int(np.min(content.source_time)), int(np.max(content.source_time))]

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from gateway.errors import JournalError
 from gateway.journal.entries import SegmentEntry, read_segment
-from gateway.journal.errors import JournalMismatch
+from gateway.journal.errors import JournalMismatch, PageDamaged
 from gateway.journal.reading import content_of
 from gateway.journal.view import JournalView, Totals
-from models.page import PageError
 from models.segment import Segment, SegmentError, decode_segment
 
 _ROWS, _MAX_BYTES = 512, 16 * 2**20
@@ -178,14 +177,8 @@ def _check_file(look: _Look) -> Iterator[Finding]:
 def _check_sums(look: _Look) -> Iterator[Finding]:
     totals = look.view.totals()
     counters = totals.counters
-    expired = sum(counters.expired.values())
-    if counters.appended != counters.delivered + counters.withheld + counters.pending + expired:
-        yield _finding(
-            "sums_differ",
-            "observations",
-            f"{counters.appended:,} were stored, but {counters.delivered:,} delivered + {counters.withheld:,} withheld "
-            f"+ {counters.pending:,} pending + {expired:,} expired are found",
-        )
+    if totals.tally.missing_observations:
+        yield _finding("sums_differ", "observations", str(totals.tally))
     for reader, position in look.view.positions().items():
         if position > counters.pages:
             yield _finding(
@@ -224,9 +217,9 @@ def _check_pages(look: _Look) -> Iterator[Finding]:
     while rows := look.view.page_rows(after, last, limit=_ROWS, max_bytes=_MAX_BYTES):
         for row in rows:
             try:
-                content_of(row)
-            except PageError as error:
-                yield _finding("page_damaged", f"page {row.seq}", str(error))
+                content_of(look.view, row)
+            except PageDamaged as error:
+                yield _finding("page_damaged", f"page {row.seq}", error.reason)
             else:
                 look.observations += row.observations if row.seq > compacted else 0
         look.pages += len(rows)
@@ -285,8 +278,10 @@ def _differences(view: JournalView, entry: SegmentEntry, segment: Segment) -> li
         ("gateway", segment.gateway_id, view.gateway_id),
         ("epoch", segment.epoch, view.epoch),
         ("range", (segment.first_seq, segment.last_seq), (entry.first_seq, entry.last_seq)),
+        ("the one before", segment.previous, entry.previous),
+        ("place in the chain", segment.chain_digest, entry.chain_digest),
     ]
-    if not entry.expired:
+    if not entry.is_tombstone:
         told.append(("observations", len(segment.observations), entry.observations))
         if len(time):
             told.append(("source times", (int(time.min()), int(time.max())), (entry.start_ns, entry.end_ns)))

@@ -16,33 +16,16 @@ from typing import Self
 
 from gateway.errors import JournalError
 from gateway.journal.counters import JournalCounters
+from gateway.journal.counting import Tally, tally
 from gateway.journal.entries import SegmentEntry
 from gateway.journal.errors import JournalMismatch
 from gateway.journal.holes import Hole
+from gateway.journal.pages import PageRow
 from gateway.journal.schema import SCHEMA_VERSION
 from gateway.journal.segment_table import select_segments
 from models.records import Stream
 
 _WAIT_S = 30.0  # a checkpoint holds readers up for a moment
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PageRow:
-    """A page as its row holds it, not decoded.
-
-    Attributes:
-        seq: Its place in the log.
-        committed_time: When it was committed, ns by the gateway's clock.
-        observations: How many it held when it was committed.
-        payload: Its bytes.
-        checksum: CRC-32 of these; None for a page that an older version wrote.
-    """
-
-    seq: int
-    committed_time: int
-    observations: int
-    payload: bytes
-    checksum: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,28 +44,31 @@ class Totals:
     """What the tables say in sum; each number is counted anew, not taken from where it was noted.
 
     Attributes:
-        counters: As the gateway counts; ``appended`` alone is the number that was noted.
+        tally: As the gateway counts when it starts.
         first_seq: The oldest page that is still here; 1 when there is none.
         purged_pages: How many were purged; they are the ones before the oldest.
         segments: How many are here.
         segment_bytes: What their files take, as recorded.
-        segment_pages: Pages in them.
         page_rows: Pages that have a row of their own; those that are in a segment too wait for a reader.
         oldest_ns: The oldest source time in segments, None without any.
         newest_ns: The newest.
         age_s: How long the journal has been running, in seconds.
     """
 
-    counters: JournalCounters
+    tally: Tally
     first_seq: int
     purged_pages: int
     segments: int
     segment_bytes: int
-    segment_pages: int
     page_rows: int
     oldest_ns: int | None
     newest_ns: int | None
     age_s: float
+
+    @property
+    def counters(self) -> JournalCounters:
+        """What the journal holds."""
+        return self.tally.counters
 
 
 class JournalView:
@@ -248,44 +234,17 @@ def _identity(path: Path, connection: sqlite3.Connection) -> tuple[str, str]:
 
 def _totals(connection: sqlite3.Connection) -> Totals:
     one = connection.execute
-    appended, repeats, purged_pages, purged_delivered, age_s = one(
-        "SELECT appended, repeats_dropped, purged_pages, purged_delivered, age_s FROM journal"
+    purged_pages, age_s = one("SELECT purged_pages, age_s FROM journal").fetchone()
+    segments, first, size, oldest, newest = one(
+        "SELECT count(*), min(first_seq), coalesce(sum(size), 0), min(start_time), max(end_time) FROM segment"
     ).fetchone()
-    expired = dict(one("SELECT reason, observations FROM expired ORDER BY reason").fetchall())
-    segments, first, compacted, segment_pages, size, oldest, newest = one(
-        "SELECT count(*), min(first_seq), coalesce(max(last_seq), 0), coalesce(sum(last_seq - first_seq + 1), 0), "
-        "coalesce(sum(size), 0), min(start_time), max(end_time) FROM segment"
-    ).fetchone()
-    pending, delivered, withheld, waiting, refused = one(
-        "SELECT coalesce(sum(observations - expired) FILTER (WHERE delivered_time IS NULL), 0), "
-        "coalesce(sum(observations - expired - withheld) FILTER (WHERE delivered_time IS NOT NULL), 0), "
-        "coalesce(sum(withheld) FILTER (WHERE delivered_time IS NOT NULL), 0), "
-        "count(*) FILTER (WHERE delivered_time IS NULL), "
-        "count(*) FILTER (WHERE delivered_time IS NULL AND refused IS NOT NULL) FROM segment"
-    ).fetchone()
-    compacted = max(compacted, purged_pages)
-    rows, last = one("SELECT count(*), coalesce(max(seq), 0) FROM page").fetchone()
-    behind = one("SELECT coalesce(sum(observations), 0) FROM page WHERE seq > ?", (compacted,)).fetchone()[0]
     return Totals(
-        counters=JournalCounters(
-            appended=appended,
-            delivered=delivered + purged_delivered,
-            withheld=withheld,
-            pending=pending + behind,
-            expired=expired,
-            repeats_dropped=repeats,
-            pages=max(last, compacted),
-            compacted_pages=compacted,
-            segments_pending=waiting,
-            segments_refused=refused,
-            quarantined_pages=one("SELECT count(*) FROM quarantine").fetchone()[0],
-        ),
+        tally=tally(connection),
         first_seq=first or purged_pages + 1,
         purged_pages=purged_pages,
         segments=segments,
         segment_bytes=size,
-        segment_pages=segment_pages,
-        page_rows=rows,
+        page_rows=one("SELECT count(*) FROM page INDEXED BY page_count").fetchone()[0],
         oldest_ns=oldest,
         newest_ns=newest,
         age_s=age_s,

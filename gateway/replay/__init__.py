@@ -1,0 +1,1 @@
+"""Pages of the journal once more, from any position: through condition monitoring, or into the historian."""
