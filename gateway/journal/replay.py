@@ -41,7 +41,7 @@ def pages_of(entry: SegmentEntry, after: int) -> list[Page]:
     contents: dict[int, Observations | Results] = dict(segment.results)
     by_page = np.argsort(segment.seq, kind="stable")
     seqs, starts = np.unique(segment.seq[by_page], return_index=True)
-    for seq, rows in zip(seqs.tolist(), np.split(by_page, starts[1:]), strict=True):
+    for seq, rows in zip(seqs.tolist(), np.split(by_page, starts)[1:], strict=True):
         contents[seq] = segment.observations.take(rows)
     return [
         Page(gateway_id=segment.gateway_id, epoch=segment.epoch, seq=seq, committed_time=0, content=contents[seq])
