@@ -57,11 +57,11 @@ def read_pages(view: JournalView, stretch: Stretch, *, results: bool = True) -> 
     """Yield the pages of *stretch* in order, a few or those of one segment at a time; nothing beyond what is there now.
 
     Pages that come from a segment have their rows sorted by stream. A page of which nothing is within the limits of
-    time is left out. Without *results* a segment that has no row between them is not even opened; with them whatever
-    follows the first row is, since the results of a window come after its rows.
+    time is left out. Where *results* do not matter, a segment that has no row between them is not even opened; else
+    everything is looked through, since results have times of their own and stand anywhere after their rows.
     """
     last = min(view.last_seq(), stretch.last_seq if stretch.last_seq is not None else 2**62)
-    after = _first(view, stretch) - 1
+    after = _first(view, stretch, results=results) - 1
     while after < last:
         rows = _run(view.page_rows(after, last, limit=_LIMIT, max_bytes=_MAX_BYTES), after)
         if rows:
@@ -96,10 +96,10 @@ def content_of(view: JournalView, row: PageRow) -> Observations | Results:
     return content
 
 
-def _first(view: JournalView, stretch: Stretch) -> int:
+def _first(view: JournalView, stretch: Stretch, *, results: bool) -> int:
     """Return the first page that may be in *stretch*."""
     first = stretch.first_seq if stretch.first_seq is not None else view.totals().first_seq
-    if stretch.start_ns is None:
+    if stretch.start_ns is None or results:
         return first
     reaching = view.segments("end_time >= ? AND last_seq >= ?", (stretch.start_ns, first), limit=1)
     compacted = view.totals().counters.compacted_pages

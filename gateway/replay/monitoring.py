@@ -121,7 +121,7 @@ def _batches(view: JournalView, stretch: Stretch, lost: list[Lost], progress: Pr
     last = min(view.last_seq(), stretch.last_seq if stretch.last_seq is not None else 2**62)
     waiting: list[Page] = []
     rows = 0
-    for part in read_pages(view, stretch):
+    for part in read_pages(view, stretch, results=False):
         if isinstance(part, Lost):
             lost.append(part)
             continue
