@@ -16,6 +16,7 @@ from cloud_service.fleet import gateways, maintenance
 from cloud_service.ingest.cli import ledger
 from cloud_service.pki import Pki, write_public
 from cloud_service.registry.registry import BundleStatus
+from cloud_service.requests.cli import request_data
 from cloud_service.store import Store
 
 
@@ -270,3 +271,4 @@ def _add_records(cloud: Cloud, records: list[maintenance.MaintenanceRecord], *, 
 
 
 main.add_command(ledger)
+main.add_command(request_data)

@@ -27,9 +27,10 @@ from cloud_service.ingest.tally import Rejection, Tally, count_received, uncount
 from cloud_service.ingest.upload import Claim, Pace, open_segment, receive
 from cloud_service.lake.files import count_results, lake_lock, remove_strays, write_range
 from cloud_service.pki import Identity
+from cloud_service.requests import supplement
 from cloud_service.store import Store, UploadRow
 from models.fingerprints import UInt64Array, page_fingerprints
-from models.records import Results, from_ns
+from models.records import Int64Array, Results, from_ns
 from models.segment import Segment, SegmentKind
 
 log = structlog.get_logger()
@@ -73,12 +74,12 @@ class Intake:
                 file.seek(0)
                 data = file.read()
                 segment = await work(self._workers, open_segment, data, claim)  # decode
-                try:
-                    async with self._turn(segment):
+                async with self._turn(segment):
+                    try:
                         return await work(self._workers, self.store_segment, segment, claim.digest)  # store, record
-                except Quarantined as error:
-                    await work(self._workers, self.quarantine.keep, claim, data, error)
-                    raise
+                    except Quarantined as error:
+                        await work(self._workers, self.quarantine.keep, claim, data, error)
+                        raise
 
     def store_segment(self, segment: Segment, digest: str, *, refused_as: str = "") -> list[Range]:
         """Store the pages of *segment* that are not held yet; return what is held now. One at a time per epoch.
@@ -92,7 +93,11 @@ class Intake:
         """
         journal = (segment.gateway_id, segment.epoch)
         with lake_lock(self.lake, alone=bool(refused_as)):
-            new = [_cut(segment, pages, digest) for pages in self._missing(segment)]
+            missing = self._missing(segment)
+            if missing:
+                with self.store.reading() as session:
+                    segment, repeats = supplement.without_repeats(session, self.lake, segment)
+            new = [_cut(segment, pages, digest, repeats) for pages in missing]
             try:
                 stored = [  # store: the files first, durably,
                     write_range(self.lake, part, segment.observations.take(rows), segment.seq[rows], results)
@@ -112,13 +117,6 @@ class Intake:
 
     async def reject(self, identity: Identity, error: IngestError) -> None:
         """Count an upload of *identity* that was not taken; it is counted, durably, on return."""
-        log.warning(
-            "upload rejected",
-            gateway_id=identity.gateway_id,
-            reason=error.reason,
-            field=error.field,
-            detail=str(error),
-        )
         await self._tally.rejected(Rejection.of(identity.gateway_id, error))
 
     def check_entitled(self, identity: Identity) -> None:
@@ -142,7 +140,8 @@ class Intake:
             if journal not in self._swept:
                 self._sweep(session, journal)
             rows = ledger.overlapping_rows(session, *journal, segment.first_seq, segment.last_seq)
-            if rows and segment.kind is not SegmentKind.TOMBSTONE:
+            is_supplement = supplement.is_request(session, *journal)
+            if rows and segment.kind is not SegmentKind.TOMBSTONE and not is_supplement:
                 kept = ledger.with_content(session, rows)
                 ledger.check_same_pages(kept, segment.first_seq, page_fingerprints(segment))
             held = [(row.first_seq, row.last_seq) for row in rows]
@@ -167,7 +166,7 @@ class Intake:
         fingerprints = page_fingerprints(segment)
         now = datetime.now(UTC)
         with self.store.writing() as session:
-            journals.enter(session, *journal, now, is_request=False)
+            journals.enter(session, *journal, now, is_request=supplement.is_request(session, *journal))
             if refused_as:
                 uncount_rejected(session, segment.gateway_id, refused_as)
             else:
@@ -180,6 +179,7 @@ class Intake:
                 pages, remainders = (_pages(column, segment, stored) for column in (fingerprints, segment.remainders))
                 ledger.record_range(session, stored, pages, remainders, upload_id=upload.upload_id, received_at=now)
                 take_over(session, segment.gateway_id, (content for _, content in _results(segment, stored)))
+            supplement.taken_in(session, segment, new)
             return ledger.held_ranges(session, *journal)
 
 
@@ -189,7 +189,7 @@ def decoding_size(size: int) -> int:
 
 
 def _cut(
-    segment: Segment, pages: Range, digest: str
+    segment: Segment, pages: Range, digest: str, repeats: Int64Array
 ) -> tuple[StoredRange, NDArray[np.intp], list[tuple[int, Results]]]:
     """Return *pages* of *segment* as a range to store, which rows belong to it, and which results."""
     rows = np.flatnonzero((segment.seq >= pages[0]) & (segment.seq <= pages[1]))
@@ -203,6 +203,7 @@ def _cut(
         observations=len(rows),
         results=count_results(results),
         newest_time=from_ns(int(segment.observations.source_time[rows].max())) if rows.size else None,
+        repeats=int(repeats[pages[0] - segment.first_seq : pages[1] - segment.first_seq + 1].sum()),
     )
     return stored, rows, results
 

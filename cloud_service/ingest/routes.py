@@ -7,6 +7,7 @@ of the address or field of the body at fault, and ``detail`` for people.
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -18,11 +19,14 @@ from cloud_service.ingest.ledger import Range
 from cloud_service.ingest.upload import check_epoch, check_owner, read_claim
 from cloud_service.pipeline import Intake
 from cloud_service.pki import Identity, identity_of
+from cloud_service.requests.routes import request_routes
+
+_identity_of = lru_cache(4096)(identity_of)  # a connection has one certificate, and many requests
 
 
 def ingest_app(intake: Intake) -> FastAPI:
     """Return the application for gateways; it needs the client certificate in the request's scope."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
     limit = intake.config.segment_limit_mib * 2**20
 
     @app.put("/api/v1/segments/{gateway_id}/{epoch}/{pages}")
@@ -41,6 +45,11 @@ def ingest_app(intake: Intake) -> FastAPI:
         await entitled(intake, identity_in(request), gateway_id)
         check_epoch(epoch)
         return held_answer(await asyncio.to_thread(intake.held, gateway_id, epoch))
+
+    async def speaks_for(request: Request, gateway_id: str) -> None:
+        await entitled(intake, identity_in(request), gateway_id)
+
+    app.include_router(request_routes(intake.store, speaks_for))
 
     @app.exception_handler(IngestError)
     async def refuse(_: Request, error: IngestError) -> Response:
@@ -61,7 +70,7 @@ def identity_in(request: Request) -> Identity:
     if not der:
         raise NotEntitled("the request came without a client certificate; nothing is done")
     try:
-        return identity_of(der)
+        return _identity_of(der)
     except EnrollmentError as error:
         raise NotEntitled(str(error)) from error
 
