@@ -116,8 +116,10 @@ def fail(error: Exception, *, as_json: bool) -> NoReturn:
 
 def _next_step(error: Exception) -> str:
     match error:
-        case ConfigError():
+        case ConfigError() if "No such file" in str(error):
             return "name the configuration with --config, or a journal's folder with --journal"
+        case ConfigError():
+            return "correct the named key or option; wearsight-gateway check-config checks a configuration"
         case JournalLocked():
             return "stop the gateway first, as: systemctl stop wearsight-gateway"
         case JournalMismatch():
