@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -13,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -38,13 +39,18 @@ def _free_port() -> int:
 
 @dataclass
 class InfluxServer:
-    """One influxd with its data in *folder*; it can be killed and started again on the same port and data."""
+    """One influxd with its data in *folder*; it can be killed and started again on the same port and data.
+
+    With *engine_mib* its data lies on a disk of that size of its own, which only it sees and which `discard` removes.
+    """
 
     folder: Path
     port: int = field(default_factory=_free_port)
     org_id: str = ""
     buckets: int = 0
+    engine_mib: int = 0
     process: subprocess.Popen[bytes] | None = None
+    disk: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -57,6 +63,7 @@ class InfluxServer:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *self._disk(),
                     program(),
                     *("--bolt-path", self.folder / "influxd.bolt"),
                     *("--engine-path", self.folder / "engine"),
@@ -76,6 +83,53 @@ class InfluxServer:
             body = {"username": "admin", "password": "a password", "org": ORG, "bucket": "first", "token": TOKEN}
             self.org_id = self.call("/api/v2/setup", body)["org"]["id"]
 
+    def _disk(self) -> tuple[str, ...]:
+        """Return what is to run the program where its small disk is; made at the first start, in a mount namespace."""
+        engine = self.folder / "engine"
+        engine.mkdir(exist_ok=True)
+        if not self.engine_mib:
+            return ()
+        if self.disk is None:
+            mount = 'mount -t tmpfs -o size="$1"m tmpfs "$2" && echo mounted && exec sleep infinity'
+            self.disk = subprocess.Popen(
+                ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(self.engine_mib), str(engine)],
+                stdout=subprocess.PIPE,
+            )
+            assert self.disk.stdout is not None
+            if self.disk.stdout.readline() != b"mounted\n":
+                self.disk.wait()
+                refuse_or_skip("no mount namespace can be made here (unshare), so no small disk")
+        return ("nsenter", "--user", "--mount", "--preserve-credentials", "--target", str(self.disk.pid))
+
+    def on_disk(self, name: str) -> Path:
+        """Return the path of *name* on the disk of its own, from outside."""
+        assert self.disk is not None
+        return Path(f"/proc/{self.disk.pid}/root") / (self.folder / "engine" / name).relative_to("/")
+
+    def freeze(self) -> None:
+        """Stop it where it stands, as a machine that swaps or a snapshot does; `thaw` lets it go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def discard(self) -> None:
+        """Kill it, and remove its disk."""
+        self.kill()
+        if self.disk is not None:
+            self.disk.kill()
+            self.disk.communicate()
+
+    def end(self) -> None:
+        """End it in an orderly way."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=60)
+            self.process = None
+
     def kill(self) -> None:
         """End it at once, as a power cut would."""
         if self.process is not None:
@@ -90,6 +144,14 @@ class InfluxServer:
         )
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
             return json.load(answer)
+
+    def delete(self, path: str) -> None:
+        """Delete what stands at *path*."""
+        request = urllib.request.Request(  # noqa: S310 - the same
+            self.url + path, headers={"Authorization": f"Token {TOKEN}"}, method="DELETE"
+        )
+        with urllib.request.urlopen(request, timeout=30):  # noqa: S310 - the same
+            pass
 
     def get(self, path: str) -> Any:
         """Return what stands at *path*."""
@@ -127,6 +189,14 @@ class InfluxServer:
             influxdb_url=self.url, influxdb_org=ORG, influxdb_bucket=name, influxdb_token_file=token_file
         )
 
+    def token(self, config: HistorianConfig) -> tuple[str, str]:
+        """Make a token that may write and read the bucket of *config*; return its id and itself."""
+        bucket = self.get(f"/api/v2/buckets?name={config.influxdb_bucket}")["buckets"][0]["id"]
+        resource = {"type": "buckets", "id": bucket, "orgID": self.org_id}
+        permissions = [{"action": action, "resource": resource} for action in ("read", "write")]
+        made = self.call("/api/v2/authorizations", {"orgID": self.org_id, "permissions": permissions})
+        return made["id"], made["token"]
+
     def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(self.url + "/health", timeout=5) as answer:  # noqa: S310 - the same
@@ -137,12 +207,15 @@ class InfluxServer:
 
 def require_influxd() -> None:
     """Skip the test, by name, where the server was not built; fail instead where nothing may be skipped."""
-    if program().exists():
-        return
-    message = f"InfluxDB {VERSION} is not built; `make influxdb` builds it into {program()}"
+    if not program().exists():
+        refuse_or_skip(f"InfluxDB {VERSION} is not built; `make influxdb` builds it into {program()}")
+
+
+def refuse_or_skip(reason: str) -> NoReturn:
+    """Skip the test for *reason*; fail instead where nothing may be skipped."""
     if os.environ.get("WEARSIGHT_NO_SKIP") == "1":
-        pytest.fail(message)
-    pytest.skip(message)
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
