@@ -52,17 +52,15 @@ class Incoming:
         self._free -= size
         self._uploads[gateway_id] += 1
         try:
-            with self._file() as file:
+            if size > _IN_MEMORY:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            with SpooledTemporaryFile(_IN_MEMORY, "w+b", dir=str(self._folder)) as file:
                 yield file
         finally:
             self._free += size
             self._uploads[gateway_id] -= 1
             if not self._uploads[gateway_id]:
                 del self._uploads[gateway_id]
-
-    def _file(self) -> SpooledTemporaryFile[bytes]:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return SpooledTemporaryFile(_IN_MEMORY, "w+b", dir=str(self._folder))
 
 
 class MemoryBudget:

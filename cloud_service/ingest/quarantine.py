@@ -126,4 +126,4 @@ def _new_row(claim: Claim) -> QuarantineRow:
 
 
 def _count_dropped(session: Session, gateway_id: str) -> None:
-    count_received(session, gateway_id, 0).quarantine_dropped += 1
+    count_received(session, gateway_id, 0, dropped=1)

@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+import structlog
+from sqlalchemy import Update, insert, select, update
 from sqlalchemy.orm import Session
 
 from cloud_service.errors import IngestError
 from cloud_service.store import IntakeRow, RejectionRow, Store
+
+log = structlog.get_logger()
 
 WITHDRAWN = "withdrawn"
 _DETAIL_LIMIT = 500
@@ -38,24 +41,25 @@ class Rejection:
         return cls(gateway_id=gateway_id, reason=error.reason, field=error.field, detail=str(error)[:_DETAIL_LIMIT])
 
 
-def count_received(session: Session, gateway_id: str, uploads: int = 1) -> IntakeRow:
-    """Count *uploads* of *gateway_id* as received and return its row."""
-    row = session.get(IntakeRow, gateway_id)
-    if row is None:
-        row = IntakeRow(gateway_id=gateway_id, received=0, quarantine_dropped=0)
-        session.add(row)
-    row.received += uploads
-    return row
+def count_received(session: Session, gateway_id: str, uploads: int = 1, *, dropped: int = 0) -> None:
+    """Count *uploads* of *gateway_id* as received, and so many *dropped* from the quarantine."""
+    row = IntakeRow
+    added = {"received": row.received + uploads, "quarantine_dropped": row.quarantine_dropped + dropped}
+    if not _updated(session, update(row).where(row.gateway_id == gateway_id).values(added)):
+        session.execute(insert(row).values(gateway_id=gateway_id, received=uploads, quarantine_dropped=dropped))
 
 
 def count_rejected(session: Session, rejection: Rejection, uploads: int = 1) -> None:
     """Count *uploads* as rejected, the last of them being *rejection*; who received them counts that."""
-    row = session.get(RejectionRow, (rejection.gateway_id, rejection.reason))
-    if row is None:
-        row = RejectionRow(gateway_id=rejection.gateway_id, reason=rejection.reason, count=0)
-        session.add(row)
-    row.count += uploads
-    row.field, row.detail, row.last_at = rejection.field, rejection.detail, datetime.now(UTC)
+    row, key = RejectionRow, {"gateway_id": rejection.gateway_id, "reason": rejection.reason}
+    last = {"field": rejection.field, "detail": rejection.detail, "last_at": datetime.now(UTC)}
+    if not _updated(session, update(row).filter_by(**key).values(count=row.count + uploads, **last)):
+        session.execute(insert(row).values(count=uploads, **key, **last))
+
+
+def _updated(session: Session, statement: Update) -> bool:
+    found = session.execute(statement, execution_options={"synchronize_session": False})
+    return bool(found.rowcount)  # type: ignore[attr-defined]  # a CursorResult, as of every update
 
 
 def uncount_rejected(session: Session, gateway_id: str, reason: str) -> None:
@@ -105,3 +109,5 @@ class Tally:
             for key, rejection in last.items():
                 count_rejected(session, rejection, counts[key])
                 count_received(session, rejection.gateway_id, counts[key])
+        for key, rejection in last.items():  # one line a round, so that a flood of rubbish makes no flood of lines
+            log.warning("uploads rejected", uploads=counts[key], **asdict(rejection))
