@@ -35,7 +35,14 @@ from gateway.data_acquisition.certificate import certificate_warnings
 from gateway.data_acquisition.tags import wanted_tags
 from gateway.data_acquisition.unseen import no_longer_wanted
 from gateway.errors import ConfigError
-from gateway.historian import EmbeddedHistorian, Historian, InfluxHistorian, keep_history
+from gateway.historian import (
+    DeepHistory,
+    EmbeddedHistorian,
+    Historian,
+    HistorianCondition,
+    InfluxHistorian,
+    keep_history,
+)
 from gateway.historian.past import Past
 from gateway.journal import Journal, JournalReader, compact
 from gateway.reload import changes, needs_restart, with_tags_of
@@ -43,12 +50,14 @@ from gateway.status import (
     BundleComparison,
     BundleHealth,
     HealthReport,
+    HistorianHealth,
     JournalHealth,
     SourceHealth,
     UplinkHealth,
     serving_status,
 )
 from gateway.uplink import UplinkCondition, deliver
+from gateway.uplink.supply import Supply
 from models.records import Observations, Results
 
 log = structlog.get_logger()
@@ -88,7 +97,7 @@ async def run(config: GatewayConfig, config_file: Path | None = None) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     config.state_dir.mkdir(parents=True, exist_ok=True)
-    journal = await Journal.open(config.state_dir, config.gateway_id)
+    journal = await Journal.open(config.state_dir, config.gateway_id, config.journal)
     try:
         await Gateway(config, journal, config_file).run_until(stop)
     finally:
@@ -106,6 +115,7 @@ class Gateway:
         self._uplink = UplinkCondition()
         self._sources = open_sources(config, journal)
         self._historian: Historian = EmbeddedHistorian(journal)
+        self._historian_condition = HistorianCondition()
         self._blocks = _blocks(config)
         self._assets_changed = asyncio.Event()
         self._positions: dict[str, int] = {}
@@ -129,7 +139,6 @@ class Gateway:
         """Start everything, and return the tasks by stage, in the order in which they stop."""
         journal, config = self._journal, self._config
         await self._give_up_holes()
-        self._historian = InfluxHistorian(config.historian) if config.historian else EmbeddedHistorian(journal)
         interval_s = config.uplink.segment_interval_s if config.uplink else LOCAL_SEGMENT_INTERVAL_S
         max_pages = config.uplink.segment_max_pages if config.uplink else LOCAL_SEGMENT_MAX_PAGES
 
@@ -137,14 +146,21 @@ class Gateway:
             return group.create_task(work, name=name)
 
         sources = [start(acquire(s, journal), f"acquire {name}") for name, s in self._sources.items()]
-        readers = [start(self._monitor(), "monitor")]
-        if isinstance(self._historian, InfluxHistorian):
-            readers.append(start(_historian(await journal.reader("historian"), self._historian), "historian"))
+        readers = []
+        if config.historian is not None:
+            influxdb = InfluxHistorian(config.historian, self._historian_condition)
+            self._historian = DeepHistory(influxdb, self._historian)
+            readers.append(start(_feed(await journal.reader("historian"), influxdb), "historian"))
         else:
             await journal.forget_reader("historian")  # pages need not wait for one that was taken out
+        readers.append(start(self._monitor(), "monitor"))
         segments = [start(compact(journal, interval_s=interval_s, max_pages=max_pages), "compactor")]
         if config.uplink is not None:
-            segments.append(start(deliver(journal, config.uplink, self._uplink), "uplink"))
+            supply = Supply(journal, self._historian, lambda: self._config)
+            work = deliver(
+                *(journal, config.uplink, self._uplink), on_advisories=supply.ask_for_events, supply=supply.send
+            )
+            segments.append(start(work, "uplink"))
         rest = [start(self._watch_positions(), "positions")]
         if self._config_file is not None:
             rest.append(start(self._follow(self._config_file), "configuration"))
@@ -212,7 +228,9 @@ class Gateway:
                 pages=counters.pages,
                 expired=dict(counters.expired),
                 quarantined_pages=counters.quarantined_pages,
+                trouble=self._journal.trouble,
             ),
+            historian=self._historian_health(),
             readers={**self._positions, "compactor": counters.compacted_pages},
             uplink=UplinkHealth(
                 connected=self._uplink.connected,
@@ -223,6 +241,12 @@ class Gateway:
                 observations_withheld=counters.withheld,
                 observations_expired=sum(counters.expired.values()),
                 segments_refused=counters.segments_refused,
+                express_waiting=self._uplink.express_waiting,
+                backlog_bytes=self._uplink.backlog_bytes,
+                backlog_age_s=self._uplink.backlog_age_s,
+                bytes_sent=self._uplink.bytes_sent,
+                live_latency_s=self._uplink.live_latency_s,
+                next_window=self._uplink.next_window,
             ),
             acquisition={name: _source_health(source.counters) for name, source in self._sources.items()},
             bundles={asset_class: _bundle_health(bundle) for asset_class, bundle in self._blocks.active().items()},
@@ -230,8 +254,23 @@ class Gateway:
             warnings=warnings,
         )
 
+    def _historian_health(self) -> HistorianHealth | None:
+        if self._config.historian is None:
+            return None
+        now = self._historian_condition
+        return HistorianHealth(
+            connected=now.connected,
+            trouble=now.trouble,
+            written=now.written,
+            refused=dict(now.refused),
+            pending_pages=now.pending_pages,
+            lag_s=round(now.lag_s, 3),
+        )
+
     def _warnings(self) -> tuple[str, ...]:
-        found = [*self._blocks.warnings.values()]
+        found = [*self._journal.warnings, *self._blocks.warnings.values()]
+        if self._config.historian is not None:
+            found += self._historian_condition.warnings
         found += certificate_warnings(self._config.pki_dir)
         if self._config_warning:
             found.append(self._config_warning)
@@ -246,9 +285,9 @@ class Gateway:
         return tuple(found)
 
 
-async def _historian(reader: JournalReader, historian: InfluxHistorian) -> None:
+async def _feed(reader: JournalReader, historian: InfluxHistorian) -> None:
     try:
-        await keep_history(reader, historian)
+        await keep_history(reader, historian, historian.condition)
     finally:
         await historian.close()
 

@@ -44,6 +44,24 @@ class UplinkHealth:
     observations_withheld: int = 0
     observations_expired: int = 0
     segments_refused: int = 0
+    express_waiting: int = 0
+    backlog_bytes: int = 0
+    backlog_age_s: float = 0.0
+    bytes_sent: int = 0
+    live_latency_s: float | None = None
+    next_window: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistorianHealth:
+    """InfluxDB: what it took and refused since the start, in points, and how far it is behind."""
+
+    connected: bool
+    trouble: str
+    written: int
+    refused: dict[str, int]
+    pending_pages: int
+    lag_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +121,7 @@ class HealthReport:
     acquisition: dict[str, SourceHealth]
     bundles: dict[str, BundleHealth]
     open_advisories: int
+    historian: HistorianHealth | None = None
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -145,6 +164,8 @@ class _Collector(Collector):
         yield from _journal_metrics(report)
         if report.uplink is not None:
             yield from _uplink_metrics(report.uplink)
+        if report.historian is not None:
+            yield from _historian_metrics(report.historian)
         yield from _source_metrics(report)
         yield from _bundle_metrics(report)
 
@@ -182,6 +203,12 @@ def _uplink_metrics(uplink: UplinkHealth) -> Iterator[Metric]:
     yield _gauge(
         "wearsight_uplink_segments_refused", "Of these, the ones the cloud will not take.", uplink.segments_refused
     )
+    yield _gauge("wearsight_uplink_backlog_bytes", "Bytes of segments that wait to be sent.", uplink.backlog_bytes)
+    yield _gauge("wearsight_uplink_backlog_age_seconds", "How old the oldest of them is.", uplink.backlog_age_s)
+    yield _counter("wearsight_uplink_sent_bytes", "Bytes of bodies sent since the start.", uplink.bytes_sent)
+    if uplink.live_latency_s is not None:
+        text = "From the close of the last live segment until the cloud had it."
+        yield _gauge("wearsight_uplink_live_latency_seconds", text, uplink.live_latency_s)
     rows = GaugeMetricFamily(
         "wearsight_observations",
         "Observations stored here: stored = delivered + withheld + pending + expired.",
@@ -190,6 +217,19 @@ def _uplink_metrics(uplink: UplinkHealth) -> Iterator[Metric]:
     for state in ("stored", "delivered", "withheld", "pending", "expired"):
         rows.add_metric([state], getattr(uplink, f"observations_{state}"))
     yield rows
+
+
+def _historian_metrics(historian: HistorianHealth) -> Iterator[Metric]:
+    yield _gauge("wearsight_historian_connected", "1 while InfluxDB takes points.", int(historian.connected))
+    yield _gauge("wearsight_historian_pages_pending", "Pages that are not in InfluxDB.", historian.pending_pages)
+    yield _gauge("wearsight_historian_lag_seconds", "How old the oldest of them is.", historian.lag_s)
+    yield _counter("wearsight_historian_points_written", "Points InfluxDB has stored.", historian.written)
+    refused = CounterMetricFamily(
+        "wearsight_historian_points_refused", "Points InfluxDB will not have.", labels=["reason"]
+    )
+    for reason, count in historian.refused.items():
+        refused.add_metric([reason], count)
+    yield refused
 
 
 def _source_metrics(report: HealthReport) -> Iterator[Metric]:
