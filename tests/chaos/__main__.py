@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import random
 import sys
 import time
+
+import structlog
 
 from tests.chaos.acts import Dose
 from tests.chaos.driver import Outcome, play, table
@@ -47,6 +50,7 @@ def main() -> int:
     """Run as the arguments say; return 0 when all promises hold and all controls fail."""
     arguments = _arguments()
     seed = random.SystemRandom().randrange(10**9) if arguments.seed is None else arguments.seed
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # errors are wanted here
     started = time.monotonic()
     out = sys.stderr if arguments.json else sys.stdout
 

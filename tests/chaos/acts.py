@@ -48,6 +48,7 @@ class Act:
         per_series: How many trials one series has.
         is_control: Whether it has to fail, at least once.
         stage: Acts of one stage follow each other; stages run side by side.
+        at_once: How many series run side by side: more than one where they wait more than they work.
     """
 
     name: str
@@ -57,3 +58,4 @@ class Act:
     per_series: int
     is_control: bool = False
     stage: str = "disk"
+    at_once: int = 1

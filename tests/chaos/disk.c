@@ -35,6 +35,7 @@ struct control {
   int64_t fault_errno;
   int64_t fault_short; /* a write that fails writes half of its bytes first, and says so */
   int64_t calls[OPS];
+  int64_t failed; /* calls that were made to fail */
 };
 
 struct head { uint32_t op, serial, path, data; int64_t offset; };
@@ -110,6 +111,7 @@ static void record(enum op op, uint32_t serial, int64_t offset, const char *path
 static int fault(enum op op) {
   int64_t number = ++control->calls[op];
   if (!(control->fault_ops >> op & 1) || number < control->fault_from || number >= control->fault_until) return 0;
+  control->failed++;
   return (int)control->fault_errno;
 }
 

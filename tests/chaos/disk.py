@@ -77,7 +77,7 @@ class Control:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            path.write_bytes(bytes(8 * (len(_FIELDS) + len(Op) + 1)))
+            path.write_bytes(bytes(8 * (len(_FIELDS) + len(Op) + 2)))
         self._words = np.memmap(path, np.int64, "r+")
 
     def close(self) -> None:
@@ -88,6 +88,11 @@ class Control:
         """Return how many calls of *op* there were below the folder."""
         return int(self._words[len(_FIELDS) + op])
 
+    @property
+    def failed(self) -> int:
+        """How many calls were made to fail since the count began."""
+        return int(self._words[-1])
+
     def fail(self, fault: Fault) -> None:
         """Have calls fail, and begin to count all of them anew."""
         self.heal()
@@ -95,9 +100,13 @@ class Control:
         self._words[3:7] = values[1:]
         self._words[2] = values[0]
 
+    def stop_failing(self) -> None:
+        """Let every call through from now on."""
+        self._words[2] = 0
+
     def heal(self) -> None:
         """Let every call through from now on, and count anew."""
-        self._words[2] = 0
+        self.stop_failing()
         self._words[len(_FIELDS) :] = 0
 
     def shift_clock(self, offset_s: float) -> None:

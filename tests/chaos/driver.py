@@ -67,26 +67,36 @@ async def play(acts: Sequence[Act], dose: Dose, seed: int, tell: Tell, *, series
 async def _play(outcome: Outcome, dose: Dose, seed: int, tell: Tell, series: int | None) -> None:
     act, started = outcome.act, time.monotonic()
     wanted = act.trials[dose] if series is None else series * act.per_series
-    number = seed
-    while outcome.trials < wanted:
-        with tempfile.TemporaryDirectory(prefix=f"chaos-{act.name}-") as folder:
-            some = min(act.per_series, wanted - outcome.trials)
-            place = 0
-            async for trial in act.series(Path(folder) / "it", number, some):
-                place += 1
-                outcome.trials += 1
-                if trial.wrong:
-                    outcome.broken.append((number, f"{trial.what}: {'; '.join(trial.wrong)}"))
-                    if not act.is_control:
-                        tell(f"{act.name}: BROKEN, seed {number}, trial {place}: {outcome.broken[-1][1]}")
-            if not place:
-                raise RuntimeError(f"act {act.name}: series of seed {number} has no trial")
+    sizes = [min(act.per_series, wanted - done) for done in range(0, wanted, act.per_series)]
+    turns = asyncio.Semaphore(act.at_once)
+
+    async def in_turn(number: int, trials: int) -> None:
+        async with turns:
+            await _play_series(outcome, number, trials, tell)
         outcome.seconds = time.monotonic() - started
         tell(
             f"{act.name}: {outcome.trials} of {wanted} trials, {len(outcome.broken)} broken, {outcome.seconds:.0f} s "
             f"(seed {number})"
         )
-        number += 1
+
+    async with asyncio.TaskGroup() as group:
+        for place, size in enumerate(sizes):
+            group.create_task(in_turn(seed + place, size))
+
+
+async def _play_series(outcome: Outcome, seed: int, trials: int, tell: Tell) -> None:
+    """Play the series of *seed*, in a folder that goes with it."""
+    act, place = outcome.act, 0
+    with tempfile.TemporaryDirectory(prefix=f"chaos-{act.name}-") as folder:
+        async for trial in act.series(Path(folder) / "it", seed, trials):
+            place += 1
+            outcome.trials += 1
+            if trial.wrong:
+                outcome.broken.append((seed, f"{trial.what}: {'; '.join(trial.wrong)}"))
+                if not act.is_control:
+                    tell(f"{act.name}: BROKEN, seed {seed}, trial {place}: {outcome.broken[-1][1]}")
+    if place < trials:
+        raise RuntimeError(f"act {act.name}: the series of seed {seed} has {place} of {trials} trials")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

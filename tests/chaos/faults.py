@@ -60,14 +60,15 @@ FAULTS = Act(
     name="faults",
     promise="a write, flush or rename that fails is told; the journal comes through without a restart, counts exact",
     series=_faults,
-    trials={Dose.QUICK: 24, Dose.STANDARD: 240, Dose.NIGHTLY: 3000},
+    trials={Dose.QUICK: 8, Dose.STANDARD: 240, Dose.NIGHTLY: 3000},
     per_series=48,
+    at_once=3,
 )
 FAULTS_CONTROL = Act(
     name="faults-control",
     promise="a program that takes a failed commit for done is found out",
     series=_faults_taken_for_done,
-    trials={Dose.QUICK: 24, Dose.STANDARD: 24, Dose.NIGHTLY: 24},
-    per_series=24,
+    trials={Dose.QUICK: 4, Dose.STANDARD: 12, Dose.NIGHTLY: 12},
+    per_series=12,
     is_control=True,
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gateway.errors import JournalError
 from gateway.journal import Journal, JournalCounters, SegmentStore
 from gateway.journal.database import JournalDatabase
 from models.records import Gap, GatewayEvent, Int64Array, Observations, Page, Results, Stream, to_ns
@@ -36,6 +37,7 @@ class Found:
         seq: The page of each, shape ``(n,)``.
         results: Pages of results, each with its seq.
         ranges: The closed ranges of seq that its pages and segments cover, in order.
+        unreadable: Observations of segments whose files are damaged or gone, as the journal says when they are read.
         counters: What it says of itself.
         positions: By reader: the last page it has done.
     """
@@ -45,6 +47,7 @@ class Found:
     seq: Int64Array
     results: tuple[tuple[int, Results], ...]
     ranges: tuple[tuple[int, int], ...]
+    unreadable: int
     counters: JournalCounters
     positions: dict[str, int]
 
@@ -65,20 +68,33 @@ async def found_in(journal: Journal) -> Found:
     seqs: list[Int64Array] = []
     results: list[tuple[int, Results]] = []
     ranges: list[tuple[int, int]] = []
+    unreadable = 0
+
+    def take(page: Page) -> None:
+        if isinstance(page.content, Results):
+            results.append((page.seq, page.content))
+        else:
+            parts.append(page.content)
+            seqs.append(np.full(len(page.content), page.seq))
+
     for entry in await store.segments():
-        segment = decode_segment(await store.read(entry))
-        parts.append(segment.observations)
-        seqs.append(segment.seq)
-        results += segment.results
         ranges.append((entry.first_seq, entry.last_seq))
+        try:
+            segment = decode_segment(await store.read(entry))
+        except JournalError:
+            pages = await _pages(journal, entry.first_seq - 1, entry.last_seq)
+            for page in pages:
+                take(page)
+            kept = sum(len(page.content) for page in pages if isinstance(page.content, Observations))
+            unreadable += entry.observations - entry.expired - kept
+        else:
+            parts.append(segment.observations)
+            seqs.append(segment.seq)
+            results += segment.results
     after = journal.counters.compacted_pages
     while pages := await _pages(journal, after):
         for page in pages:
-            if isinstance(page.content, Results):
-                results.append((page.seq, page.content))
-            else:
-                parts.append(page.content)
-                seqs.append(np.full(len(page.content), page.seq))
+            take(page)
             ranges.append((page.seq, page.seq))
         after = pages[-1].seq
     return Found(
@@ -87,16 +103,19 @@ async def found_in(journal: Journal) -> Found:
         seq=np.concatenate([np.zeros(0, np.int64), *seqs]),
         results=tuple(results),
         ranges=tuple(ranges),
+        unreadable=unreadable,
         counters=journal.counters,
         positions=await journal.positions(),
     )
 
 
-async def _pages(journal: Journal, after: int) -> list[Page]:
+async def _pages(journal: Journal, after: int, last: int = 2**62) -> list[Page]:
+    """Return pages in the table after *after*, up to *last*; with a *last*, all."""
+
     def some(database: JournalDatabase) -> list[Page]:
         return database.decoded_pages(after, limit=100_000, max_bytes=_CHUNK_BYTES)
 
-    return await journal.read(some)
+    return [page for page in await journal.read(some) if page.seq <= last]
 
 
 async def found_at(state_dir: Path, gateway_id: str = GATEWAY_ID) -> Found:
@@ -152,7 +171,7 @@ def judge(made: Observations, found: Found) -> Verdict:
 
     So many rows as the journal counts as expired have to be missing, exactly.
     """
-    expired = sum(found.counters.expired.values())
+    expired = sum(found.counters.expired.values()) + found.unreadable
     apart = difference(made, found.rows)
     verdict = _verdict(made, apart, found.gaps)
     wrong = list(verdict.wrong)
@@ -229,8 +248,11 @@ def _counted(found: Found) -> list[str]:
             f"{now.appended} appended are not {now.delivered} delivered + {now.withheld} withheld + {now.pending} "
             f"pending + {expired} expired"
         )
-    if now.appended != len(found.rows) + expired:
-        wrong.append(f"{now.appended} appended are not {len(found.rows)} found + {expired} expired")
+    if now.appended != len(found.rows) + expired + found.unreadable:
+        wrong.append(
+            f"{now.appended} appended are not {len(found.rows)} found + {expired} expired + {found.unreadable} in "
+            "unreadable segments"
+        )
     return wrong
 
 
@@ -245,7 +267,7 @@ def _seq_whole(found: Found) -> list[str]:
     pages = [*np.unique(found.seq).tolist(), *(seq for seq, _ in found.results)]
     outside = [seq for seq in pages if not 1 <= seq <= after]
     twice = [seq for seq, count in Counter(pages).items() if count > 1]
-    empty = after - len(set(pages))
+    empty = after - len(set(pages)) if not found.unreadable else 0
     wrong += [f"pages {outside[:_SHOWN]} are outside of what is counted"] if outside else []
     wrong += [f"pages {twice[:_SHOWN]} hold observations and results"] if twice else []
     wrong += [f"{empty} pages hold nothing"] if empty > 0 else []

@@ -27,6 +27,8 @@ def judge_work(plant: Plant, found: Found, acknowledged: set[int]) -> Verdict:
     there = set(np.unique(plant.batches_of(found.rows.source_time)).tolist())
     verdict = judge(plant.batches(sorted(acknowledged | {batch for batch in there if batch >= 0})), found)
     lost = {int(event.detail["seq"]) for event in found.events(QUARANTINED)}
+    if found.unreadable:
+        return verdict  # results are in the unreadable segments too
     return replace(verdict, wrong=(*verdict.wrong, *_results_wrong(found, there, lost)))
 
 

@@ -12,10 +12,14 @@ import errno
 import os
 import random
 import shutil
+import sqlite3
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -30,11 +34,14 @@ from tests.chaos.program import Work
 from tests.chaos.promises import judge_work
 
 _OPS = (Op.WRITE, Op.SYNC, Op.RENAME, Op.OPEN, Op.WRITE, Op.SYNC, Op.TRUNCATE, Op.UNLINK)
+_LASTING = 20  # so many failed calls are no matter of one checkpoint
 _ERRORS = (errno.EIO, errno.ENOSPC)
 _BATCHES = 24
 _STREAMS, _ROWS = 8, 40
-_PATIENCE_S = 40.0  # with no call failing any more: recovery may wait a little, and the machine is busy
-_HEALS_AFTER = 6  # errors
+_IS_CARELESS = os.environ.get("CARELESS") == "1"
+_PATIENCE_S = 3.0 if _IS_CARELESS else 60.0  # with no call failing any more: recovery waits, and the machine is busy
+_HEALS_AFTER_S = 0.3  # of a fault that lasts
+_LOOKS_EVERY_S = 0.01
 
 
 @dataclass
@@ -45,8 +52,7 @@ class Attempt:
         state_dir: Where its journal lies.
         plant: What is stored.
         control: The disk's.
-        is_careless: Whether a failed commit is taken for done.
-        errors: What was raised, as it should be.
+        told: What was raised or said of the fault, each once.
         acknowledged: The batches whose append has returned.
         received: Rows of those, and of repeats.
     """
@@ -54,29 +60,24 @@ class Attempt:
     state_dir: Path
     plant: Plant
     control: Control
-    is_careless: bool
-    errors: list[str] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
     acknowledged: set[int] = field(default_factory=set)
     received: int = 0
+    journal: Journal | None = None
 
     async def insist(self, job: Callable[[], Awaitable[object]]) -> None:
-        """Do *job* until it is done; after some errors the disk is whole again."""
-        while True:
-            try:
-                async with asyncio.timeout(_PATIENCE_S):
+        """Do *job* until it is done."""
+        async with asyncio.timeout(_PATIENCE_S):
+            while True:
+                try:
                     await job()
-            except (JournalError, OSError) as error:
-                if isinstance(error, TimeoutError):
+                except TimeoutError:
                     raise
-                self.errors.append(f"{type(error).__name__}: {error}")
-                if len(self.errors) >= _HEALS_AFTER:
-                    self.control.heal()
-                if len(self.errors) > _HEALS_AFTER * 50:
-                    raise RuntimeError(f"does not recover: {self.errors[-1]}") from error
-                await asyncio.sleep(0.002 * min(len(self.errors), 100))
-                if not self.is_careless:
-                    continue
-            return
+                except (JournalError, OSError) as error:
+                    self.told.add(f"{type(error).__name__}: {error}")
+                    await asyncio.sleep(_LOOKS_EVERY_S)
+                else:
+                    return
 
     async def store(self, work: Work, number: int) -> None:
         """Store the batch *number*, whatever it takes."""
@@ -86,47 +87,63 @@ class Attempt:
 
     async def run(self) -> tuple[int, int]:
         """Do all of it on one open journal; return its counts of appended and repeated rows."""
-        work, number = await self._begun(), 0
-        journal = work.journal
+        healing = asyncio.create_task(self._heal())
         try:
-            while number < _BATCHES:
-                count = 3 if number % 8 == 0 else 1
-                await asyncio.gather(*(self.store(work, number + more) for more in range(count)))
-                number += count
-                work.next_batch = number
-                if number % 2:
-                    await self.insist(lambda: work.follow(6))
-                if number % 5 == 0:
-                    await self.insist(work.compact)
-                    await self.insist(work.deliver)
-                if number % 7 == 0:
-                    await self.insist(work.repeat)
-                    self.received += self.plant.streams
-            self.control.heal()
-            await self.store(work, number)
-            return journal.counters.appended, journal.counters.repeats_dropped
+            work = await self._begun()
+            await self._work(work)
+            counters = work.journal.counters
+            return counters.appended, counters.repeats_dropped
         finally:
-            self.control.heal()
-            await journal.close()
+            if self.journal is not None:
+                async with asyncio.timeout(_PATIENCE_S):
+                    await self.journal.close()
+            healing.cancel()
+            self.control.stop_failing()
+
+    async def _work(self, work: Work) -> None:
+        number = 0
+        while number < _BATCHES:
+            count = 3 if number % 8 == 0 else 1
+            await asyncio.gather(*(self.store(work, number + more) for more in range(count)))
+            number += count
+            work.next_batch = number
+            if number % 2:
+                await self.insist(lambda: work.follow(6))
+            if number % 5 == 0:
+                await self.insist(work.compact)
+                await self.insist(work.deliver)
+            if number % 7 == 0:
+                await self.insist(work.repeat)
+                self.received += self.plant.streams
 
     async def _begun(self) -> Work:
         """Return the work on the journal, opened once it can be opened and read by its readers."""
-        journals: list[Journal] = []
         works: list[Work] = []
 
         async def begin() -> None:
-            if not journals:
-                journals.append(await Journal.open(self.state_dir, GATEWAY_ID))
-            works.append(await Work.on(journals[0], self.plant))
+            if self.journal is None:
+                self.journal = await Journal.open(self.state_dir, GATEWAY_ID)
+            works.append(await Work.on(self.journal, self.plant))
 
-        while not works:
-            await self.insist(begin)
+        await self.insist(begin)
         return works[0]
 
+    async def _heal(self) -> None:
+        """Listen to what the journal says of itself; make the disk whole a while after it began to fail."""
+        first: float | None = None
+        while True:
+            if self.journal is not None and self.journal.trouble:
+                self.told.add(self.journal.trouble)
+            if self.control.failed and first is None:
+                first = time.monotonic()
+            if first is not None and time.monotonic() > first + _HEALS_AFTER_S:
+                self.control.stop_failing()
+            await asyncio.sleep(_LOOKS_EVERY_S)
 
-async def attempt(folder: Path, control: Control, plant: Plant, fault: Fault, *, careless: bool) -> Trial:
+
+async def attempt(folder: Path, control: Control, plant: Plant, fault: Fault) -> Trial:
     """Run the work on a disk with *fault*, and judge what came of it."""
-    run = Attempt(folder, plant, control, careless)
+    run = Attempt(folder, plant, control)
     control.fail(fault)
     wrong: list[str] = []
     try:
@@ -134,15 +151,18 @@ async def attempt(folder: Path, control: Control, plant: Plant, fault: Fault, *,
         if appended + repeated != run.received:
             wrong.append(f"{run.received} rows received are not {appended} appended + {repeated} repeats")
     except Exception as error:  # noqa: BLE001 - whatever else it raises is what the trial is to find
-        wrong.append(f"{type(error).__name__} instead of going on: {error}")
+        wrong.append(f"{type(error).__name__} instead of going on: {error}; it told {sorted(run.told)[:2]}")
+    failed = control.failed
     control.heal()
+    if failed >= _LASTING and not run.told:
+        wrong.append(f"{failed} calls failed and nothing was told")
     try:
         verdict = judge_work(plant, await found_at(folder), run.acknowledged)
         wrong += verdict.wrong
     except Exception as error:  # noqa: BLE001 - the same
         wrong.append(f"cannot be opened again or read: {type(error).__name__}: {error}")
     shutil.rmtree(folder, ignore_errors=True)
-    return Trial(what=f"{told(fault)}; {len(run.errors)} errors", wrong=tuple(wrong))
+    return Trial(what=f"{told(fault)}: {failed} calls failed, {len(run.told)} things told", wrong=tuple(wrong))
 
 
 def told(fault: Fault) -> str:
@@ -155,11 +175,9 @@ def told(fault: Fault) -> str:
 async def faults(folder: Path, control: Control, plant: Plant, trials: int) -> list[Fault]:
     """Return *trials* faults, spread over the calls that a run without a fault makes."""
     control.heal()
-    run = Attempt(folder, plant, control, is_careless=False)
-    counts = dict.fromkeys(Op, 0)
-    heal, control.heal = control.heal, lambda: None  # type: ignore[method-assign]  # the counts are wanted to the end
-    await run.run()
-    control.heal = heal  # type: ignore[method-assign]  # as it was
+    journal = await Journal.open(folder, GATEWAY_ID)
+    await Attempt(folder, plant, control)._work(await Work.on(journal, plant))
+    await journal.close()
     counts = {op: control.calls(op) for op in Op}
     shutil.rmtree(folder)
     chance = random.Random(plant.seed)
@@ -186,12 +204,27 @@ async def faults(folder: Path, control: Control, plant: Plant, trials: int) -> l
 async def main(folder: Path, control: Control, seed: int, trials: int) -> None:
     """Run the trials of *seed*."""
     plant = Plant(seed=seed, streams=_STREAMS, rows=_ROWS)
-    careless = os.environ.get("CARELESS") == "1"
     for place, fault in enumerate(await faults(folder / "whole", control, plant, trials)):
-        trial = await attempt(folder / f"trial-{place}", control, plant, fault, careless=careless)
+        trial = await attempt(folder / f"trial-{place}", control, plant, fault)
         os.write(1, msgspec.json.encode(trial) + b"\n")
+
+
+class _Careless(sqlite3.Connection):
+    """A connection that takes a failed commit for done."""
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        """Execute *sql*."""
+        try:
+            return super().execute(sql, *arguments)
+        except sqlite3.Error:
+            if sql != "COMMIT":
+                raise
+            self.rollback()
+            return self.cursor()
 
 
 if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    if _IS_CARELESS:
+        sqlite3.connect = partial(sqlite3.connect, factory=_Careless)  # type: ignore[assignment]  # for this process
     asyncio.run(main(Path(sys.argv[1]), Control(Path(sys.argv[2])), int(sys.argv[3]), int(sys.argv[4])))
