@@ -54,6 +54,7 @@ __all__ = [
     "encode_segment",
     "express_segment",
     "segment_digest",
+    "segment_streams",
     "tombstone",
 ]
 
@@ -199,3 +200,16 @@ def decode_segment(data: bytes) -> Segment:
     if data.startswith(segment_v1.MAGIC):
         return segment_v1.unpack(data)
     raise SegmentError(f"bytes do not start a segment of version 1 to {SCHEMA_VERSION}; they are refused")
+
+
+def segment_streams(start: bytes) -> tuple[Stream, ...] | None:
+    """Return the streams of the segment whose first bytes are *start*; None when they cannot be told from these.
+
+    A segment that is damaged further behind still tells; one of the first version does not.
+    """
+    if not start.startswith(segment_layout.MAGIC):
+        return None
+    try:
+        return segment_layout.unpack_streams(start)
+    except SegmentError:
+        return None

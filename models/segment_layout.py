@@ -239,15 +239,34 @@ class _Blocks(Iterator[bytes]):
         return block
 
 
-def _opened(data: bytes, blocks: _Blocks) -> _Head:
-    """Return the head of *data* and fill *blocks*."""
+def unpack_streams(start: bytes) -> tuple[Stream, ...]:
+    """Return the streams of the segment whose first bytes are *start*, also of one that is damaged further behind.
+
+    Raises:
+        SegmentError: If *start* is too short to have them, or damaged.
+    """
+    try:
+        head, end = _head_of(start)
+        _check_limits(head, MAX_SEGMENT_BYTES)
+        return _names(head, start[end : end + head.lengths[0]])  # the block has a checksum of its own
+    except (msgspec.DecodeError, zstandard.ZstdError, ValueError, IndexError) as error:
+        raise SegmentError(f"the streams of a segment do not decode ({error})") from error
+
+
+def _head_of(data: bytes) -> tuple[_Head, int]:
+    """Return the head, and where it ends."""
     start = _BODY + 2
     end = start + int.from_bytes(data[_BODY:start], "little")
     if end - start > _MAX_HEAD_BYTES:
         raise ValueError(f"a head of {end - start} bytes")
-    head = _head_decoder.decode(data[start:end])
+    return _head_decoder.decode(data[start:end]), end
+
+
+def _opened(data: bytes, blocks: _Blocks) -> _Head:
+    """Return the head of *data* and fill *blocks*."""
+    head, end = _head_of(data)
     _check_limits(head, len(data) - _BODY)
-    if min(head.lengths) < 0 or end + sum(head.lengths) > len(data):
+    if not head.lengths or min(head.lengths) < 0 or end + sum(head.lengths) > len(data):
         raise ValueError("the blocks are longer than the segment")
     edges = list(accumulate(head.lengths, initial=end))
     if any(data[edges[-1] :]):

@@ -5,6 +5,7 @@ JournalError
 ├── JournalLocked    another process has it open; the gateway does not start
 ├── JournalMismatch  it is another gateway's, or its tables do not fit together; the gateway does not start
 ├── PageDamaged      a page is not what was written; it is put aside, and whoever read it reads again
+├── SegmentDamaged   a segment's file is gone or changed; it is made anew, or a tombstone takes its place
 └── CommitFailed     nothing of the commit is stored; the source is not acknowledged and sends again
     └── Unwritable   the disk is full or fails; the commit is kept and tried again until it succeeds
 ```
@@ -35,6 +36,18 @@ class PageDamaged(JournalError):
         super().__init__(message)
         self.seq = seq
         self.reason = reason
+
+
+class SegmentDamaged(JournalError):
+    """The file of a segment is gone, or is not what was written.
+
+    Attributes:
+        first_seq: Which segment.
+    """
+
+    def __init__(self, message: str, *, first_seq: int) -> None:
+        super().__init__(message)
+        self.first_seq = first_seq
 
 
 class CommitFailed(JournalError):

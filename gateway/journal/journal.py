@@ -20,8 +20,9 @@ from gateway.journal.checking import check_pages
 from gateway.journal.committing import Advance, Append, Committer, Work
 from gateway.journal.counters import JournalCounters
 from gateway.journal.database import JournalDatabase
-from gateway.journal.errors import PageDamaged, Unwritable
+from gateway.journal.errors import PageDamaged, SegmentDamaged, Unwritable
 from gateway.journal.holes import Hole
+from gateway.journal.mending import mend
 from gateway.journal.replay import pages_after
 from models.records import Observations, Page, Results, Stream
 
@@ -218,7 +219,7 @@ class Journal:
     async def read(self, job: Callable[[JournalDatabase], T]) -> T:
         """Run *job*, which changes nothing, on the reading thread. For the modules of this package.
 
-        Damaged pages it meets are put aside, and it runs again.
+        Damaged pages it meets are put aside, damaged segments mended, and it runs again.
         """
         for pause_s in _pauses():
             self._refuse_if_closed()
@@ -226,11 +227,21 @@ class Journal:
                 return await self._loop.run_in_executor(self._reader, self._database.look, job)
             except PageDamaged as damaged:
                 await self.write(partial(_put_aside, damaged=damaged))
+            except SegmentDamaged as damaged:
+                await self._mend(damaged, pause_s)
             except Unwritable as error:
                 self._tell(str(error))
                 await self._pause(pause_s)
                 await self.write(lambda database: database.make_sure())
         raise AssertionError
+
+    async def _mend(self, damaged: SegmentDamaged, pause_s: float) -> None:
+        log.warning("segment damaged", error=str(damaged))
+        try:
+            await mend(self, damaged.first_seq)
+        except OSError as error:
+            log.error("damaged segment cannot be replaced now; it is tried again", error=str(error))  # noqa: TRY400 - the message says all
+            await self._pause(pause_s)
 
     async def submit(self, work: Work) -> int | None:
         """Store *work* with what comes at the same time; return the seq of its last page, None when it needed none."""

@@ -7,30 +7,52 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.errors import JournalError
+from gateway.journal.age import RunningTime
 from gateway.journal.entries import SegmentEntry
 from models.records import Page
 
 if TYPE_CHECKING:
     from gateway.journal.database import JournalDatabase
 
+DAMAGED = "damaged"
+
 _COLUMNS = (
     "first_seq, last_seq, path, digest, previous, size, observations, start_time, end_time, delivered_time, "
-    "closed_age_s, withheld, expired, refused, stands_for"
+    "closed_age_s, withheld, expired, refused, stands_for, cut"
 )
 
 
 class SegmentTable:
-    """The segments of one journal; `JournalDatabase` owns it."""
+    """The segments of one journal; `JournalDatabase` owns it.
+
+    Attributes:
+        age: How long the journal has been open in all; kept with every segment that is recorded.
+        size: Bytes of all files.
+    """
 
     def __init__(self, database: JournalDatabase) -> None:
         self._database = database
         self._folder = database.path.parent / "segments"
+        self.age = RunningTime(database.writer)
+        self.size = int(database.writer.execute("SELECT coalesce(sum(size), 0) FROM segment").fetchone()[0])
+
+    # What there is
+
+    def last(self) -> SegmentEntry | None:
+        """Return the newest segment; on the writing thread."""
+        return next(iter(self.select(limit=1, newest_first=True, connection=self._database.writer)), None)
+
+    def pending(self, limit: int, *, newest_first: bool = False) -> list[SegmentEntry]:
+        """Return up to *limit* segments that wait to be sent: neither delivered nor on the shelf."""
+        return self.select("delivered_time IS NULL AND refused IS NULL", limit=limit, newest_first=newest_first)
+
+    # What becomes of them
 
     def record(self, entry: SegmentEntry) -> None:
         """Record a segment whose file is durable already."""
@@ -41,17 +63,67 @@ class SegmentTable:
                 f"{database.path}: segment {entry.first_seq}-{entry.last_seq} does not follow page "
                 f"{now.compacted_pages}; it is not recorded"
             )
+        age_s = self.age.now_s
         values = (
-            *(entry.first_seq, entry.last_seq, entry.path.name, entry.digest, entry.previous, entry.size),
-            *(entry.observations, entry.start_ns, entry.end_ns, entry.closed_age_s),
+            *(entry.first_seq, entry.last_seq, entry.path.name, entry.digest, entry.previous, entry.stands_for),
+            *(entry.size, entry.observations, entry.start_ns, entry.end_ns, age_s),
         )
         with database.transaction():
             database.writer.execute(
-                "INSERT INTO segment (first_seq, last_seq, path, digest, previous, size, observations, start_time, "
-                "end_time, closed_age_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO segment (first_seq, last_seq, path, digest, previous, stands_for, size, observations, "
+                "start_time, end_time, closed_age_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 values,
             )
+            self.age.save()
+        self.size += entry.size
         database.counters = replace(now, compacted_pages=entry.last_seq, segments_pending=now.segments_pending + 1)
+
+    def set_cut(self, first_seq: int, cut: bytes, withheld: int) -> None:
+        """Decide what is left out of the segment that begins at *first_seq*, before it is first sent.
+
+        Args:
+            first_seq: Its first page.
+            cut: The decision, in the uplink's own words; a later one must be the same.
+            withheld: How many observations stay here; they count as such from its delivery on.
+
+        Raises:
+            JournalError: If it is delivered, or has another decision, or fewer observations.
+        """
+        with self._database.transaction():
+            changed = self._database.writer.execute(
+                "UPDATE segment SET cut = ?, withheld = ? WHERE first_seq = ? AND delivered_time IS NULL "
+                "AND coalesce(cut, ?) = ? AND observations - expired >= ?",
+                (cut, withheld, first_seq, cut, cut, withheld),
+            ).rowcount
+        if not changed:
+            raise JournalError(
+                f"{self._database.path}: the segment from page {first_seq} is delivered, gone, or cut otherwise; "
+                f"{withheld} observations are not left out of it"
+            )
+
+    def refuse(self, first_seq: int, reason: str) -> bool:
+        """Put the segment that begins at *first_seq* on the shelf; return False when it is delivered or gone."""
+        with self._database.transaction():
+            changed = self._database.writer.execute(
+                "UPDATE segment SET refused = ? WHERE first_seq = ? AND delivered_time IS NULL", (reason, first_seq)
+            ).rowcount
+        self._count_refused()
+        return bool(changed)
+
+    def offer_again(self) -> int:
+        """Take everything off the shelf, so that it is sent again; return how many segments."""
+        with self._database.transaction():
+            changed = self._database.writer.execute(
+                "UPDATE segment SET refused = NULL WHERE delivered_time IS NULL AND refused IS NOT NULL"
+            ).rowcount
+        self._count_refused()
+        return changed
+
+    def _count_refused(self) -> None:
+        (count,) = self._database.writer.execute(
+            "SELECT count(*) FROM segment WHERE delivered_time IS NULL AND refused IS NOT NULL"
+        ).fetchone()
+        self._database.counters = replace(self._database.counters, segments_refused=count)
 
     def set_delivered(self, held: Sequence[tuple[int, int]]) -> int:
         """Mark the segments inside *held* as delivered; return how many changed."""
@@ -60,37 +132,142 @@ class SegmentTable:
                 "delivered_time IS NULL AND first_seq >= ? AND last_seq <= ?", time.time_ns(), merged(held)
             )
         self._count_delivered(marked, 1)
+        if self._database.counters.segments_refused:
+            self._count_refused()
         return len(marked)
 
     def withdraw_outside(self, held: Sequence[tuple[int, int]]) -> int:
-        """Mark the segments that are not inside *held* as not delivered; return how many changed."""
+        """Mark the segments that are not inside *held* as not delivered; return how many changed.
+
+        What of them is gone here, since a tombstone has taken its place, is gone everywhere now.
+        """
         with self._database.transaction():
             withdrawn = self._set_delivered_time(
                 "delivered_time IS NOT NULL AND last_seq >= ? AND first_seq <= ?", None, _between(merged(held))
             )
-        self._count_delivered(withdrawn, -1)
+            gone = self._give_up_tombstones() if withdrawn else 0
+        self._count_delivered(withdrawn, -1, gone=gone)
         return len(withdrawn)
+
+    def _give_up_tombstones(self) -> int:
+        """Count what withdrawn tombstones stood for as expired; return how many observations that is."""
+        where = "delivered_time IS NULL AND stands_for <> '' AND start_time IS NULL AND expired < observations"
+        (gone,) = self._database.writer.execute(
+            f"SELECT coalesce(sum(observations - expired), 0) FROM segment WHERE {where}"  # noqa: S608 - our own words
+        ).fetchone()
+        if gone:
+            self._database.writer.execute(f"UPDATE segment SET expired = observations WHERE {where}")  # noqa: S608 - our own words
+            self._add_expired({DAMAGED: gone})
+        return int(gone)
+
+    def replace(self, old: SegmentEntry, new: SegmentEntry, reason: str = "") -> bool:
+        """Let *new*, whose file is durable, take the place of *old*; return False when *old* is not there any more.
+
+        With *reason* it is a tombstone: what of *old* the cloud does not hold is expired for this reason.
+        """
+        database = self._database
+        with database.transaction():
+            row = database.writer.execute(
+                "SELECT observations, withheld, expired, delivered_time IS NOT NULL FROM segment "
+                "WHERE first_seq = ? AND last_seq = ? AND digest = ?",
+                (old.first_seq, old.last_seq, old.digest),
+            ).fetchone()
+            if row is None:
+                return False
+            observations, withheld, expired, delivered = row
+            gone = 0 if not reason else withheld if delivered else observations - expired
+            database.writer.execute(
+                "UPDATE segment SET path = ?, digest = ?, stands_for = ?, size = ?, start_time = ?, end_time = ?, "
+                "expired = expired + ?, withheld = iif(?, 0, withheld), cut = iif(?, NULL, cut), refused = NULL "
+                "WHERE first_seq = ?",
+                (
+                    *(new.path.name, new.digest, new.stands_for, new.size, new.start_ns, new.end_ns),
+                    *(gone, bool(reason), bool(reason), old.first_seq),
+                ),
+            )
+            self._add_expired({reason: gone})
+        self.size += new.size - old.size
+        now = database.counters
+        if delivered:
+            self._count(withheld=-gone, expired={reason: gone})
+        else:
+            self._count(pending=-gone, expired={reason: gone})
+        if now.segments_refused:
+            self._count_refused()
+        return True
+
+    def purge(self, entries: Sequence[SegmentEntry], reason: str) -> int:
+        """Forget delivered *entries*, all in one transaction; return how many were there and delivered.
+
+        What an upload policy kept back of them is expired for *reason*.
+        """
+        database = self._database
+        rows: list[tuple[int, ...]] = []
+        with database.transaction():
+            for entry in entries:
+                rows += database.writer.execute(
+                    "DELETE FROM segment WHERE first_seq = ? AND digest = ? AND delivered_time IS NOT NULL "
+                    "RETURNING last_seq - first_seq + 1, observations - withheld - expired, withheld, size",
+                    (entry.first_seq, entry.digest),
+                ).fetchall()
+            pages, delivered, withheld, size = (sum(column) for column in zip(*rows, strict=True)) if rows else (0,) * 4
+            database.writer.execute(
+                "UPDATE journal SET purged_pages = purged_pages + ?, purged_delivered = purged_delivered + ?",
+                (pages, delivered),
+            )
+            self._add_expired({reason: withheld})
+        self.size -= size
+        self._count(withheld=-withheld, expired={reason: withheld})
+        return len(rows)
+
+    def _add_expired(self, observations: Mapping[str, int]) -> None:
+        self._database.writer.executemany(
+            "INSERT INTO expired VALUES (?, ?) "
+            "ON CONFLICT (reason) DO UPDATE SET observations = observations + excluded.observations",
+            [(reason, count) for reason, count in observations.items() if count],
+        )
+
+    def _count(
+        self,
+        *,
+        delivered: int = 0,
+        withheld: int = 0,
+        pending: int = 0,
+        expired: Mapping[str, int] | None = None,
+        segments_pending: int = 0,
+    ) -> None:
+        """Add to the counters, all at once: whoever looks finds that they add up."""
+        now = self._database.counters
+        gone = {reason: now.expired.get(reason, 0) + count for reason, count in (expired or {}).items() if count}
+        self._database.counters = replace(
+            now,
+            delivered=now.delivered + delivered,
+            withheld=now.withheld + withheld,
+            pending=now.pending + pending,
+            expired={**now.expired, **gone},
+            segments_pending=now.segments_pending + segments_pending,
+        )
 
     def _set_delivered_time(
         self, where: str, moment: int | None, ranges: Sequence[tuple[int, int]]
     ) -> list[tuple[int, int]]:
         """Return observations delivered and withheld by each segment that changed."""
         statement = (
-            f"UPDATE segment SET delivered_time = ? WHERE {where} "  # noqa: S608 - our own words
+            f"UPDATE segment SET delivered_time = ?, refused = NULL WHERE {where} "  # noqa: S608 - our own words
             "RETURNING observations - withheld - expired, withheld"
         )
         rows = [self._database.writer.execute(statement, (moment, *limits)).fetchall() for limits in ranges]
         return [row for part in rows for row in part]
 
-    def _count_delivered(self, changed: Sequence[tuple[int, int]], sign: int) -> None:
-        now = self._database.counters
+    def _count_delivered(self, changed: Sequence[tuple[int, int]], sign: int, *, gone: int = 0) -> None:
+        """Count what *changed*: into the cloud or, with a negative *sign*, back, where *gone* is no longer here."""
         delivered, withheld = (sign * sum(column) for column in zip(*changed, strict=True)) if changed else (0, 0)
-        self._database.counters = replace(
-            now,
-            delivered=now.delivered + delivered,
-            withheld=now.withheld + withheld,
-            pending=now.pending - delivered - withheld,
-            segments_pending=now.segments_pending - sign * len(changed),
+        self._count(
+            delivered=delivered,
+            withheld=withheld,
+            pending=-delivered - withheld - gone,
+            expired={DAMAGED: gone},
+            segments_pending=-sign * len(changed),
         )
 
     def history(self, start_ns: int, end_ns: int) -> tuple[list[SegmentEntry], list[Page]]:
@@ -103,7 +280,7 @@ class SegmentTable:
         try:
             segments = self.select("start_time < ? AND end_time >= ?", (end_ns, start_ns))
             pages = reader.execute(
-                "SELECT seq, committed_time, payload FROM page "
+                "SELECT seq, committed_time, payload, checksum FROM page "
                 "WHERE seq > (SELECT coalesce(max(last_seq), 0) FROM segment) ORDER BY seq"
             )
             return segments, [self._database.page(*row) for row in pages]
@@ -155,6 +332,8 @@ def select_segments(
             withheld=row[11],
             expired=row[12],
             refused=row[13] or "",
+            stands_for=row[14],
+            cut=row[15],
         )
         for row in rows
     ]

@@ -8,8 +8,9 @@ start removes; the range of a recorded segment never changes.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -17,10 +18,12 @@ import structlog
 from gateway.errors import JournalError
 from gateway.journal.database import JournalDatabase
 from gateway.journal.entries import SegmentEntry, read_segment
-from gateway.journal.errors import CommitFailed
+from gateway.journal.errors import CommitFailed, SegmentDamaged
 from gateway.journal.journal import Journal
-from models.records import Observations, Page
-from models.segment import encode_segment, segment_digest
+from gateway.journal.mending import mend
+from gateway.journal.segment_files import write_segment
+from models.records import Page
+from models.segment import SegmentError, SegmentTooLarge, decode_segment, encode_segment
 
 _MAX_BYTES = 32 * 2**20  # of page payloads: the segment then stays below its own limits
 _TRIM_PAGES = 512  # pages are deleted in lots, since each lot saves the newest rows anew
@@ -39,11 +42,30 @@ class SegmentStore:
         """Return every recorded segment, oldest first."""
         return await self._journal.read(lambda database: database.segments.select())
 
-    async def pending(self, limit: int = 64) -> list[SegmentEntry]:
-        """Return up to *limit* segments that are not delivered, oldest first."""
-        return await self._journal.read(
-            lambda database: database.segments.select("delivered_time IS NULL", limit=limit)
-        )
+    async def pending(self, limit: int = 64, *, newest_first: bool = False) -> list[SegmentEntry]:
+        """Return up to *limit* segments that wait to be sent: neither delivered nor on the shelf."""
+        return await self._journal.read(lambda database: database.segments.pending(limit, newest_first=newest_first))
+
+    async def refuse(self, entry: SegmentEntry, reason: str) -> bool:
+        """Put *entry* on the shelf, since the cloud will not take it; return False when it is delivered or gone."""
+        return await self._journal.write(lambda database: database.segments.refuse(entry.first_seq, reason))
+
+    async def offer_again(self) -> int:
+        """Take everything off the shelf, so that it is sent again; return how many segments."""
+        return await self._journal.write(lambda database: database.segments.offer_again())
+
+    async def set_cut(self, entry: SegmentEntry, cut: bytes, withheld: int) -> None:
+        """Decide, durably and before it is first sent, what is left out of *entry*.
+
+        Args:
+            entry: Which segment.
+            cut: The decision, in the uplink's own words; a later one must be the same.
+            withheld: How many observations stay here; they count as such from its delivery on.
+
+        Raises:
+            JournalError: If it is delivered or gone, has another decision, or fewer observations.
+        """
+        await self._journal.write(lambda database: database.segments.set_cut(entry.first_seq, cut, withheld))
 
     async def history(self, start_ns: int, end_ns: int) -> tuple[list[SegmentEntry], list[Page]]:
         """Return what may hold source times in ``start_ns <= t < end_ns``: segments, and the pages that are in none."""
@@ -52,10 +74,29 @@ class SegmentStore:
     async def read(self, entry: SegmentEntry) -> bytes:
         """Return the bytes of *entry*, checked against the digest that was recorded.
 
+        When its file is gone or damaged these are other bytes for the same pages: made anew, or a tombstone. What the
+        bytes are says `models.segment.segment_digest`, not the entry.
+
         Raises:
-            JournalError: If the file is gone or changed.
+            JournalError: If it was purged meanwhile, or cannot be read now.
         """
-        return await asyncio.to_thread(read_segment, entry)
+        while True:
+            try:
+                return await asyncio.to_thread(read_segment, entry)
+            except SegmentDamaged as damaged:
+                log.warning("segment damaged", error=str(damaged))
+                found = await self._mended(damaged.first_seq)
+                if found is None:
+                    raise JournalError(f"{entry.path}: segment was purged; it is left out") from damaged
+                entry = found
+
+    async def _mended(self, first_seq: int) -> SegmentEntry | None:
+        while True:
+            try:
+                return await mend(self._journal, first_seq)
+            except OSError as error:  # the disk is full, or fails
+                log.error("damaged segment cannot be replaced now; it is tried again", error=str(error))  # noqa: TRY400 - the message says all
+                await asyncio.sleep(_RETRY_S)
 
     async def mark_delivered(self, ranges: Sequence[tuple[int, int]]) -> int:
         """Mark every segment that lies inside *ranges* of seq as delivered; return how many changed.
@@ -94,7 +135,7 @@ async def compact(journal: Journal, *, interval_s: float, max_pages: int) -> Non
             pass
         try:
             await compact_once(journal, max_pages=max_pages)
-        except (OSError, CommitFailed) as error:
+        except (OSError, CommitFailed, SegmentError) as error:
             log.error("segment not written; its pages stay and are tried again", error=str(error))  # noqa: TRY400 - the message says all
             await asyncio.sleep(_RETRY_S)
         except JournalError:
@@ -105,17 +146,66 @@ async def compact(journal: Journal, *, interval_s: float, max_pages: int) -> Non
 
 async def compact_once(journal: Journal, *, max_pages: int) -> SegmentEntry | None:
     """Write one segment of the oldest pages that are in none, up to *max_pages*; return None when there is none."""
-    pages = await journal.read(
-        lambda database: database.decoded_pages(
-            database.counters.compacted_pages, limit=max_pages, max_bytes=_MAX_BYTES
-        )
-    )
+    pages, before = await journal.read(partial(_next_pages, max_pages=max_pages))
     if not pages:
         return None
-    entry = await asyncio.to_thread(_write_segment, journal.state_dir / "segments", pages)
+    entry = await asyncio.to_thread(_write, journal.state_dir / "segments", pages, before)
     await journal.write(lambda database: _record(database, entry))
     log.debug("segment written", first_seq=entry.first_seq, last_seq=entry.last_seq, size=entry.size)
     return entry
+
+
+def _next_pages(database: JournalDatabase, *, max_pages: int) -> tuple[list[Page], SegmentEntry | None]:
+    """Return the oldest pages that are in no segment, and the segment before them."""
+    compacted = database.counters.compacted_pages
+    pages = database.decoded_pages(compacted, limit=max_pages, max_bytes=_MAX_BYTES)
+    return pages, next(iter(database.segments.select("last_seq = ?", (compacted,))), None)
+
+
+def _write(folder: Path, pages: Sequence[Page], before: SegmentEntry | None) -> SegmentEntry:
+    """Write the segment of *pages*, or of the first half of them when they do not fit into one."""
+    try:
+        data = encode_segment(pages, previous=before.chain_digest if before is not None else "")
+    except SegmentTooLarge:
+        if len(pages) == 1:
+            raise
+        return _write(folder, pages[: len(pages) // 2], before)
+    return write_segment(folder, data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainProblem:
+    """What is wrong with the chain at one segment."""
+
+    entry: SegmentEntry
+    problem: str
+
+
+def verify_chain(
+    entries: Sequence[SegmentEntry], read: Callable[[SegmentEntry], bytes] = read_segment
+) -> list[ChainProblem]:
+    """Return where the chain of *entries*, oldest first, does not hold, by the table and by the files.
+
+    A segment that an earlier version wrote has no link, and one after a purged one cannot be compared with it.
+
+    Args:
+        entries: What the journal has recorded.
+        read: Returns the bytes of one; raises JournalError when they cannot be had.
+    """
+    problems = []
+    for place, entry in enumerate(entries):
+        before = entries[place - 1] if place and entries[place - 1].last_seq + 1 == entry.first_seq else None
+        if before is not None and entry.previous and entry.previous != before.chain_digest:
+            problems.append(ChainProblem(entry=entry, problem="does not follow the segment before it"))
+        try:
+            segment = decode_segment(read(entry))
+        except (JournalError, SegmentError) as error:
+            problems.append(ChainProblem(entry=entry, problem=str(error)))
+            continue
+        told = (segment.first_seq, segment.last_seq, segment.previous, segment.chain_digest)
+        if told != (entry.first_seq, entry.last_seq, entry.previous, entry.chain_digest):
+            problems.append(ChainProblem(entry=entry, problem="its file says another range or other links"))
+    return problems
 
 
 async def remove_orphans(journal: Journal) -> None:
@@ -132,37 +222,3 @@ def _record(database: JournalDatabase, entry: SegmentEntry) -> None:
     database.segments.record(entry)
     if database.trimmable() >= _TRIM_PAGES:
         database.trim()
-
-
-def _write_segment(folder: Path, pages: Sequence[Page]) -> SegmentEntry:
-    data = encode_segment(pages)
-    first, last = pages[0], pages[-1]
-    path = folder / f"{first.epoch}-{first.seq:012d}-{last.seq:012d}.wseg"
-    folder.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".wseg.part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(folder)
-    columns = [page.content for page in pages if isinstance(page.content, Observations) and len(page.content)]
-    return SegmentEntry(
-        first_seq=first.seq,
-        last_seq=last.seq,
-        path=path,
-        digest=segment_digest(data),
-        size=len(data),
-        observations=sum(len(observations) for observations in columns),
-        start_ns=min((int(observations.source_time.min()) for observations in columns), default=None),
-        end_ns=max((int(observations.source_time.max()) for observations in columns), default=None),
-        delivered=False,
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -29,6 +29,7 @@ from models.segment import (
     encode_segment,
     express_segment,
     segment_digest,
+    segment_streams,
     tombstone,
 )
 from tests import strategies
@@ -286,3 +287,15 @@ def test_what_compresses_too_well_is_filled_up() -> None:
     assert strategies.same(decode_segment(data).observations, still)
     with pytest.raises(SegmentError, match="unpack to"):
         decode_segment(sealed(data[BODY:].rstrip(b"\0")))
+
+
+def test_the_streams_are_told_by_the_first_bytes() -> None:
+    """Also when what comes behind them is damaged; but not when they are damaged themselves."""
+    rows = strategies.make_observations(streams=40, rows=100)
+    data = bytearray(encode_segment(pages_of([rows])))
+    data[-1] ^= 1
+    assert set(segment_streams(bytes(data[:1000])) or ()) == set(rows.streams)
+    assert segment_streams(bytes(data[:100])) is None
+    data[data.index(b"pump-01")] ^= 1
+    assert segment_streams(bytes(data)) is None
+    assert segment_streams(b"") is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from gateway.errors import JournalError
 from gateway.journal import Journal, JournalReader, SegmentEntry, SegmentStore, compact, compact_once
-from gateway.journal.segments import remove_orphans
-from models.records import Observations, Page, Results
-from models.segment import decode_segment, segment_digest
+from gateway.journal.mending import mend
+from gateway.journal.segments import remove_orphans, verify_chain
+from models.records import Observations, Page, Results, from_ns
+from models.segment import Expired, decode_segment, encode_segment, segment_digest
 from tests.strategies import NOON_NS, SECOND_NS, make_event, make_observations, same
 
 
@@ -28,6 +29,12 @@ async def fill(journal: Journal, pages: int) -> None:
 async def trim(journal: Journal) -> int:
     """Delete the pages that may go."""
     return await journal.write(lambda database: database.trim())
+
+
+def adds_up(journal: Journal) -> bool:
+    """Return whether nothing that was stored is missing from the counters, and none is there twice."""
+    now = journal.counters
+    return now.appended == now.delivered + now.withheld + now.pending + sum(now.expired.values())
 
 
 def ranges(entries: list[SegmentEntry]) -> list[tuple[int, int]]:
@@ -97,18 +104,23 @@ async def test_a_reader_that_comes_late_gets_every_page(journal: Journal) -> Non
             assert page.content == content
 
 
-async def test_a_late_reader_whose_segment_is_gone_is_told(journal: Journal) -> None:
-    """It never goes on behind a hole."""
-    await fill(journal, 4)
-    entry = await compact_once(journal, max_pages=2)
-    assert entry is not None
+async def test_a_reader_gets_a_tombstone_of_what_is_gone(journal: Journal) -> None:
+    """Of a segment whose file is gone, and of one that was purged: it goes on behind the hole, and knows of it."""
+    await fill(journal, 6)
+    store = SegmentStore(journal)
+    for _ in range(3):
+        await compact_once(journal, max_pages=2)
     await trim(journal)
-    entry.path.unlink()
-    with pytest.raises(JournalError, match="cannot be read"):
-        await anext(aiter((await journal.reader("late")).pages()))
-    await journal.write(lambda database: database.writer.execute("DELETE FROM segment").close())
-    with pytest.raises(JournalError, match="page 1 is in no segment"):
-        await anext(aiter((await journal.reader("late")).pages()))
+    purged, lost, _ = await store.segments()
+    await store.mark_delivered([(1, 2)])
+    assert await journal.write(lambda database: database.segments.purge([purged], "size_limit")) == 1
+    lost.path.unlink()
+    pages = [page async for page in until(await journal.reader("late"), 6)]
+    assert [page.seq for page in pages] == [2, 4, 5, 6]
+    kinds = [page.content.events[0].kind for page in pages if isinstance(page.content, Results)]
+    assert kinds == ["pages_purged", "segment_expired"]
+    assert journal.counters.expired == {"damaged": 6}
+    assert adds_up(journal)
 
 
 async def until(reader: JournalReader, seq: int) -> AsyncIterator[Page]:
@@ -157,16 +169,188 @@ async def test_a_recorded_range_never_changes(journal: Journal) -> None:
     assert ranges(await SegmentStore(journal).segments()) == [(1, 2)]
 
 
-async def test_a_changed_or_missing_file_is_noticed(journal: Journal) -> None:
-    await fill(journal, 1)
-    entry = await compact_once(journal, max_pages=1)
+def change(path: Path) -> None:
+    """Change a byte of the file's last third."""
+    data = bytearray(path.read_bytes())
+    data[-len(data) // 3] ^= 0x55
+    path.write_bytes(bytes(data))
+
+
+def empty(path: Path) -> None:
+    """Leave a file without content."""
+    path.write_bytes(b"")
+
+
+damages = pytest.mark.parametrize("damage", [change, Path.unlink, empty], ids=["change", "gone", "empty"])
+
+
+@damages
+async def test_a_damaged_segment_is_made_anew_from_its_pages(
+    journal: Journal, damage: Callable[[Path], object]
+) -> None:
+    """While they are still in the table: in the very same bytes."""
+    await fill(journal, 4)
+    await compact_once(journal, max_pages=2)
+    entry = await compact_once(journal, max_pages=2)
     assert entry is not None
-    entry.path.write_bytes(b"other")
-    with pytest.raises(JournalError, match="not what was written"):
-        await SegmentStore(journal).read(entry)
+    whole = entry.path.read_bytes()
+    damage(entry.path)
+    assert await SegmentStore(journal).read(entry) == whole
+    assert entry.path.read_bytes() == whole
+    assert verify_chain(await SegmentStore(journal).segments()) == []
+    assert journal.counters.expired == {}
+
+
+@damages
+async def test_a_tombstone_takes_the_place_of_what_cannot_be_had_back(
+    journal: Journal, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    """It is to be uploaded like any other, what it stands for counts as expired, and the chain holds."""
+    await fill(journal, 6)
+    for _ in range(3):
+        await compact_once(journal, max_pages=2)
+    await trim(journal)
+    store = SegmentStore(journal)
+    entry = (await store.segments())[1]
+    damage(entry.path)
+    segment = decode_segment(await store.read(entry))
+    assert (segment.kind, segment.first_seq, segment.last_seq) == ("tombstone", 3, 4)
+    assert segment.expired == Expired(reason="damaged", observations=6)
+    assert (segment.previous, segment.chain_digest) == (entry.previous, entry.digest)
+    if damage is change:
+        gaps = segment.results[0][1].gaps
+        assert {gap.channel for gap in gaps} == {"channel_0", "channel_1", "channel_2"}
+        assert {(gap.from_time, gap.to_time) for gap in gaps} == {
+            (from_ns(NOON_NS + 2 * SECOND_NS), from_ns(NOON_NS + 3 * SECOND_NS))
+        }
+        assert (entry.path.parent / "damaged" / entry.path.name).exists()
+    assert ranges(await store.pending()) == [(1, 2), (3, 4), (5, 6)]
+    assert verify_chain(await store.segments()) == []
+    assert (journal.counters.expired, journal.counters.pending) == ({"damaged": 6}, 12)
+    assert adds_up(journal)
+    await store.mark_delivered([(1, 6)])
+    assert (journal.counters.delivered, journal.counters.pending) == (12, 0)
+    await journal.close()
+    again = await Journal.open(tmp_path, "gw-1")
+    assert adds_up(again)
+    assert again.counters.expired == {"damaged": 6}
+    await again.close()
+
+
+async def test_a_damaged_tombstone_is_made_again(journal: Journal) -> None:
+    """And what it stands for is not counted a second time."""
+    await fill(journal, 2)
+    await compact_once(journal, max_pages=2)
+    await trim(journal)
+    store = SegmentStore(journal)
+    for _ in range(2):
+        entry = (await store.segments())[0]
+        entry.path.unlink()
+        segment = decode_segment(await store.read(entry))
+        assert segment.expired == Expired(reason="damaged", observations=6)
+        assert journal.counters.expired == {"damaged": 6}
+        assert adds_up(journal)
+
+
+async def test_a_damaged_segment_that_was_delivered_stays_delivered(journal: Journal) -> None:
+    """Only local history has a hole; should the cloud lose it too, it is gone."""
+    await fill(journal, 4)
+    await compact_once(journal, max_pages=2)
+    await compact_once(journal, max_pages=2)
+    await trim(journal)
+    store = SegmentStore(journal)
+    entry = (await store.segments())[0]
+    await store.set_cut(entry, b"all of channel_0", 2)
+    await store.mark_delivered([(1, 2)])
+    assert (journal.counters.delivered, journal.counters.withheld) == (4, 2)
     entry.path.unlink()
-    with pytest.raises(JournalError, match="cannot be read"):
-        await SegmentStore(journal).read(entry)
+    assert decode_segment(await store.read(entry)).kind == "tombstone"
+    assert (journal.counters.delivered, journal.counters.withheld, journal.counters.expired) == (4, 0, {"damaged": 2})
+    assert adds_up(journal)
+    await store.withdraw_outside([])
+    assert (journal.counters.delivered, journal.counters.expired) == (0, {"damaged": 6})
+    assert adds_up(journal)
+    assert any("pages 1 to 2" in told for told in journal.warnings)
+
+
+async def test_what_is_not_damaged_is_not_mended(journal: Journal) -> None:
+    """The control: whoever was told of damage too late, or wrongly, changes nothing."""
+    await fill(journal, 2)
+    entry = await compact_once(journal, max_pages=2)
+    await trim(journal)
+    assert entry is not None
+    before = await SegmentStore(journal).segments()
+    await mend(journal, entry.first_seq)
+    assert await SegmentStore(journal).segments() == before
+    assert await mend(journal, 99) is None
+
+
+async def test_a_segment_that_was_exchanged_breaks_the_chain(journal: Journal) -> None:
+    """The chain tells of a file that fits its row, when both were exchanged."""
+    await fill(journal, 6)
+    for _ in range(3):
+        await compact_once(journal, max_pages=2)
+    store = SegmentStore(journal)
+    second = (await store.segments())[1]
+    pages = [
+        Page(gateway_id="gw-1", epoch=journal.epoch, seq=n, committed_time=0, content=make_event("x")) for n in (3, 4)
+    ]
+    data = encode_segment(pages, previous=second.previous)
+    second.path.write_bytes(data)
+    await journal.write(
+        lambda database: database.writer.execute(
+            "UPDATE segment SET digest = ? WHERE first_seq = 3", (segment_digest(data),)
+        ).close()
+    )
+    (problem,) = verify_chain(await store.segments())
+    assert (problem.entry.first_seq, problem.problem) == (5, "does not follow the segment before it")
+
+
+async def test_the_shelf_is_durable(journal: Journal, tmp_path: Path) -> None:
+    """What the cloud refused waits on it over a restart, until it is offered again or held after all."""
+    await fill(journal, 6)
+    for _ in range(3):
+        await compact_once(journal, max_pages=2)
+    store = SegmentStore(journal)
+    first, second, _ = await store.pending()
+    assert await store.refuse(first, "conflict: page 1")
+    assert await store.refuse(second, "chain")
+    assert ranges(await store.pending(newest_first=True)) == [(5, 6)]
+    assert (journal.counters.segments_pending, journal.counters.segments_refused) == (3, 2)
+    await store.mark_delivered([(1, 2)])
+    assert (journal.counters.segments_pending, journal.counters.segments_refused) == (2, 1)
+    assert not await store.refuse(first, "late")
+    await journal.close()
+    again = await Journal.open(tmp_path, "gw-1")
+    store = SegmentStore(again)
+    assert again.counters.segments_refused == 1
+    assert [entry.refused for entry in await store.segments()] == ["", "chain", ""]
+    assert await store.offer_again() == 1
+    assert ranges(await store.pending(newest_first=True)) == [(5, 6), (3, 4)]
+    assert again.counters.segments_refused == 0
+    await again.close()
+
+
+async def test_a_cut_is_decided_once(journal: Journal) -> None:
+    """Before the first send; what it leaves out counts as withheld once the rest is delivered."""
+    await fill(journal, 4)
+    await compact_once(journal, max_pages=2)
+    await compact_once(journal, max_pages=2)
+    store = SegmentStore(journal)
+    first, second = await store.pending()
+    await store.set_cut(first, b"raw", 4)
+    await store.set_cut(first, b"raw", 4)
+    assert (await store.segments())[0].cut == b"raw"
+    assert (journal.counters.pending, journal.counters.withheld) == (12, 0)
+    with pytest.raises(JournalError, match="cut otherwise"):
+        await store.set_cut(first, b"other", 4)
+    with pytest.raises(JournalError, match="not left out"):
+        await store.set_cut(second, b"raw", 7)
+    await store.mark_delivered([(1, 2)])
+    assert (journal.counters.delivered, journal.counters.withheld, journal.counters.pending) == (2, 4, 6)
+    with pytest.raises(JournalError, match="delivered"):
+        await store.set_cut(first, b"raw", 4)
+    assert adds_up(journal)
 
 
 async def test_delivered_segments_are_no_longer_pending(journal: Journal) -> None:

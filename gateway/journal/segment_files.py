@@ -1,0 +1,76 @@
+"""The files of segments: written so that a crash leaves a whole one or none, and put aside when they are damaged."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from gateway.journal.entries import SegmentEntry
+from models.records import Observations
+from models.segment import Segment, decode_segment, segment_digest
+
+_MOST_ASIDE = 16
+_MOST_ASIDE_BYTES = 64 * 2**20
+
+
+def write_segment(folder: Path, data: bytes) -> SegmentEntry:
+    """Make the segment *data* durable in *folder*, and return what is to be recorded of it."""
+    segment = decode_segment(data)  # what does not come back is not written
+    digest = segment_digest(data)
+    path = folder / _name(segment, digest)
+    folder.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".wseg.part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync(folder)
+    return entry_of(segment, path, digest, len(data))
+
+
+def _name(segment: Segment, digest: str) -> str:
+    """Return a file's name: of one that takes another's place a name of its own, so that both can be there."""
+    name = f"{segment.epoch}-{segment.first_seq:012d}-{segment.last_seq:012d}"
+    return f"{name}.wseg" if segment.chain_digest == digest else f"{name}-{digest[:12]}.wseg"
+
+
+def entry_of(segment: Segment, path: Path, digest: str, size: int) -> SegmentEntry:
+    """Return what is to be recorded of *segment*, whose bytes lie in *path*."""
+    rows: Observations = segment.observations
+    return SegmentEntry(
+        first_seq=segment.first_seq,
+        last_seq=segment.last_seq,
+        path=path,
+        digest=digest,
+        size=size,
+        observations=len(rows),
+        start_ns=int(rows.source_time.min()) if len(rows) else None,
+        end_ns=int(rows.source_time.max()) if len(rows) else None,
+        delivered=False,
+        previous=segment.previous,
+        stands_for="" if segment.chain_digest == digest else segment.chain_digest,
+    )
+
+
+def put_aside(path: Path) -> None:
+    """Keep the damaged file *path* for whoever wants to look into it: the newest few, and not many bytes."""
+    aside = path.parent / "damaged"
+    with suppress(OSError):
+        aside.mkdir(exist_ok=True)
+        path.replace(aside / path.name)
+        size = 0
+        kept = sorted(aside.iterdir(), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+        for place, file in enumerate(kept):
+            size += file.stat().st_size
+            if place >= _MOST_ASIDE or size > _MOST_ASIDE_BYTES:
+                file.unlink()
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
