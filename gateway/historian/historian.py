@@ -64,7 +64,7 @@ async def keep_history(
         async with aclosing(_gathered(reader.pages(), gather_s)) as batches:
             async for batch in batches:
                 if condition is not None:
-                    condition.oldest_pending_ns = batch[0].committed_time
+                    condition.oldest_pending_ns = batch[0].committed_time or None  # 0: out of a segment
                 await historian.write(*batch)
                 await reader.commit(batch[-1].seq)
                 if condition is not None:

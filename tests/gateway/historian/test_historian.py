@@ -6,12 +6,20 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gateway.historian import EmbeddedHistorian, Historian, InfluxHistorian, keep_history
+from gateway.historian import (
+    DeepHistory,
+    EmbeddedHistorian,
+    Historian,
+    InfluxHistorian,
+    keep_history,
+    read_slices,
+)
 from gateway.journal import Journal, compact_once
 from models.records import Observations, Page, Results, Stream
 from tests.strategies import BAD, NOON_NS, SECOND_NS, make_observations, make_results, make_waveform, same
@@ -163,6 +171,86 @@ async def test_history_is_kept_from_the_reader_s_position(gateway: Gateway) -> N
     assert len(await gateway.historian.read(rows.streams, *ALWAYS)) == len(rows)
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_the_value_stored_last_counts_inside_one_page_too(gateway: Gateway) -> None:
+    """Also where the last one is no number, and where it is one again."""
+    stream, nan = Stream("pump-01", "flow_m3_h"), float("nan")
+    await gateway.store(of_rows(stream, [(NOON_NS, 1.0, 0), (NOON_NS, 2.0, 0), (NOON_NS + 1, 5.0, 0)]))
+    await gateway.store(of_rows(stream, [(NOON_NS + 1, nan, 0), (NOON_NS, nan, BAD)]))
+    await gateway.store(of_rows(stream, [(NOON_NS, 3.0, BAD), (NOON_NS, 4.0, 0)]))
+    read = await gateway.historian.read([stream], *ALWAYS)
+    assert same(read, of_rows(stream, [(NOON_NS, 4.0, 0), (NOON_NS + 1, nan, 0)]))
+
+
+async def test_infinity_is_no_number_and_comes_back(gateway: Gateway) -> None:
+    """With every severity of status."""
+    stream, inf = Stream("pump-01", "flow_m3_h"), float("inf")
+    rows = of_rows(stream, [(NOON_NS, inf, 0), (NOON_NS + 1, -inf, BAD), (NOON_NS + 2, inf, 0x40000000)])
+    await gateway.store(rows)
+    assert same(await gateway.historian.read([stream], *ALWAYS), rows)
+
+
+async def test_times_before_1970_are_read_in_order(gateway: Gateway) -> None:
+    stream = Stream("pump-01", "flow_m3_h")
+    rows = of_rows(stream, [(-5, 1.0, 0), (0, 2.0, 0), (7, 3.0, 0)])
+    await gateway.store(rows)
+    assert same(await gateway.historian.read([stream], *ALWAYS), rows)
+    assert (await gateway.historian.read([stream], -5, 0)).value.tolist() == [1.0]
+
+
+async def test_many_streams_are_read_at_once(gateway: Gateway) -> None:
+    """More channels of one asset than fit into one question, and more assets than one."""
+    rows = make_observations(streams=450, rows=2)
+    other = make_observations(streams=1, rows=2, asset_id="pump-02")
+    await gateway.store(Observations.concatenate([rows, other]))
+    read = await gateway.historian.read([*other.streams, *rows.streams], *ALWAYS)
+    assert same(read, Observations.concatenate([other, rows.take(np.argsort(rows.stream, kind="stable"))]))
+
+
+@pytest.mark.parametrize("max_rows", [7, 40, 1000])
+async def test_slices_are_the_whole(gateway: Gateway, max_rows: int) -> None:
+    """Bounded, in order of time, none empty, nothing twice; over long silences and dense moments."""
+    dense, late = make_observations(streams=4, rows=25), make_observations(streams=4, rows=2, start_ns=NOON_NS + 10**18)
+    for rows in (dense, late):
+        await gateway.store(rows)
+    whole = await gateway.historian.read(dense.streams, *ALWAYS)
+    slices = [part async for part in read_slices(gateway.historian, dense.streams, *ALWAYS, max_rows)]
+    assert all(0 < len(part) <= max_rows for part in slices)
+    assert all(a.source_time.max() <= b.source_time.min() for a, b in pairwise(slices))
+    joined = Observations.concatenate(slices)
+    assert same(joined.take(np.lexsort((joined.source_time, joined.stream))), whole)
+
+
+async def test_nothing_has_no_slices(gateway: Gateway) -> None:
+    rows = make_observations()
+    assert [part async for part in read_slices(gateway.historian, rows.streams, *ALWAYS, 10)] == []
+    assert await gateway.historian.estimate(rows.streams, *ALWAYS) == 0
+
+
+async def test_an_estimate_is_never_0_where_there_is_something(gateway: Gateway) -> None:
+    """And near the truth where the times asked for are those of what there is."""
+    rows = make_observations(streams=2, rows=50)
+    await gateway.store(rows)
+    assert await gateway.historian.estimate(rows.streams, NOON_NS, NOON_NS + 50 * SECOND_NS) == 100
+    assert await gateway.historian.estimate(rows.streams, NOON_NS, NOON_NS + 1) >= 1
+
+
+async def test_waveforms_come_out_of_the_segments(gateway: Gateway) -> None:
+    """Plain values out of the historian, samples out of the journal, as one; whichever the historian is."""
+    waves = [make_waveform([float(n), n + 0.5], time_ns=NOON_NS + n * SECOND_NS) for n in range(6)]
+    plain = make_observations(streams=2, rows=6)
+    for rows in [*waves, plain]:
+        await gateway.store(rows)
+    streams = [*waves[0].streams, *plain.streams]
+    embedded, deep = EmbeddedHistorian(gateway.journal), gateway.historian
+    if isinstance(deep, InfluxHistorian):
+        assert (await deep.read(streams, *ALWAYS)).samples.size == 0
+        deep = DeepHistory(deep, embedded)
+    await compact_once(gateway.journal, max_pages=4)
+    assert same(await deep.read(streams, *ALWAYS), await embedded.read(streams, *ALWAYS))
+    slices = [part async for part in read_slices(deep, streams, *ALWAYS, 4)]
+    assert sum(part.samples.size for part in slices) == 12
 
 
 @dataclasses.dataclass

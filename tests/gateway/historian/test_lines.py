@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.historian.lines import lines, name_of_tag, tag_name
+from gateway.historian.lines import lines, name_of_tag, points, tag_name
 from models.records import Observations, Page, Results
 from tests import strategies
 from tests.strategies import NOON_NS, make_event, make_results, make_waveform
@@ -104,3 +106,59 @@ def test_every_observation_is_one_line(rows: Observations) -> None:
     points = written(rows)
     assert len(points) == len(rows)
     assert all("\n" not in point and re.search(r" status=\d+i[^ ]* -?\d+$", point) for point in points)
+
+
+MANY: list[Observations | Results] = [
+    make_results(),
+    make_event('a "b" \\ \n'),
+    strategies.make_observations(streams=2, rows=2),
+    make_waveform([3.0, 4.0]),
+    make_waveform([float("nan")]),
+]
+
+
+def parsed(line: str) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Return measurement, tags, and fields with the type of each."""
+    head, fields, _ = re.fullmatch(r"((?:\\.|[^ \\])+) (.*) (-?\d+)", line, re.DOTALL).groups()  # type: ignore[union-attr]  # one line
+    measurement, *tags = re.split(r"(?<!\\),", head)
+    pairs = re.findall(r'([a-z0-9_]+)=("(?:[^"\\]|\\.)*"|[^,]+)', fields, re.DOTALL)
+    kinds = {name: "text" if text[0] == '"' else "integer" if text[-1] == "i" else "float" for name, text in pairs}
+    return measurement, dict(tag.split("=", 1) for tag in tags), kinds
+
+
+@given(rows=st.lists(strategies.observations(), max_size=4))
+def test_what_is_written_keeps_to_the_rules_of_influxdb_3(rows: list[Observations]) -> None:
+    """Its v2 write endpoint wants: no name for a tag and a field, one type a field, the same tags, none named time."""
+    tags: dict[str, set[tuple[str, ...]]] = {}
+    fields: dict[str, dict[str, str]] = {}
+    for line in (line for content in [*MANY, *rows] for line in written(content)):
+        measurement, of_tags, of_fields = parsed(line)
+        tags.setdefault(measurement, set()).add(tuple(of_tags))
+        assert all(of_tags.values())
+        assert of_fields
+        known = fields.setdefault(measurement, {})
+        for name, kind in of_fields.items():
+            assert known.setdefault(name, kind) == kind
+    for measurement, sets in tags.items():
+        assert len(sets) == 1
+        names = {*next(iter(sets)), *fields[measurement]}
+        assert len(names) == len(next(iter(sets))) + len(fields[measurement])
+        assert "time" not in names
+        assert not any(name.startswith("_") for name in names)
+
+
+def test_a_number_that_python_made_whole_keeps_its_type() -> None:
+    """An index of 40 without a fraction is still a float to the server."""
+    results = make_results()
+    health = replace(results.health[0], index=40)
+    assert "index=40.0," in written(replace(results, health=(health,)))[1]
+
+
+def test_points_are_told_apart_again() -> None:
+    """Cut anywhere, the lines are the same."""
+    page = Page(gateway_id="g", epoch="e0", seq=1, committed_time=0, content=strategies.make_observations())
+    (whole,) = points(page)
+    first, rest = whole.split(5)
+    assert (first.count, rest.count) == (5, whole.count - 5)
+    assert first.body + b"\n" + rest.body == whole.body
+    assert [point.body for point in whole.each()] == list(lines(page))
