@@ -73,7 +73,7 @@ class JournalDatabase:
         self.path = state_dir / "journal.sqlite"
         self.gateway_id = gateway_id
         state_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(state_dir / "journal.lock", self.path)
+        self._lock = take_lock(state_dir / "journal.lock", self.path)
         self.told: deque[str] = deque(maxlen=_TOLD)
         self._joiner = Joiner()
         self._attempt: _Attempt | None = None
@@ -449,8 +449,12 @@ class JournalDatabase:
         return found.counters
 
 
-def _lock(path: Path, journal: Path) -> BinaryIO:
-    """Take the journal for this process; the system lets go of it when the process ends, however it ends."""
+def take_lock(path: Path, journal: Path) -> BinaryIO:
+    """Take the journal for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        JournalLocked: If another process has it.
+    """
     lock = path.open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
