@@ -20,7 +20,7 @@ from cloud_service.fleet.assets import take_over
 from cloud_service.fleet.gateways import check_entitled
 from cloud_service.ingest import journals, ledger
 from cloud_service.ingest.admission import Incoming, MemoryBudget
-from cloud_service.ingest.chain import check_chain, enter_segment
+from cloud_service.ingest.chain import check_chain, enter_segment, is_entered
 from cloud_service.ingest.ledger import Range, StoredRange
 from cloud_service.ingest.quarantine import Quarantine
 from cloud_service.ingest.tally import Rejection, Tally, count_received, uncount_rejected
@@ -148,6 +148,7 @@ class Intake:
             missing = ledger.missing_ranges(held, segment.first_seq, segment.last_seq)
             if missing:
                 journals.check_not_superseded(session, *journal)
+            if missing or not is_entered(session, segment):
                 check_chain(session, segment)
         return missing
 
@@ -158,11 +159,20 @@ class Intake:
             log.info("files of interrupted uploads removed", gateway_id=journal[0], files=len(strays))
         self._swept.add(journal)
 
+    def _nothing_new(self, segment: Segment) -> list[Range]:
+        """Return what is held; a segment all of whose pages came ahead of it still gets its place in the chain."""
+        with self.store.reading() as session:
+            known = is_entered(session, segment)
+        if not known:
+            with self.store.writing() as session:
+                enter_segment(session, segment, None)
+        return self.held(segment.gateway_id, segment.epoch)
+
     def _record(self, segment: Segment, new: list[StoredRange], refused_as: str) -> list[Range]:
         """Enter *new* in the ledger, with all that its results say of the fleet, in one transaction."""
         journal = (segment.gateway_id, segment.epoch)
         if not new:
-            return self.held(*journal)
+            return self._nothing_new(segment)
         fingerprints = page_fingerprints(segment)
         now = datetime.now(UTC)
         with self.store.writing() as session:

@@ -29,12 +29,15 @@ def check_chain(session: Session, segment: Segment) -> None:
         raise _broken(segment, segment.last_seq + 1, "is not the one that the next one, which is held, names")
 
 
+def is_entered(session: Session, segment: Segment) -> bool:
+    """Return whether what *segment* says of itself is in the ledger, or has no place there."""
+    key = (segment.gateway_id, segment.epoch, segment.first_seq, segment.last_seq)
+    return segment.kind is SegmentKind.EXPRESS or session.get(SegmentRow, key) is not None
+
+
 def enter_segment(session: Session, segment: Segment, upload_id: int | None) -> None:
     """Write down what *segment* says of itself, once; without an upload it brought no page, and counts nothing."""
-    if segment.kind is SegmentKind.EXPRESS:
-        return
-    key = (segment.gateway_id, segment.epoch, segment.first_seq, segment.last_seq)
-    if session.get(SegmentRow, key) is not None:
+    if is_entered(session, segment):
         return
     new = upload_id is not None
     session.add(
