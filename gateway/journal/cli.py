@@ -19,6 +19,7 @@ from gateway.journal import telling
 from gateway.journal.export import Exported, Wanted, copy_segments, export_observations, export_results, whole_file
 from gateway.journal.journal_argument import EXIT_FOUND, JournalTarget, journal_command
 from gateway.journal.places import Place, place, stretch_between
+from gateway.journal.repair import repair
 from gateway.journal.sinks import CsvSink, JsonLinesSink, ParquetSink, Sink
 from gateway.journal.status import status_of
 from gateway.journal.verify import verify
@@ -155,3 +156,34 @@ def _check(
         raise click.UsageError("results are of machines, not of channels: leave out --channel")
     if form == "segments" and (assets or channels):
         raise click.UsageError("a segment holds all machines of its time: leave out --asset and --channel")
+
+
+@journal.command("repair")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done; a gateway may run.")
+@click.option("--offer-refused", is_flag=True, help="Take all refused segments off their shelf: they are sent again.")
+@click.option(
+    "--new-epoch",
+    is_flag=True,
+    help="For a journal restored from a backup, or cloned: go on under an epoch of its own.",
+)
+@journal_command
+def repair_command(target: JournalTarget, *, dry_run: bool, offer_refused: bool, new_epoch: bool) -> None:
+    """Put right what verify finds, and count what is lost. The gateway must be stopped.
+
+    Damaged pages and segments are kept aside, the database is copied to before-repair/ before its tables are changed.
+    With --new-epoch what the cloud has not confirmed goes on, numbered anew; what it has confirmed is set aside as a
+    journal of the old epoch. A repair that is cut off is simply run again. Exit code 3 when problems are left.
+    """
+    gateway_id = target.config.gateway_id if target.config is not None and target.limits is not None else None
+    with progress_bar("verifying") as tell:
+        done = repair(
+            target.state_dir,
+            gateway_id,
+            dry_run=dry_run,
+            offer_refused=offer_refused,
+            new_epoch=new_epoch,
+            progress=tell,
+        )
+    target.tell(done, telling.of_repaired(done))
+    if done.left:
+        sys.exit(EXIT_FOUND)

@@ -9,7 +9,9 @@ import click
 
 from gateway.commissioning.width import terminal_width, widths_of, with_text
 from gateway.journal.export import Exported
+from gateway.journal.new_epoch import NewEpoch
 from gateway.journal.places import time_text
+from gateway.journal.repair import Repaired
 from gateway.journal.status import JournalStatus, Limit
 from gateway.journal.verify import Finding, Level, Verified
 
@@ -113,6 +115,33 @@ def of_exported(done: Exported, output: Path | None, outside: int, what: str) ->
     if outside:
         lines.append(f"{outside:,} pages are in no segment yet; --format csv or jsonl has them")
     return "\n".join(lines)
+
+
+def of_repaired(done: Repaired) -> str:
+    """Return what a repair did, or would do."""
+    would = "would: " * done.dry_run
+    lines = [f"{would}{action}" for action in done.actions]
+    if done.offered:
+        lines.append(f"{would}{_count(done.offered, 'refused segment')} offered again")
+    if done.new_epoch is not None:
+        lines += _new_epoch(done.new_epoch, would)
+    if done.copy is not None:
+        lines.append(f"the database as it was: {done.copy}")
+    room = terminal_width()
+    for finding in done.left:
+        lines += _finding(finding, room)
+    return "\n".join(lines or [click.style("nothing to repair", fg="green")])
+
+
+def _new_epoch(epoch: NewEpoch, would: str) -> Iterator[str]:
+    name = f" {epoch.new}" if epoch.new else ""
+    carried = f"{epoch.carried_observations:,} observations in {epoch.carried_pages:,} pages"
+    yield f"{would}go on under a new epoch{name} in the place of {epoch.old}: {carried}"
+    yield f"{would}set aside in {epoch.aside}: {epoch.aside_observations:,} observations in {epoch.aside_pages:,} pages"
+    for reader, first in epoch.unread.items():
+        yield click.style(f"reader {reader} has not done all that is set aside, from page {first:,} on", fg="yellow")
+        if reader == "historian":
+            yield f"  → wearsight-gateway replay --into historian --journal {epoch.aside} --from {first}"
 
 
 def _table(heading: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:

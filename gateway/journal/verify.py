@@ -43,6 +43,7 @@ class Finding:
         message: What is wrong with it.
         meaning: What that means for the data.
         next_step: What to do; empty when nothing.
+        seq: Which page, or the first page of which segment; 0 where it is neither.
     """
 
     level: Level
@@ -51,6 +52,7 @@ class Finding:
     message: str
     meaning: str
     next_step: str
+    seq: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,8 @@ _KINDS: dict[str, tuple[Level, str, str]] = {
     "segment_differs": (Level.PROBLEM, "table and file do not agree; the cloud would refuse it", _REPAIR),
     "segment_gap": (Level.PROBLEM, "pages are in no segment and cannot be uploaded", _REPAIR),
     "chain_broken": (
-        Level.PROBLEM, "a segment was exchanged, or one between was taken out; the cloud refuses what follows", _REPAIR,
+        Level.PROBLEM, "a segment was exchanged, or one between was taken out; the cloud refuses what follows",
+        "stop the gateway, then: wearsight-gateway journal repair --new-epoch begins a new chain",
     ),
     "sums_differ": (Level.PROBLEM, "observations are counted twice or not at all; no gateway starts", _REPAIR),
     "position_ahead": (
@@ -219,7 +222,7 @@ def _check_pages(look: _Look) -> Iterator[Finding]:
             try:
                 content_of(look.view, row)
             except PageDamaged as error:
-                yield _finding("page_damaged", f"page {row.seq}", error.reason)
+                yield _finding("page_damaged", f"page {row.seq}", error.reason, row.seq)
             else:
                 look.observations += row.observations if row.seq > compacted else 0
         look.pages += len(rows)
@@ -257,16 +260,18 @@ def _check_segment(look: _Look, entry: SegmentEntry) -> Iterator[Finding]:
     try:
         size = entry.path.stat().st_size
         if size != entry.size:
-            yield _finding("segment_lost", _name(entry), f"{entry.path.name} has {size:,} bytes of {entry.size:,}")
+            yield _finding(
+                "segment_lost", _name(entry), f"{entry.path.name} has {size:,} bytes of {entry.size:,}", entry.first_seq
+            )
             return
         if look.fast:
             return
         segment = decode_segment(read_segment(entry))
     except (OSError, JournalError, SegmentError) as error:
-        yield _finding("segment_lost", _name(entry), str(error).removesuffix("; it is left out"))
+        yield _finding("segment_lost", _name(entry), str(error).removesuffix("; it is left out"), entry.first_seq)
         return
     if differences := _differences(look.view, entry, segment):
-        yield _finding("segment_differs", _name(entry), "; ".join(differences))
+        yield _finding("segment_differs", _name(entry), "; ".join(differences), entry.first_seq)
     else:
         look.observations += len(segment.observations)
 
@@ -306,6 +311,6 @@ def _name(entry: SegmentEntry) -> str:
     return f"segment {entry.first_seq}-{entry.last_seq}"
 
 
-def _finding(kind: str, subject: str, message: str) -> Finding:
+def _finding(kind: str, subject: str, message: str, seq: int = 0) -> Finding:
     level, meaning, step = _KINDS[kind]
-    return Finding(level=level, kind=kind, subject=subject, message=message, meaning=meaning, next_step=step)
+    return Finding(level=level, kind=kind, subject=subject, message=message, meaning=meaning, next_step=step, seq=seq)

@@ -1,0 +1,212 @@
+"""Repairing a journal that no gateway has open: what `verify` finds is put right, and what is lost is counted.
+
+Each step is one transaction, or writes files that no row names before it. Before tables are changed the database is
+copied to ``before-repair/``; damaged pages and segments are kept aside. A repair that is cut off is simply run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from gateway.errors import JournalError
+from gateway.journal.database import JournalDatabase, take_lock
+from gateway.journal.journal import Journal
+from gateway.journal.mending import mend
+from gateway.journal.new_epoch import NewEpoch, begin, planned
+from gateway.journal.pages import check
+from gateway.journal.recounting import recount
+from gateway.journal.salvage import salvage
+from gateway.journal.segments import SegmentStore
+from gateway.journal.verify import Finding, Level, Verified, verify
+from gateway.journal.view import JournalView
+from models.records import GatewayEvent, Results
+
+_SLICE_BYTES = 16 * 2**20
+_OF_TABLES = frozenset({"segment_differs", "segment_gap", "page_missing", "position_ahead", "sums_differ"})
+_ACTIONS = {
+    "file_damaged": "what can be read of the database goes into a new one",
+    "page_damaged": "it is put aside; a tombstone takes its place, unless a segment has it",
+    "page_missing": "a tombstone takes its place",
+    "segment_lost": "it is made anew from its pages while these are in the database, else a tombstone takes its place",
+    "segment_differs": "the row takes over what the file says",
+    "segment_gap": "the file is recorded again, or a tombstone takes its place",
+    "sums_differ": "what is not found counts as expired (damaged)",
+    "position_ahead": "the reader goes back to the last page",
+}
+
+# Is told how much is done and of how much.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """What a repair did, or would do.
+
+    Attributes:
+        dry_run: Whether nothing was done.
+        actions: What was done, or is to be, one sentence each.
+        offered: Refused segments that are sent again.
+        new_epoch: What became of the pages under a new epoch, when one was begun.
+        copy: The database as it was before, when its tables were changed.
+        left: Problems that are still there.
+    """
+
+    dry_run: bool
+    actions: tuple[str, ...]
+    offered: int = 0
+    new_epoch: NewEpoch | None = None
+    copy: Path | None = None
+    left: tuple[Finding, ...] = ()
+
+
+def repair(
+    state_dir: Path,
+    gateway_id: str | None,
+    *,
+    dry_run: bool = False,
+    offer_refused: bool = False,
+    new_epoch: bool = False,
+    progress: Progress = lambda _done, _of: None,
+) -> Repaired:
+    """Repair the journal in *state_dir*.
+
+    Args:
+        state_dir: Its folder.
+        gateway_id: Whose it has to be; None takes what it says.
+        dry_run: Only say what would be done.
+        offer_refused: Take everything off the refused shelf, so that it is sent again.
+        new_epoch: Begin a new epoch: see `gateway.journal.new_epoch`.
+        progress: Is told how much of the verification is done.
+
+    Raises:
+        JournalLocked: If a gateway has it open.
+        JournalError: If it cannot be repaired.
+        OSError: If the disk does not take what is needed.
+    """
+    found = verify(state_dir, progress=progress)
+    problems = [finding for finding in found.findings if finding.level is Level.PROBLEM]
+    refused = sum(finding.kind == "refused" for finding in found.findings) * offer_refused
+    if dry_run:
+        plan = _planned(state_dir) if new_epoch and not problems else None
+        told = tuple(f"{f.subject}: {_ACTIONS[f.kind]}" for f in problems if f.kind in _ACTIONS)
+        return Repaired(dry_run=True, actions=told, offered=refused, new_epoch=plan, left=_hopeless(problems))
+    with closing(take_lock(state_dir / "journal.lock", found.path)):
+        copy, actions = _put_tables_right(found, problems)
+    identity = gateway_id or found.gateway_id or _gateway_of(state_dir)
+    done = asyncio.run(_mend(state_dir, identity, actions, problems, offer_refused=offer_refused))
+    begun = _begin(state_dir, identity) if new_epoch else None
+    left = verify(state_dir, progress=progress).findings
+    return replace(
+        done, new_epoch=begun, copy=copy, left=tuple(finding for finding in left if finding.level is Level.PROBLEM)
+    )
+
+
+def _hopeless(problems: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(finding for finding in problems if finding.kind not in _ACTIONS)
+
+
+def _put_tables_right(found: Verified, problems: Sequence[Finding]) -> tuple[Path | None, list[str]]:
+    """Salvage a damaged file, and make the tables fit together; return the copy of what was, and what was done."""
+    kinds = {finding.kind for finding in problems}
+    if not kinds & {*_OF_TABLES, "file_damaged"}:
+        return None, []
+    path, actions = found.path, list[str]()
+    copy = path.parent / "before-repair" / f"journal-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.sqlite"
+    copy.parent.mkdir(exist_ok=True)
+    if "file_damaged" in kinds:
+        actions += _salvage(path, copy)
+    else:
+        with closing(sqlite3.connect(path)) as connection, closing(sqlite3.connect(copy)) as target:
+            connection.backup(target)
+    differing = [finding.seq for finding in problems if finding.kind == "segment_differs"]
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        actions += recount(connection, path.parent / "segments", differing)
+        connection.execute("COMMIT")
+    return copy, actions
+
+
+def _salvage(path: Path, copy: Path) -> list[str]:
+    """Put a new database with all that can be read in the place of a damaged one, which becomes *copy*."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    log = path.with_name(f"{path.name}-wal")
+    target = path.with_name("journal.salvaged.sqlite")
+    lost = salvage(path, target)
+    copy.write_bytes(path.read_bytes())
+    if log.exists():
+        copy.with_name(f"{copy.name}-wal").write_bytes(log.read_bytes())
+    for beside in (log, path.with_name(f"{path.name}-shm")):  # they would be taken for the new file's
+        beside.unlink(missing_ok=True)
+    target.replace(path)
+    return [f"{path.name}: a new database has all that could be read of the old one", *lost]
+
+
+async def _mend(
+    state_dir: Path, gateway_id: str, actions: list[str], problems: Sequence[Finding], *, offer_refused: bool
+) -> Repaired:
+    """Put damaged pages aside, mend damaged segments, offer what was refused, and log it."""
+    journal = await Journal.open(state_dir, gateway_id)
+    try:
+        before = journal.counters
+        after: int | None = 0
+        while after is not None:
+            after = await journal.read(partial(_check, after=after, last=journal.last_seq))
+        if aside := journal.counters.quarantined_pages - before.quarantined_pages:
+            actions.append(f"{aside} damaged pages were put aside")
+        for finding in problems:
+            if finding.kind == "segment_lost" and finding.seq:
+                entry = await mend(journal, finding.seq)
+                gone = entry is not None and entry.is_tombstone
+                actions.append(f"{finding.subject}: {'a tombstone takes its place' if gone else 'made anew'}")
+        offered = await SegmentStore(journal).offer_again() if offer_refused else 0
+        if actions or offered:
+            await journal.append_results(_event(actions, offered))
+        return Repaired(dry_run=False, actions=tuple(actions), offered=offered)
+    finally:
+        await journal.close()
+
+
+def _check(database: JournalDatabase, *, after: int, last: int) -> int | None:
+    return check(database.reader, database.path, after=after, last=last, max_bytes=_SLICE_BYTES)
+
+
+def _event(actions: Sequence[str], offered: int) -> Results:
+    told = "; ".join(actions[:10]) + (f"; and {len(actions) - 10} more" if len(actions) > 10 else "")
+    event = GatewayEvent(
+        kind="journal_repaired",
+        gateway_time=datetime.now(UTC),
+        message=f"journal repaired: {told}" if actions else f"{offered} refused segments are offered again",
+        detail={"actions": str(len(actions)), "offered": str(offered)},
+    )
+    return Results(events=(event,))
+
+
+def _begin(state_dir: Path, gateway_id: str) -> NewEpoch:
+    database = JournalDatabase(state_dir, gateway_id)
+    try:
+        return begin(database)
+    finally:
+        database.close()
+
+
+def _planned(state_dir: Path) -> NewEpoch:
+    with JournalView(state_dir) as view:
+        return planned(view)
+
+
+def _gateway_of(state_dir: Path) -> str:
+    with closing(sqlite3.connect(state_dir / "journal.sqlite")) as connection:
+        row = connection.execute("SELECT gateway_id FROM journal").fetchone()
+    if row is None:
+        raise JournalError(f"{state_dir}: not even whose journal it is can be read; bring it back from a backup")
+    return str(row[0])
