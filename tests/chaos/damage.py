@@ -71,7 +71,7 @@ async def _judged(plant: Plant, state_dir: Path, acknowledged: set[int], *, read
     except JournalError as error:
         return (f"cannot be opened or read: {error}",)
     if reads_past:
-        found = replace(found, unreadable=0, counters=replace(found.counters, expired={}))
+        found = replace(found, counters=replace(found.counters, expired={}))
     return judge_work(plant, found, acknowledged).wrong
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway.errors import JournalError
 from gateway.journal import Journal, JournalCounters, SegmentStore
 from gateway.journal.database import JournalDatabase
 from models.records import Gap, GatewayEvent, Int64Array, Observations, Page, Results, Stream, to_ns
@@ -22,7 +21,7 @@ from models.segment import decode_segment
 from tests.chaos.rows import Difference, difference, row_hashes, told
 
 GATEWAY_ID = "gw-1"
-QUARANTINED = "page_quarantined"
+QUARANTINED, EXPIRED, DAMAGED = "page_quarantined", "segment_expired", "damaged"  # kinds of events; a reason
 _SHOWN = 3
 _CHUNK_BYTES = 64 * 2**20
 
@@ -37,7 +36,9 @@ class Found:
         seq: The page of each, shape ``(n,)``.
         results: Pages of results, each with its seq.
         ranges: The closed ranges of seq that its pages and segments cover, in order.
-        unreadable: Observations of segments whose files are damaged or gone, as the journal says when they are read.
+        tombstones: Those of the ranges that stand for segments which are gone.
+        purged_pages: How many pages were purged; they are the first ones.
+        elsewhere: Observations that were delivered and are no longer here.
         counters: What it says of itself.
         positions: By reader: the last page it has done.
     """
@@ -47,7 +48,9 @@ class Found:
     seq: Int64Array
     results: tuple[tuple[int, Results], ...]
     ranges: tuple[tuple[int, int], ...]
-    unreadable: int
+    tombstones: tuple[tuple[int, int], ...]
+    purged_pages: int
+    elsewhere: int
     counters: JournalCounters
     positions: dict[str, int]
 
@@ -68,54 +71,49 @@ async def found_in(journal: Journal) -> Found:
     seqs: list[Int64Array] = []
     results: list[tuple[int, Results]] = []
     ranges: list[tuple[int, int]] = []
-    unreadable = 0
-
-    def take(page: Page) -> None:
-        if isinstance(page.content, Results):
-            results.append((page.seq, page.content))
-        else:
-            parts.append(page.content)
-            seqs.append(np.full(len(page.content), page.seq))
-
     for entry in await store.segments():
+        segment = decode_segment(await store.read(entry))  # a damaged one is mended by that, or a tombstone comes
+        parts.append(segment.observations)
+        seqs.append(segment.seq)
+        results += segment.results
         ranges.append((entry.first_seq, entry.last_seq))
-        try:
-            segment = decode_segment(await store.read(entry))
-        except JournalError:
-            pages = await _pages(journal, entry.first_seq - 1, entry.last_seq)
-            for page in pages:
-                take(page)
-            kept = sum(len(page.content) for page in pages if isinstance(page.content, Observations))
-            unreadable += entry.observations - entry.expired - kept
-        else:
-            parts.append(segment.observations)
-            seqs.append(segment.seq)
-            results += segment.results
     after = journal.counters.compacted_pages
     while pages := await _pages(journal, after):
         for page in pages:
-            take(page)
+            if isinstance(page.content, Results):
+                results.append((page.seq, page.content))
+            else:
+                parts.append(page.content)
+                seqs.append(np.full(len(page.content), page.seq))
             ranges.append((page.seq, page.seq))
         after = pages[-1].seq
+    tombstones = [entry for entry in await store.segments() if entry.is_tombstone]
+    purged_pages, purged = await journal.read(_purged)
     return Found(
         epoch=journal.epoch,
         rows=Observations.concatenate(parts),
         seq=np.concatenate([np.zeros(0, np.int64), *seqs]),
         results=tuple(results),
         ranges=tuple(ranges),
-        unreadable=unreadable,
+        tombstones=tuple((entry.first_seq, entry.last_seq) for entry in tombstones),
+        purged_pages=purged_pages,
+        elsewhere=purged + sum(entry.observations - entry.expired for entry in tombstones if entry.delivered),
         counters=journal.counters,
         positions=await journal.positions(),
     )
 
 
-async def _pages(journal: Journal, after: int, last: int = 2**62) -> list[Page]:
-    """Return pages in the table after *after*, up to *last*; with a *last*, all."""
-
+async def _pages(journal: Journal, after: int) -> list[Page]:
     def some(database: JournalDatabase) -> list[Page]:
         return database.decoded_pages(after, limit=100_000, max_bytes=_CHUNK_BYTES)
 
-    return [page for page in await journal.read(some) if page.seq <= last]
+    return await journal.read(some)
+
+
+def _purged(database: JournalDatabase) -> tuple[int, int]:
+    """Return how many pages were purged, and delivered observations with them."""
+    pages, observations = database.reader.execute("SELECT purged_pages, purged_delivered FROM journal").fetchone()
+    return int(pages), int(observations)
 
 
 async def found_at(state_dir: Path, gateway_id: str = GATEWAY_ID) -> Found:
@@ -171,16 +169,18 @@ def judge(made: Observations, found: Found) -> Verdict:
 
     So many rows as the journal counts as expired have to be missing, exactly.
     """
-    expired = sum(found.counters.expired.values()) + found.unreadable
+    expired = sum(found.counters.expired.values())
     apart = difference(made, found.rows)
     verdict = _verdict(made, apart, found.gaps)
     wrong = list(verdict.wrong)
-    if len(apart.missing) != expired:
-        wrong.insert(0, f"{len(apart.missing)} missing, {expired} told as gone: {_first(apart.missing)}")
+    if len(apart.missing) != expired + found.elsewhere:
+        told_gone = f"{len(apart.missing)} missing, {expired} told as gone"
+        told_gone += f", {found.elsewhere} delivered and no longer here" if found.elsewhere else ""
+        wrong.insert(0, f"{told_gone}: {_first(apart.missing)}")
     return replace(
         verdict,
         expired=expired,
-        missing=max(len(apart.missing) - expired, 0),
+        missing=max(len(apart.missing) - expired - found.elsewhere, 0),
         wrong=(*wrong, *_counted(found), *_seq_whole(found), *_quarantine_told(found)),
     )
 
@@ -248,16 +248,16 @@ def _counted(found: Found) -> list[str]:
             f"{now.appended} appended are not {now.delivered} delivered + {now.withheld} withheld + {now.pending} "
             f"pending + {expired} expired"
         )
-    if now.appended != len(found.rows) + expired + found.unreadable:
+    if now.appended != len(found.rows) + expired + found.elsewhere:
         wrong.append(
-            f"{now.appended} appended are not {len(found.rows)} found + {expired} expired + {found.unreadable} in "
-            "unreadable segments"
+            f"{now.appended} appended are not {len(found.rows)} found + {expired} expired + {found.elsewhere} "
+            "delivered and no longer here"
         )
     return wrong
 
 
 def _seq_whole(found: Found) -> list[str]:
-    wrong, after = [], 0
+    wrong, after = [], found.purged_pages
     for first, last in sorted(found.ranges):
         if first != after + 1:
             wrong.append(f"seq {first} follows {after}")
@@ -265,9 +265,10 @@ def _seq_whole(found: Found) -> list[str]:
     if after != found.counters.pages:
         wrong.append(f"the last seq is {after}, {found.counters.pages} pages are counted")
     pages = [*np.unique(found.seq).tolist(), *(seq for seq, _ in found.results)]
-    outside = [seq for seq in pages if not 1 <= seq <= after]
+    outside = [seq for seq in pages if not found.purged_pages < seq <= after]
     twice = [seq for seq, count in Counter(pages).items() if count > 1]
-    empty = after - len(set(pages)) if not found.unreadable else 0
+    gone = {seq for first, last in found.tombstones for seq in range(first, last + 1)}
+    empty = after - found.purged_pages - len(gone | set(pages))
     wrong += [f"pages {outside[:_SHOWN]} are outside of what is counted"] if outside else []
     wrong += [f"pages {twice[:_SHOWN]} hold observations and results"] if twice else []
     wrong += [f"{empty} pages hold nothing"] if empty > 0 else []
@@ -275,7 +276,10 @@ def _seq_whole(found: Found) -> list[str]:
 
 
 def _quarantine_told(found: Found) -> list[str]:
-    """Each damaged page is told by an event with its observations, and no other."""
+    """Return whether what is damaged is told by events with just as many observations."""
     told_rows = sum(int(event.detail["observations"]) for event in found.events(QUARANTINED))
-    damaged = found.counters.expired.get("damaged", 0)
-    return [] if told_rows == damaged else [f"{damaged} observations are damaged, events tell {told_rows}"]
+    told_rows += sum(
+        int(event.detail["observations"]) for event in found.events(EXPIRED) if event.detail["reason"] == DAMAGED
+    )
+    damaged = found.counters.expired.get(DAMAGED, 0) + found.elsewhere
+    return [] if found.purged_pages or told_rows == damaged else [f"{damaged} are damaged, events tell {told_rows}"]

@@ -27,13 +27,12 @@ def judge_work(plant: Plant, found: Found, acknowledged: set[int]) -> Verdict:
     there = set(np.unique(plant.batches_of(found.rows.source_time)).tolist())
     verdict = judge(plant.batches(sorted(acknowledged | {batch for batch in there if batch >= 0})), found)
     lost = {int(event.detail["seq"]) for event in found.events(QUARANTINED)}
-    if found.unreadable:
-        return verdict  # results are in the unreadable segments too
+    lost |= {seq for first, last in found.tombstones for seq in range(first, last + 1)}
     return replace(verdict, wrong=(*verdict.wrong, *_results_wrong(found, there, lost)))
 
 
 def _results_wrong(found: Found, there: set[int], lost: set[int]) -> list[str]:
-    """Return what is wrong with results; at most as many as pages were *lost* may be missing."""
+    """Return what is wrong with results; they may be missing when pages are *lost*."""
     of_batches = Counter(int(event.message) for event in found.events(OF_BATCH))
     monitored = Counter(int(event.message) for event in found.events(MONITORED))
     position = found.positions.get("monitor", 0)
@@ -42,9 +41,9 @@ def _results_wrong(found: Found, there: set[int], lost: set[int]) -> list[str]:
     wrong = []
     if any(count > 1 for count in (of_batches | monitored).values()):
         wrong.append("results are there twice")
-    if len(wanted - of_batches.keys()) > len(lost) or len(of_batches.keys() - wanted) > len(lost):
+    if not lost and wanted != of_batches.keys():
         wrong.append(f"results of batches {sorted(of_batches.keys() ^ wanted)[:5]} are without them, or they without")
-    if len(pages - monitored.keys()) > len(lost) or not monitored.keys() <= pages | lost:
+    if (not lost and pages != monitored.keys()) or not monitored.keys() <= pages | lost:
         wrong.append(
             f"the monitor is at {position}; pages {sorted(pages ^ monitored.keys())[:5]} are without its results, "
             "or these without it"
