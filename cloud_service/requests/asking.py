@@ -84,8 +84,10 @@ def ask(
     return ask_for(session, asset_id, wanted, asked_by, now)
 
 
-def ask_for(session: Session, asset_id: str, wanted: Wanted, asked_by: AskedBy, now: datetime) -> Asked:
-    """Ask for *wanted* of *asset_id*, less what was asked for already.
+def ask_for(
+    session: Session, asset_id: str, wanted: Wanted, asked_by: AskedBy, now: datetime, *, first_id: str = ""
+) -> Asked:
+    """Ask for *wanted* of *asset_id*, less what was asked for already; the first request gets *first_id*, if given.
 
     Raises:
         RequestRefused: If that makes too many requests.
@@ -107,8 +109,8 @@ def ask_for(session: Session, asset_id: str, wanted: Wanted, asked_by: AskedBy, 
     for gateway_id in {gateway_id for gateway_id, _ in pieces}:
         check_room(session, gateway_id, sum(1 for owner, _ in pieces if owner == gateway_id))
     new = [
-        open_request(session, gateway_id, asset_id, names, piece, asked_by, now)
-        for (gateway_id, piece), names in sorted(pieces.items())
+        open_request(session, gateway_id, asset_id, names, piece, asked_by, now, "" if number else first_id)
+        for number, ((gateway_id, piece), names) in enumerate(sorted(pieces.items()))
     ]
     return Asked(new=tuple(new), earlier=tuple(earlier.values()))
 

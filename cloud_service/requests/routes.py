@@ -17,15 +17,13 @@ from cloud_service.errors import BodyRefused, IngestError
 from cloud_service.ingest.ledger import Range, held_ranges, missing_ranges
 from cloud_service.requests.asking import (
     MOST_CHANNELS,
+    ask_for,
     check_interval,
-    check_room,
     close_request,
-    counting_requests,
     expire,
-    open_request,
 )
 from cloud_service.requests.errors import RequestRefused
-from cloud_service.requests.tables import PART_S, AskedBy, Interval, RequestRow, RequestState, without
+from cloud_service.requests.tables import PART_S, AskedBy, Interval, RequestRow, RequestState
 from cloud_service.store import AssetRow, HeldRow, Store
 from models.records import from_ns, to_ns
 
@@ -158,19 +156,14 @@ def _enter(store: Store, gateway_id: str, request_id: str, wanted: _Wish) -> dic
             return {"state": known.state, "reason": known.reason}
         _check_free(session, gateway_id, request_id, wanted.asset_id)
         check_interval(*interval, now)
-        left = _not_covered(session, gateway_id, wanted, interval)
-        if left is None:
-            return {"state": "covered", "reason": "other requests cover it"}
-        check_room(session, gateway_id, 1)
-        row = open_request(
-            session, gateway_id, wanted.asset_id, wanted.channels, left, AskedBy.GATEWAY, now, request_id
-        )
-        return {"state": row.state, "reason": ""}
+        wanted_of = {(gateway_id, channel): [interval] for channel in wanted.channels}
+        asked = ask_for(session, wanted.asset_id, wanted_of, AskedBy.GATEWAY, now, first_id=request_id)
+        return {"state": RequestState.OPEN, "reason": ""} if asked.new else {"state": "covered", "reason": ""}
 
 
 def _check_same(known: RequestRow, gateway_id: str, wanted: _Wish, interval: Interval) -> None:
     _check_owner(known, gateway_id)
-    same = (known.asset_id, set(known.channel_names)) == (wanted.asset_id, set(wanted.channels))
+    same = known.asset_id == wanted.asset_id and set(known.channel_names) <= set(wanted.channels)
     if not same or not interval[0] <= known.start < known.end <= interval[1]:
         raise RequestRejected(f"request {known.request_id} is one for other data; nothing is changed", "request_id")
 
@@ -183,17 +176,6 @@ def _check_free(session: Session, gateway_id: str, request_id: str, asset_id: st
     asset = session.get(AssetRow, asset_id)
     if asset is not None and asset.gateway_id != gateway_id:
         raise RequestRejected(f"{asset_id} is an asset of another gateway; nothing is asked for", "asset_id")
-
-
-def _not_covered(session: Session, gateway_id: str, wanted: _Wish, interval: Interval) -> Interval | None:
-    """Return from where to where something of *interval* is in no other request, or None when all of it is."""
-    known = [row for row in counting_requests(session, wanted.asset_id) if row.gateway_id == gateway_id]
-    left = [
-        piece
-        for channel in wanted.channels
-        for piece in without([interval], [row.interval for row in known if channel in row.channel_names])
-    ]
-    return (min(start for start, _ in left), max(end for _, end in left)) if left else None
 
 
 def _end(store: Store, gateway_id: str, request_id: str, told: _Done | _Refused) -> dict[str, str]:
@@ -247,7 +229,7 @@ async def _decoded(request: Request, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         field = re.search(r"\$\.(\w+)|field `(\w+)`", str(error))
         raise RequestRejected(f"{error}; nothing is done", (field and (field[1] or field[2])) or "body") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise RequestRejected(f"{error}; nothing is done", "body") from error
 
 

@@ -28,7 +28,7 @@ from gateway.journal import Journal
 from gateway.uplink.client import CloudClient, Range
 from gateway.uplink.pacing import Priority
 from models.records import OPEN_STATES, Advisory, Observations, Page, Stream, to_ns
-from models.segment import MAX_ROWS, SegmentTooLarge, encode_segment, segment_digest
+from models.segment import SegmentTooLarge, encode_segment, segment_digest
 
 log = structlog.get_logger()
 
@@ -70,6 +70,8 @@ class DataRequest(msgspec.Struct, frozen=True, kw_only=True):
         """Return the first run of parts that the cloud does not hold."""
         first = 1
         for start, end in sorted(self.held):
+            if first > self.parts:
+                return None
             if start > first:
                 return first, min(start - 1, self.parts)
             first = max(first, end + 1)
@@ -94,13 +96,14 @@ class _Watch:
     """How long the streams of a request that have not come to its end have stood still.
 
     ``barrier`` is the journal's last page when nothing more was to be waited for; before ``not_before`` history is not
-    asked again.
+    asked again. ``parts_at_once`` make a good upload, by the last one; 0 before the first.
     """
 
     behind: dict[Stream, int]
     since: float
     barrier: int | None = None
     not_before: float = 0.0
+    parts_at_once: int = 0
 
 
 class Supply:
@@ -198,13 +201,17 @@ class Supply:
         """Return whether all that there will be of *request* is in history, and nothing of it on another way.
 
         Its time has passed when every stream has come to its end or stands still. What was committed until then has
-        to be in the historian, and in segments, which are delivered before anything is supplied.
+        to be in the historian, and in segments that the cloud has, or will not take.
         """
         watch = self._watch(request)
         if watch.barrier is None or self._clock() < watch.not_before:
             return False
         positions = await self._journal.positions()
-        return min(positions["compactor"], positions.get("historian", watch.barrier)) >= watch.barrier
+        if min(positions["compactor"], positions.get("historian", watch.barrier)) < watch.barrier:
+            return False
+        where = "delivered_time IS NULL AND refused IS NULL AND first_seq <= ?"
+        barrier = (watch.barrier,)
+        return not await self._journal.read(lambda database: database.segments.select(where, barrier, 1))
 
     def _watch(self, request: DataRequest) -> _Watch:
         newest = {stream: self._journal.newest_source_time(stream) for stream in _streams(request)}
@@ -231,45 +238,52 @@ class Supply:
 
     async def _answer(self, cloud: CloudClient, request: DataRequest) -> None:
         missing = request.missing()
-        if missing is None:
-            await self._end(cloud, request, "done", {"parts": request.parts, "observations": request.received})
-            return
         streams = [stream for stream in _streams(request) if self._journal.newest_source_time(stream) is not None]
         if not streams:
             await self._refuse(cloud, request, f"this gateway has never stored these channels of {request.asset_id}")
-        elif not request.held and not await self._historian.estimate(streams, request.start_ns, request.end_ns):
+        elif missing is not None and (request.held or await self._has_history(request, streams)):
+            await self._send(cloud, request, streams, missing)
+        elif missing is not None or not request.received:
             await self._refuse(cloud, request, "its history has nothing of this time: purged, or never measured")
         else:
-            await self._send(cloud, request, streams, missing)
+            await self._end(cloud, request, "done", {"parts": request.parts, "observations": request.received})
+
+    async def _has_history(self, request: DataRequest, streams: Sequence[Stream]) -> bool:
+        return bool(await self._historian.estimate(streams, request.start_ns, request.end_ns))
 
     async def _send(self, cloud: CloudClient, request: DataRequest, streams: Sequence[Stream], missing: Range) -> None:
         """Send as many parts from the first missing one on as make a good upload."""
-        parts, found = await self._next_parts(request, streams, missing, _good_rows(cloud))
-        if found > MAX_ROWS:
-            await self._refuse(cloud, request, f"about {found} values in one part; ask for fewer channels at a time")
-            return
+        watch, good = self._watched[request.request_id], _good_rows(cloud)
+        count = min(watch.parts_at_once or _MOST_PARTS, missing[1] - missing[0] + 1)
+        if not watch.parts_at_once:
+            count = await self._good_count(request, streams, missing[0], count, good)
+        parts = missing[0], missing[0] + count - 1
         rows = await self._historian.read(streams, *request.span(parts))
         try:
             data = await asyncio.to_thread(_encode, cloud.gateway_id, request, parts, rows)
             await cloud.put(request.request_id, parts, data, segment_digest(data), Priority.SUPPLY)
         except SegmentTooLarge as error:
-            await self._refuse(cloud, request, f"{error}; ask for fewer channels at a time")
+            watch.parts_at_once = max(count // 2, 1)
+            if count == 1:
+                await self._refuse(cloud, request, f"{error}; ask for fewer channels at a time")
         except UploadRefused as error:
             await self._refused(cloud, request, parts, error)
         else:
+            # Machines pause and speed up: the next upload has at most four times the parts.
+            watch.parts_at_once = max(1, min(4 * count, count * good // max(len(rows), 1), _MOST_PARTS))
             log.debug("raw data supplied", request_id=request.request_id, parts=parts, observations=len(rows))
 
-    async def _next_parts(
-        self, request: DataRequest, streams: Sequence[Stream], missing: Range, good_rows: int
-    ) -> tuple[Range, int]:
-        """Return the parts that go next, with about how many rows: one, or as many as have *good_rows*."""
-        count = min(missing[1] - missing[0] + 1, _MOST_PARTS)
-        while True:
-            parts = missing[0], missing[0] + count - 1
-            found = await self._historian.estimate(streams, *request.span(parts))
-            if found <= good_rows or count == 1:
-                return parts, found
-            count = max(1, min(count - 1, count * good_rows // found))
+    async def _good_count(
+        self, request: DataRequest, streams: Sequence[Stream], first: int, most: int, good: int
+    ) -> int:
+        """Return how many parts from *first* on have about *good* rows: from 1 to *most*."""
+        count = most
+        while count > 1:
+            found = await self._historian.estimate(streams, *request.span((first, first + count - 1)))
+            if found <= good:
+                break
+            count = max(1, min(count - 1, count * good // found))
+        return count
 
     async def _refused(self, cloud: CloudClient, request: DataRequest, parts: Range, error: UploadRefused) -> None:
         """End *request*, unless the parts are there after all (their first answer was lost) or it has ended."""
