@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cloud_service.command import REFUSED, Cloud, as_json, print_json, tell, time_of, with_cloud
+from cloud_service.errors import LedgerError
 from cloud_service.ingest.overview import JournalOverview, overview
 from cloud_service.ingest.tally import rejections
 from cloud_service.lake.export import Selection, export
@@ -96,8 +98,8 @@ def ledger_export(
         gateway_id=gateway_id,
         asset_ids=asset_ids,
         channels=channels,
-        start=time_of(start, "--from") if start else None,
-        end=time_of(end, "--to") if end else None,
+        start=_moment(start, "--from"),
+        end=_moment(end, "--to"),
     )
     with _progress(count_ranges(cloud.store), "exporting") as bar:
         rows = export(cloud.lake, selection, out, bar.update)
@@ -138,6 +140,13 @@ def ledger_repair(
         lake = cloud.config.storage.lake
         done = plan(cloud.store, lake, findings) if dry_run else repair(cloud.store, lake, intake.quarantine, findings)
         _tell_repaired(done, dry_run=dry_run, as_json=as_json)
+
+
+def _moment(text: str | None, option: str) -> datetime | None:
+    moment = time_of(text, option) if text else None
+    if moment is not None and moment.tzinfo is None:
+        raise LedgerError(f"{option} {text!r} has no time zone; nothing is written")
+    return moment
 
 
 def _verify(cloud: Cloud) -> Verified:
