@@ -10,6 +10,7 @@ piece of the body that the network does not take, sent bytes that nobody acknowl
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -73,7 +74,7 @@ class CloudClient:
         self._config = config
         self._base = URL(config.cloud_url) / "api/v1"
         self._credentials = Credentials(config)
-        self._proxy_auth()
+        self._proxy_headers()  # a password that cannot be read is told now
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -141,12 +142,12 @@ class CloudClient:
                     allow_redirects=False,
                     ssl=self._credentials.context(),
                     proxy=self._config.proxy_url,
-                    proxy_auth=self._proxy_auth(),
+                    proxy_headers=self._proxy_headers(),
                 ) as answer,
             ):
                 body = await _read(answer)
         except (aiohttp.ClientError, OSError, TimeoutError, ConfigError) as error:
-            what = patience.told if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+            what = patience.ended or str(error) or type(error).__name__
             raise UploadDeferred(f"{url.host}: {what}; sent again later", 0.0) from error
         if answer.status == 200:
             return body
@@ -165,18 +166,19 @@ class CloudClient:
             patience.wait("its turn", None)
         patience.wait("the answer", _ANSWER_S + len(data) / _SLOWEST_BYTES_PER_S)
 
-    def _proxy_auth(self) -> aiohttp.BasicAuth | None:
+    def _proxy_headers(self) -> dict[str, str]:
         user, file = self._config.proxy_user, self._config.proxy_password_file
         if user is None or file is None:
-            return None
-        return aiohttp.BasicAuth(user, read_secret(file, "uplink.proxy_password_file"))
+            return {}
+        credentials = f"{user}:{read_secret(file, 'uplink.proxy_password_file')}"
+        return {"Proxy-Authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"}
 
 
 class _Patience(AbstractAsyncContextManager[None]):
     """A deadline that moves with what is waited for, from the connection to the answer."""
 
     def __init__(self) -> None:
-        self.told = ""
+        self._told = ""
         self._timeout = asyncio.timeout(None)
 
     async def __aenter__(self) -> None:
@@ -188,12 +190,17 @@ class _Patience(AbstractAsyncContextManager[None]):
     ) -> None:
         await self._timeout.__aexit__(kind, error, trace)  # which turns the cancellation into a TimeoutError
 
+    @property
+    def ended(self) -> str:
+        """What was waited for in vain; empty when it was not."""
+        return self._told if self._timeout.expired() else ""
+
     def wait(self, what: str, seconds: float | None) -> None:
         """Wait for *what*, from now on for so many *seconds*, or for as long as it takes."""
         when = None if seconds is None else asyncio.get_running_loop().time() + seconds
         with suppress(RuntimeError):  # the answer came before the body was sent: nothing is waited for any more
             self._timeout.reschedule(when)
-            self.told = f"waited {seconds} s for {what}"
+            self._told = f"waited {seconds} s for {what}"
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:
@@ -239,13 +246,13 @@ def _ranges(body: bytes, url: URL) -> list[Range]:
 def _decoded(body: bytes, url: URL, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise UploadDeferred(f"{url.host}: the answer is not the cloud's ({error}); sent again later", 0.0) from error
 
 
 def _refusal(body: bytes) -> _Refusal:
     try:
         found = msgspec.json.decode(body, type=_Refusal)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return _Refusal(detail=body[:200].decode("utf-8", "replace"))
     return _Refusal(reason=found.reason[:40], field=found.field[:40], detail=found.detail[:500])

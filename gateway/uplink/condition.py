@@ -10,9 +10,9 @@ from gateway.uplink.client import Range
 
 # What to do about a segment the cloud will not take, by the first word of the reason.
 _NEXT_STEPS = {
-    "conflict": "the cloud has other pages under these numbers: this journal was restored from a backup or cloned; "
-    "see docs/how-to/untangle-a-clone.md",
-    "clone": "the cloud follows a newer journal of this gateway; see docs/how-to/untangle-a-clone.md",
+    "conflict": "the cloud has other pages under these numbers: this journal was restored from a backup, or cloned; "
+    "stop the gateway and run `wearsight-gateway journal repair --new-epoch`",
+    "clone": "the cloud follows a newer journal of this gateway; stop the one of the two that should not run",
     "chain": "a segment beside it is not the one it names; compare `wearsight-gateway journal verify` with "
     "`wearsight-cloud ledger status`",
     "unreadable": "its file is damaged; see `wearsight-gateway journal verify`",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,15 +23,18 @@ import structlog
 from gateway.config import UplinkConfig
 from gateway.errors import JournalError, UploadDeferred, UploadRefused
 from gateway.journal import Journal, SegmentEntry, SegmentStore
+from gateway.journal.errors import SegmentDamaged
 from gateway.uplink.backoff import Backoff
-from gateway.uplink.client import CloudClient
+from gateway.uplink.client import CloudClient, Range
 from gateway.uplink.condition import UplinkCondition
+from gateway.uplink.cutting import Cutting
 from gateway.uplink.express import Express
 from gateway.uplink.outbox import Outbox
 from gateway.uplink.pacing import Pacer, Priority
+from gateway.uplink.policy import Policies
 from gateway.uplink.schedule import Schedule
-from models.records import Advisory, Results
-from models.segment import express_segment, segment_digest
+from models.records import Advisory, Page, Results
+from models.segment import SegmentError, express_segment, segment_digest
 
 log = structlog.get_logger()
 
@@ -48,6 +51,7 @@ async def deliver(
     config: UplinkConfig,
     condition: UplinkCondition,
     *,
+    policies: Policies | None = None,
     on_advisories: OnAdvisories | None = None,
     supply: Supply | None = None,
 ) -> None:
@@ -57,6 +61,7 @@ async def deliver(
         journal: What is sent.
         config: Where to, and how.
         condition: Is told how it goes.
+        policies: What of each stream is sent; everything by default.
         on_advisories: Called with the advisories of a page that the cloud has just got; again when it raises
             UploadDeferred, or the gateway stops before it returns.
         supply: Called when nothing else is to be sent and raw data may be; returns whether it sent something.
@@ -66,7 +71,9 @@ async def deliver(
     """
     try:
         express = await Express.open(journal)
-        delivery = Delivery(journal, config, condition, express, on_advisories=on_advisories, supply=supply)
+        delivery = Delivery(
+            journal, config, condition, express, policies=policies, on_advisories=on_advisories, supply=supply
+        )
         await _until_one_ends(express.watch(), delivery.run(), delivery.measure())
     except JournalError:
         if not journal.closed:
@@ -83,6 +90,7 @@ class Delivery:
         condition: UplinkCondition,
         express: Express,
         *,
+        policies: Policies | None,
         on_advisories: OnAdvisories | None,
         supply: Supply | None,
     ) -> None:
@@ -96,10 +104,13 @@ class Delivery:
         self._outbox = Outbox(journal, condition, config.backlog)
         self._schedule = Schedule(config.schedule)
         self._backoff = Backoff(config.retry_min_s, config.retry_max_s)
+        self._cutting = Cutting(journal, config, policies, express)
+        self._held: list[Range] = []
         self._pacer = Pacer(config.bandwidth_kib_s * 1024)
 
     async def run(self) -> None:
         """Connect, and connect again, until the journal is closed."""
+        await self._outbox.offer_again()
         async with CloudClient(self._config, self._journal.gateway_id, self._pacer) as cloud:
             while not self._journal.closed:
                 try:
@@ -112,6 +123,7 @@ class Delivery:
         """Tell the condition, every few seconds, what waits."""
         while not self._journal.closed:
             await self._outbox.measure()
+            self._condition.budget_left_bytes = self._cutting.budget_left_bytes
             self._condition.bytes_sent = self._pacer.taken
             self._condition.express_waiting = len(self._express)
             self._condition.next_window = self._schedule.next_opening(_local_time())
@@ -133,13 +145,12 @@ class Delivery:
 
     async def _compare(self, cloud: CloudClient) -> None:
         """Take back what the cloud does not hold, and notice when it holds what this journal never wrote."""
-        held = await cloud.ledger(self._journal.epoch)
+        self._held = held = await cloud.ledger(self._journal.epoch)
         await self._segments.withdraw_outside(held)
-        await self._express.forget_held(held)
         last, most = self._journal.last_seq, max((last for _, last in held), default=0)
         self._condition.restored = (
             f"the cloud holds pages up to {most} of this journal, which ends at {last}: it was restored from a backup, "
-            "or runs twice; see docs/how-to/untangle-a-clone.md"
+            "or runs twice; stop the gateway and run `wearsight-gateway journal repair --new-epoch`"
             if most > last
             else ""
         )
@@ -157,16 +168,21 @@ class Delivery:
         while True:
             seq = await self._express.next()
             page = await self._express.page(seq)
-            data = await asyncio.to_thread(express_segment, page)
-            try:
-                await cloud.put(self._journal.epoch, (seq, seq), data, segment_digest(data), Priority.EXPRESS)
-                self._condition.express_sent += 1
-            except UploadRefused as error:
-                log.warning("page not taken ahead of its segment, which will tell", seq=seq, reason=str(error))
+            if not _inside((seq, seq), self._held):
+                await self._send_page(cloud, page)
             if self._on_advisories is not None and isinstance(page.content, Results) and page.content.advisories:
                 await self._on_advisories(cloud, page.content.advisories)
             await self._express.done([seq])
             self._backoff.reset()
+
+    async def _send_page(self, cloud: CloudClient, page: Page) -> None:
+        pages = (page.seq, page.seq)
+        data = await asyncio.to_thread(express_segment, page)
+        try:
+            await cloud.put(self._journal.epoch, pages, data, segment_digest(data), Priority.EXPRESS)
+            self._condition.express_sent += 1
+        except UploadRefused as error:
+            log.warning("page not taken ahead of its segment, which will tell", seq=page.seq, reason=str(error))
 
     async def _send_live(self, cloud: CloudClient) -> None:
         await self._window()
@@ -199,9 +215,10 @@ class Delivery:
         """Send *entry*, which was taken, and say what became of it."""
         live, pages = priority is Priority.LIVE, (entry.first_seq, entry.last_seq)
         try:
-            data = await self._segments.read(entry)
+            whole = await self._segments.read(entry)
+            data = await self._cutting.cut(entry, whole, sent_before=_inside(pages, self._held))
             held = await cloud.put(self._journal.epoch, pages, data, segment_digest(data), priority)
-            if not any(first <= pages[0] and pages[1] <= last for first, last in held):
+            if not _inside(pages, held):
                 raise UploadDeferred(  # noqa: TRY301 - as if it had been answered so
                     f"the cloud took segment {pages[0]}-{pages[1]}, but its ledger does not have it", 0.0, answered=True
                 )
@@ -212,10 +229,13 @@ class Delivery:
         except UploadDeferred as deferred:
             self._outbox.put_back(entry, live=live, failed=deferred.answered)
             raise
+        except (SegmentDamaged, SegmentError) as error:
+            await self._refused(entry, f"unreadable: {error}")
         except JournalError as error:
+            self._outbox.put_back(entry, live=live, failed=True)
             if self._journal.closed:
                 raise
-            await self._refused(entry, f"unreadable: {error}")
+            raise UploadDeferred(str(error), 0.0) from error
         except asyncio.CancelledError:
             self._outbox.put_back(entry, live=live, failed=False)
             raise
@@ -232,6 +252,10 @@ class Delivery:
     async def _refused(self, entry: SegmentEntry, reason: str) -> None:
         log.error("segment refused; it is kept on the shelf", pages=(entry.first_seq, entry.last_seq), reason=reason)
         await self._outbox.refused(entry, reason)
+
+
+def _inside(pages: Range, held: Sequence[Range]) -> bool:
+    return any(first <= pages[0] and pages[1] <= last for first, last in held)
 
 
 async def _until_one_ends(*work: Coroutine[Any, Any, None]) -> None:

@@ -103,10 +103,6 @@ class Express:
             self._waiting = kept
             await self.save()
 
-    async def forget_held(self, held: Sequence[tuple[int, int]]) -> None:
-        """Forget what lies inside the ranges *held* by the cloud."""
-        await self.done([seq for _, seq in self._waiting if any(first <= seq <= last for first, last in held)])
-
     async def save(self) -> None:
         """Make durable what waits, and what is left of the budget."""
         state = msgspec.msgpack.encode(_State(list(self._waiting), self.budget_left))

@@ -12,19 +12,17 @@ from collections import Counter
 
 from gateway.config import Backlog
 from gateway.journal import Journal, SegmentEntry, SegmentStore
+from gateway.journal.database import JournalDatabase
 from gateway.uplink.client import Range
 from gateway.uplink.condition import UplinkCondition
 
 _MOST_LIVE = 8  # when more than so many wait, only the newest is live: an outage is over, or the link is too slow
 _TRIES_AS_LIVE = 2
+_MOST_TOLD = 1000  # of the shelf
 
 
 class Outbox:
-    """What of *journal* is to be sent; each segment is handed out to one sender at a time.
-
-    Attributes:
-        drained: Whether there was no backlog when it was last asked for.
-    """
+    """What of *journal* is to be sent; each segment is handed out to one sender at a time."""
 
     def __init__(self, journal: Journal, condition: UplinkCondition, backlog: Backlog) -> None:
         self._journal = journal
@@ -35,7 +33,13 @@ class Outbox:
         self._taken: set[Range] = set()
         self._failures: Counter[Range] = Counter()
         self._changed = asyncio.Event()
-        self.drained = False
+        self._picking = asyncio.Lock()
+        self._no_backlog = False
+
+    @property
+    def drained(self) -> bool:
+        """Whether everything that is closed was handed out."""
+        return self._no_backlog and self._edge >= self._journal.counters.compacted_pages
 
     @property
     def idle(self) -> bool:
@@ -49,8 +53,10 @@ class Outbox:
             waiting = await self._waiting("last_seq > ?", self._edge, _MOST_LIVE + 1, newest_first=True)
             if waiting:
                 entry = waiting[0] if len(waiting) > _MOST_LIVE else waiting[-1]
+                self._no_backlog &= entry is waiting[-1]
                 self._edge = entry.last_seq
                 self._take(entry)
+                self.wake()
                 return entry
             self._edge = max(self._edge, closed)
             self.wake()
@@ -58,14 +64,18 @@ class Outbox:
 
     async def next_backlog(self) -> SegmentEntry | None:
         """Return the next segment of the backlog, or None when none waits."""
-        passed_over = len(self._taken) + len(self._failures) + len(self._condition.refused)
-        waiting = await self._waiting("last_seq <= ?", self._edge, passed_over + 1, newest_first=self._newest_first)
-        self.drained = not waiting
-        if not waiting:
+        async with self._picking:  # or two would be shown the same one, and take it for the last
+            edge = self._edge
+            most = len(self._taken) + len(self._failures) + 1
+            waiting = await self._waiting("last_seq <= ?", edge, most, newest_first=self._newest_first)
+            if waiting:
+                entry = min(waiting, key=lambda entry: self._failures[_range(entry)])  # of equals the first
+                self._take(entry)
+                return entry
+            if edge == self._edge and not self._no_backlog:
+                self._no_backlog = True
+                self.wake()
             return None
-        entry = min(waiting, key=lambda entry: self._failures[_range(entry)])  # of equals the first
-        self._take(entry)
-        return entry
 
     async def wait(self, seconds: float) -> None:
         """Wait until there may be a new backlog, or so many seconds."""
@@ -87,13 +97,19 @@ class Outbox:
         self._failures.pop(_range(entry), None)
 
     async def refused(self, entry: SegmentEntry, reason: str) -> None:
-        """Put *entry* on the shelf, with the *reason*."""
+        """Put *entry* on the shelf, durably, with the *reason*."""
+        await self._journal.write(lambda database: database.segments.refuse(entry.first_seq, reason))
         self._condition.refused[_range(entry)] = reason
         self._failures.pop(_range(entry), None)
+
+    async def offer_again(self) -> None:
+        """Take everything off the shelf: whoever starts the gateway anew may have mended what was wrong."""
+        await self._journal.write(lambda database: database.segments.offer_again())
 
     def put_back(self, entry: SegmentEntry, *, live: bool, failed: bool) -> None:
         """Let *entry* be taken again; one that *failed* by the cloud's own word goes after the others."""
         self._taken.discard(_range(entry))
+        self._no_backlog = False
         if failed:
             self._failures[_range(entry)] += 1
         if live and self._failures[_range(entry)] < _TRIES_AS_LIVE:
@@ -103,17 +119,14 @@ class Outbox:
     def release(self, entry: SegmentEntry) -> None:
         """Note that *entry* is not being sent any more."""
         self._taken.discard(_range(entry))
+        self.wake()
 
     async def measure(self) -> None:
         """Tell the condition what waits."""
-        count, size, oldest_ns = await self._journal.read(
-            lambda database: database.reader.execute(
-                "SELECT count(*), coalesce(sum(size), 0), min(end_time) FROM segment "
-                "WHERE delivered_time IS NULL AND refused IS NULL"
-            ).fetchone()
-        )
-        self._condition.backlog_segments, self._condition.backlog_bytes = count, size
+        totals, shelf = await self._journal.read(_measure)
+        self._condition.backlog_segments, self._condition.backlog_bytes, oldest_ns = totals
         self._condition.backlog_age_s = 0.0 if oldest_ns is None else max(time.time() - oldest_ns / 1e9, 0.0)
+        self._condition.refused = {(first, last): reason for first, last, reason in shelf}
 
     def _take(self, entry: SegmentEntry) -> None:
         self._taken.add(_range(entry))
@@ -125,9 +138,22 @@ class Outbox:
                 f"delivered_time IS NULL AND refused IS NULL AND {where}", (seq,), limit, newest_first=newest_first
             )
         )
-        passed_over = self._taken | self._condition.refused.keys()
-        return [entry for entry in found if _range(entry) not in passed_over]
+        return [entry for entry in found if _range(entry) not in self._taken]
 
 
 def _range(entry: SegmentEntry) -> Range:
     return entry.first_seq, entry.last_seq
+
+
+def _measure(database: JournalDatabase) -> tuple[tuple[int, int, int | None], list[tuple[int, int, str]]]:
+    """Return segments, bytes and oldest time of what waits, and the first of what is on the shelf."""
+    totals = database.reader.execute(
+        "SELECT count(*), coalesce(sum(size), 0), min(end_time) FROM segment "
+        "WHERE delivered_time IS NULL AND refused IS NULL"
+    ).fetchone()
+    shelf = database.reader.execute(
+        "SELECT first_seq, last_seq, refused FROM segment WHERE delivered_time IS NULL AND refused IS NOT NULL "
+        "ORDER BY first_seq LIMIT ?",
+        (_MOST_TOLD,),
+    ).fetchall()
+    return totals, shelf

@@ -24,12 +24,19 @@ class Policies:
     @property
     def everything(self) -> bool:
         """Whether everything is sent, so that nobody need look."""
+        return self._chosen() == {Upload.EVERYTHING}
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether some channel's raw values are sent within a budget."""
+        return Upload.BUDGET in self._chosen()
+
+    def _chosen(self) -> set[Upload]:
         config = self._config()
-        general = config.uplink.upload if config.uplink is not None else Upload.EVERYTHING
-        chosen = [general]
+        chosen = {config.uplink.upload if config.uplink is not None else Upload.EVERYTHING}
         for asset_class in config.asset_class.values():
-            chosen += [upload for upload in (asset_class.upload, *asset_class.channel_upload.values()) if upload]
-        return all(upload is Upload.EVERYTHING for upload in chosen)
+            chosen |= {upload for upload in (asset_class.upload, *asset_class.channel_upload.values()) if upload}
+        return chosen
 
     def kept_back(self, streams: Collection[Stream]) -> frozenset[Stream]:
         """Return those of *streams* whose raw values are not sent with their segment."""

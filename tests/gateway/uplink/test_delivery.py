@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from yarl import URL
 
@@ -19,149 +15,9 @@ from cloud_service.fleet import gateways
 from cloud_service.testing import CloudProcess
 from gateway.config import UplinkConfig
 from gateway.errors import ConfigError, UploadDeferred
-from gateway.journal import Journal, SegmentStore, compact_once
+from gateway.journal import Journal, SegmentStore
 from gateway.uplink import CloudClient, UplinkCondition, client, deliver
-from models.records import Observations, Stream
-
-ROWS = 20
-DEADLINE_S = 30.0
-
-
-class Link:
-    """A TCP link to the cloud that can be cut, now or after so many bytes, and mended."""
-
-    def __init__(self, port: int) -> None:
-        self.cloud_port = port
-        self.port = 0
-        self.up = True
-        self.budget: int | None = None
-        self.connections = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    @contextlib.asynccontextmanager
-    async def open(self) -> AsyncIterator[Link]:
-        """Listen while entered."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-            self.cut()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def cut(self) -> None:
-        """Drop every connection and let no new one through."""
-        self.up = False
-        for writer in list(self._writers):
-            writer.transport.abort()
-
-    def mend(self) -> None:
-        """Let connections through again."""
-        self.up, self.budget = True, None
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        if not self.up:
-            writer.transport.abort()
-            return
-        try:
-            cloud_reader, cloud_writer = await asyncio.open_connection("127.0.0.1", self.cloud_port)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers |= {writer, cloud_writer}
-        for source, sink in ((reader, cloud_writer), (cloud_reader, writer)):
-            task = asyncio.create_task(self._carry(source, sink))
-            self._tasks.add(task)
-
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await source.read(4096):
-                if self.budget is not None:
-                    self.budget -= len(data)
-                    if self.budget < 0:
-                        self.cut()
-                        return
-                sink.write(data)
-                await sink.drain()
-        sink.close()
-
-
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
-    """A cloud that the tests of this module share; each speaks for a gateway of its own."""
-    with CloudProcess(tmp_path_factory.mktemp("cloud")) as running:
-        yield running
-
-
-@pytest.fixture
-def gateway_id(request: pytest.FixtureRequest) -> str:
-    """A gateway that only this test speaks for."""
-    return f"gw-{abs(hash(request.node.nodeid)) % 10**12}"
-
-
-@pytest.fixture
-async def journal(tmp_path: Path, gateway_id: str) -> AsyncIterator[Journal]:
-    """An empty journal."""
-    (tmp_path / "state").mkdir()
-    opened = await Journal.open(tmp_path / "state", gateway_id)
-    yield opened
-    await opened.close()
-
-
-async def fill(journal: Journal, segments: int, *, start: int = 0) -> None:
-    """Append *segments* segments of one page each."""
-    for number in range(start, start + segments):
-        await journal.append(
-            Observations.of_values(
-                (Stream("pump-01", "speed_rpm"),),
-                np.zeros(ROWS, np.uint32),
-                number * ROWS + np.arange(ROWS, dtype=np.int64),
-                np.arange(ROWS, dtype=np.float64) + number,
-                np.zeros(ROWS, np.uint32),
-            )
-        )
-        await compact_once(journal, max_pages=1)
-
-
-def uplink(cloud: CloudProcess, gateway_id: str, port: int | None = None) -> UplinkConfig:
-    """Return the configuration of *gateway_id*'s way to *cloud*, enrolled there."""
-    folder = cloud.enroll(gateway_id)
-    return UplinkConfig(
-        cloud_url=f"https://127.0.0.1:{port or urlsplit(cloud.ingest_url).port}",
-        ca_file=folder / "ca.pem",
-        certificate_file=folder / "gateway.pem",
-        key_file=folder / "gateway.key",
-        retry_min_s=0.05,
-        retry_max_s=0.2,
-    )
-
-
-@contextlib.asynccontextmanager
-async def delivering(journal: Journal, config: UplinkConfig) -> AsyncIterator[UplinkCondition]:
-    """Deliver while entered."""
-    condition = UplinkCondition()
-    task = asyncio.create_task(deliver(journal, config, condition))
-    try:
-        yield condition
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    """Wait until *reached* says so."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not reached():  # noqa: ASYNC110 - what is waited for happens in another process
-            await asyncio.sleep(0.01)
-
-
-def times_in_lake(cloud: CloudProcess, gateway_id: str) -> list[int]:
-    folder = cloud.lake / "observations" / f"gateway={gateway_id}"
-    return sorted(t for f in folder.glob("*.parquet") for t in pq.ParquetFile(f).read(["source_time"])[0].to_pylist())
+from tests.gateway.uplink.rig import DEADLINE_S, ROWS, Link, delivering, fill, times_in_lake, until, uplink
 
 
 async def test_every_segment_arrives_once(cloud: CloudProcess, journal: Journal, gateway_id: str) -> None:
