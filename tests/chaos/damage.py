@@ -18,6 +18,7 @@ from tests.chaos.running import Program
 
 _BATCHES = 70
 _CUT_OFF = 0.25  # of the damages; the rest are bytes that turned over
+_IN_THE_HEAD, _HEAD_BYTES = 0.2, 8192  # so many of the bytes turn over where the file says what it is
 _MOST_BYTES = 3
 
 
@@ -32,13 +33,14 @@ async def _damages_unsaid(folder: Path, seed: int, trials: int) -> AsyncIterator
 
 
 async def _damage_series(folder: Path, seed: int, trials: int, *, reads_past: bool) -> AsyncIterator[Trial]:
-    """Make a journal as a killed gateway leaves it, and damage a copy of it for each trial.
+    """Make a journal, as a killed gateway leaves it or a stopped one, and damage a copy of it for each trial.
 
     With *reads_past* the journal's word about what is lost is not listened to, which has to be found.
     """
     whole = folder / "whole"
-    program = Program("halting", whole, seed, _BATCHES)
-    await program.halted()
+    is_killed = seed % 2 == 1
+    program = Program("halting" if is_killed else "script", whole, seed, _BATCHES)
+    await (program.halted() if is_killed else program.ended())
     plant, said, chance = Plant(seed=seed, **SCRIPTED), batches_said(program.said), random.Random(seed)
     for place in range(trials):
         copy = folder / f"copy-{place}"
@@ -57,7 +59,8 @@ def _damage(state_dir: Path, chance: random.Random) -> str:
         left = chance.randrange(len(data))
         path.write_bytes(data[:left])
         return f"{path.name} of {len(data)} bytes cut off after {left}"
-    places = [chance.randrange(len(data)) for _ in range(chance.randint(1, _MOST_BYTES))]
+    within = min(len(data), _HEAD_BYTES) if chance.random() < _IN_THE_HEAD else len(data)
+    places = [chance.randrange(within) for _ in range(chance.randint(1, _MOST_BYTES))]
     for place in places:
         data[place] ^= chance.randint(1, 255)
     path.write_bytes(data)
