@@ -340,6 +340,18 @@ class JournalReader:
         self.position = seq
         self.state = self.state if state is None else state
 
+    async def go_back(self, seq: int, *, state: bytes) -> None:
+        """Make *seq*, which it has done already, its position again, with *state*: a new `pages` begins behind it.
+
+        Raises:
+            JournalError: If *seq* is ahead of the position.
+            CommitFailed: If it could not be made durable; then the position is as before.
+        """
+        if not 0 <= seq <= self.position:
+            raise JournalError(f"reader {self.name} at {self.position} cannot go back to {seq}; it stays")
+        await self.journal.submit(Advance(reader=self.name, seq=seq, state=state))
+        self.position, self.state = seq, state
+
 
 def _put_aside(database: JournalDatabase, *, damaged: PageDamaged) -> None:
     database.put_aside(damaged)
