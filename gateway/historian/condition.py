@@ -19,6 +19,8 @@ class HistorianCondition:
         refused: Points it will not have, by reason: ``beyond retention``, ``field type conflict``, ``too large``,
             ``not understood``. They stay in the journal.
         pending_pages: Pages of the journal that are not in the historian.
+        outages: Times the server stopped taking points.
+        went_back: Times it had lost what it had stored, so that it was written again.
         oldest_pending_ns: When the oldest of them that is being written was committed, or None.
     """
 
@@ -26,6 +28,8 @@ class HistorianCondition:
     written: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     pending_pages: int = 0
+    outages: int = 0
+    went_back: int = 0
     oldest_pending_ns: int | None = None
     _trouble: str = "not connected yet"
     _asked_s: float | None = None
@@ -60,4 +64,5 @@ class HistorianCondition:
     def answered(self, trouble: str = "") -> None:
         """Note that the server answered, or that it did not, with *trouble*."""
         self._asked_s = None
+        self.outages += bool(trouble) and self.connected
         self.connected, self._trouble = not trouble, trouble

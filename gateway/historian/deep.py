@@ -14,6 +14,7 @@ class DeepHistory:
 
     def __init__(self, plain: InfluxHistorian, waveforms: Historian) -> None:
         """Read from both; neither is closed here."""
+        self.retention_s = plain.retention_s
         self._plain = plain
         self._waveforms = waveforms
 

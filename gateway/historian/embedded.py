@@ -17,6 +17,8 @@ from models.segment import decode_segment
 class EmbeddedHistorian:
     """Answers from the journal itself, waveforms included; opens only segments that reach into the time asked for."""
 
+    retention_s = 0.0
+
     def __init__(self, journal: Journal) -> None:
         self._segments = SegmentStore(journal)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
+import structlog
 
+from gateway.errors import HistorianError
 from gateway.historian.condition import HistorianCondition
+from gateway.historian.marks import Mark, Marks
 from gateway.journal import JournalReader
 from models.records import Observations, Page, Stream
 
@@ -18,7 +22,10 @@ _BATCH_ROWS = 50_000
 _BATCH_PAGES = 1000
 _MOST_PARTS = 16
 _LAG_S = 1.0
+_EXAMINE_S = 60.0
 _GATHER_S = 1.0  # small pages wait that long for others: one request and one commit a second, not one for each
+
+log = structlog.get_logger()
 
 
 class Historian(Protocol):
@@ -26,7 +33,14 @@ class Historian(Protocol):
 
     Of several observations of one stream with one source time, the one stored last counts. A page that is written
     again changes nothing.
+
+    Attributes:
+        retention_s: How long it is to keep values, by their source time; 0 for ever.
     """
+
+    @property
+    def retention_s(self) -> float:
+        """As above."""
 
     async def write(self, *pages: Page) -> None:
         """Store *pages*, in order; on return they are stored, however long that took."""
@@ -53,25 +67,62 @@ async def keep_history(
     condition: HistorianCondition | None = None,
     *,
     gather_s: float = _GATHER_S,
+    examine_s: float = _EXAMINE_S,
 ) -> None:
     """Carry every page into *historian*, from where *reader* last stopped, until the journal is closed.
 
     Pages are gathered, those there are and those of the next *gather_s*, and the position moves after all of them are
-    stored: after a crash pages may be written again, never left out. *condition* is told how far it is behind.
+    stored: after a crash pages may be written again, never left out. At the start, after an outage and every
+    *examine_s* it is looked whether the historian still has what it said it stored; from what it lost on, all is
+    written again. *condition* is told how far it is behind.
     """
-    watching = asyncio.create_task(_watch_lag(reader, condition)) if condition is not None else None
+    state = HistorianCondition() if condition is None else condition
+    watching = asyncio.create_task(_watch_lag(reader, state))
     try:
-        async with aclosing(_gathered(reader.pages(), gather_s)) as batches:
-            async for batch in batches:
-                if condition is not None:
-                    condition.oldest_pending_ns = batch[0].committed_time or None  # 0: out of a segment
-                await historian.write(*batch)
-                await reader.commit(batch[-1].seq)
-                if condition is not None:
-                    condition.oldest_pending_ns = None
+        while not reader.journal.closed:
+            await _keep(reader, historian, state, gather_s, examine_s)
     finally:
-        if watching is not None:
-            watching.cancel()
+        watching.cancel()
+
+
+async def _keep(
+    reader: JournalReader, historian: Historian, condition: HistorianCondition, gather_s: float, examine_s: float
+) -> None:
+    """Carry pages until the journal is closed, or something was lost and the reader went back."""
+    marks = Marks.from_bytes(reader.state)
+    outages, due_s = condition.outages, 0.0
+    async with aclosing(_gathered(reader.pages(), gather_s)) as batches:
+        async for batch in batches:
+            condition.oldest_pending_ns = batch[0].committed_time or None  # 0: out of a segment
+            refused = condition.refused.total()
+            await historian.write(*batch)
+            if condition.outages != outages or time.monotonic() >= due_s:
+                lost = await _lost(historian, marks)
+                if lost:
+                    condition.went_back += 1
+                    back = min(marks.cut(lost[0]), reader.position)
+                    log.warning("historian lost what it had stored; it is written again", after_seq=back)
+                    await reader.go_back(back, state=marks.to_bytes())
+                    break
+                if lost is not None:
+                    outages, due_s = condition.outages, time.monotonic() + examine_s
+            if condition.refused.total() == refused:
+                marks.add(batch)
+            await reader.commit(batch[-1].seq, state=marks.to_bytes())
+            condition.oldest_pending_ns = None
+
+
+async def _lost(historian: Historian, marks: Marks) -> list[Mark] | None:
+    """Return those of *marks* that are not in the historian, the oldest first; None when it cannot be read."""
+    try:
+        return [mark for mark in marks.current(historian.retention_s) if not await _has(historian, mark)]
+    except HistorianError as error:
+        log.warning("historian not examined for losses; that is tried again", reason=str(error))
+        return None
+
+
+async def _has(historian: Historian, mark: Mark) -> bool:
+    return len(await historian.read([mark.stream], mark.time_ns, mark.time_ns + 1)) > 0
 
 
 async def _watch_lag(reader: JournalReader, condition: HistorianCondition) -> None:

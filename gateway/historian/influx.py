@@ -22,6 +22,7 @@ class InfluxHistorian:
 
     Attributes:
         condition: How the writing goes.
+        retention_s: How long the bucket is to keep values; 0 for ever.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class InfluxHistorian:
             HistorianError: If the token's file cannot be read.
         """
         self.condition = HistorianCondition() if condition is None else condition
+        self.retention_s = config.retention_days * 86400.0
         self._writer = InfluxWriter(config, self.condition, retry_s=(retry_min_s, retry_max_s), timeout_s=timeout_s)
         self._reader = InfluxReader(config)
 

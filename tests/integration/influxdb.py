@@ -13,6 +13,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -143,7 +144,7 @@ class InfluxServer:
             self.url + path, json.dumps(body).encode(), {"Authorization": f"Token {TOKEN}"}, method=method
         )
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
-            return json.load(answer)
+            return json.loads(answer.read() or b"null")
 
     def delete(self, path: str) -> None:
         """Delete what stands at *path*."""
@@ -152,6 +153,12 @@ class InfluxServer:
         )
         with urllib.request.urlopen(request, timeout=30):  # noqa: S310 - the same
             pass
+
+    def delete_points(self, config: HistorianConfig, since_ns: int) -> None:
+        """Delete what is in the bucket of *config* from *since_ns* on."""
+        since = f"{datetime.fromtimestamp(since_ns // 10**9, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        query = f"org={ORG}&bucket={config.influxdb_bucket}"
+        self.call(f"/api/v2/delete?{query}", {"start": since, "stop": "2200-01-01T00:00:00Z"})
 
     def get(self, path: str) -> Any:
         """Return what stands at *path*."""
@@ -186,7 +193,11 @@ class InfluxServer:
         token_file = self.folder / "token"
         token_file.write_text(TOKEN + "\n")
         return HistorianConfig(
-            influxdb_url=self.url, influxdb_org=ORG, influxdb_bucket=name, influxdb_token_file=token_file
+            influxdb_url=self.url,
+            influxdb_org=ORG,
+            influxdb_bucket=name,
+            influxdb_token_file=token_file,
+            retention_days=retention_s / 86400.0,
         )
 
     def token(self, config: HistorianConfig) -> tuple[str, str]:

@@ -258,6 +258,7 @@ class FailingHistorian:
     """A historian whose writes fail from the second on."""
 
     written: int = 0
+    retention_s: float = 0.0
 
     async def write(self, *pages: Page) -> None:
         """Store one page only."""
