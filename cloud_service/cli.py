@@ -124,9 +124,10 @@ def revoke(cloud: Cloud, gateway_id: str, *, as_json: bool) -> None:
 
 @main.command()
 @click.option("--asset-class", required=True)
+@click.option("--wait-for-data", is_flag=True, help="Wait until what gateways kept back from before failures has come.")
 @as_json
 @with_cloud
-def train(cloud: Cloud, asset_class: str, *, as_json: bool) -> None:
+def train(cloud: Cloud, asset_class: str, *, wait_for_data: bool, as_json: bool) -> None:
     """Train a class on all that is in the lake and register the outcome; exit code 3 when the gate refuses it."""
     from cloud_service.releases import train_and_register  # noqa: PLC0415 - the other commands start faster
 
@@ -137,9 +138,12 @@ def train(cloud: Cloud, asset_class: str, *, as_json: bool) -> None:
         registry=cloud.registry,
         pki=cloud.pki,
         progress=lambda stage, share: click.echo(f"{asset_class}: {stage} {share:.0%}", err=True),
+        wait_for_data=wait_for_data,
     )
     figures = ", ".join(f"{name} {value:.3g}" for name, value in sorted(trained.held_out.items()))
     sentence = f"{asset_class} version {trained.version} is {trained.status}: {figures}. {'; '.join(trained.reasons)}"
+    if trained.missing:
+        sentence += f" Raw data from before failures had not come: {'; '.join(trained.missing)}."
     tell(trained, sentence, as_json=as_json)
     if not trained.released:
         sys.exit(REFUSED)

@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from cloud_service.fleet import assets, maintenance
 from cloud_service.lake.lake import Lake
 from cloud_service.pki import Pki
 from cloud_service.registry.registry import BundleStatus, BundleVersion, Registry
+from cloud_service.requests.failures import ask_around_failures, missing_data
+from cloud_service.requests.waiting import wait_for
 from cloud_service.store import Store
 from models.bundle.archive import MAX_MANIFEST_BYTES, unpack_verified
 from models.bundle.contents import MANIFEST, decode_manifest
@@ -44,7 +47,11 @@ _ASSETS_AT_ONCE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training came to, as it is registered and told."""
+    """What a training came to, as it is registered and told.
+
+    ``requested`` counts the requests for raw data around failures that it made; ``missing`` says what of such data had
+    not come when it trained.
+    """
 
     asset_class: str
     version: int
@@ -56,6 +63,8 @@ class Trained:
     live_held_out: Mapping[str, float] | None
     compared_on: tuple[str, ...]
     archive: Path | None
+    requested: int = 0
+    missing: tuple[str, ...] = ()
 
 
 class AssetReader:
@@ -78,9 +87,19 @@ class AssetReader:
 
 
 def train_and_register(
-    asset_class: str, *, store: Store, lake: Lake, registry: Registry, pki: Pki, progress: Progress
+    asset_class: str,
+    *,
+    store: Store,
+    lake: Lake,
+    registry: Registry,
+    pki: Pki,
+    progress: Progress,
+    wait_for_data: bool = False,
 ) -> Trained:
     """Train the models of *asset_class* on all that is in the lake, and register what came of it.
+
+    Before, gateways are asked for what they kept back from before the failures that maintenance wrote down. What has
+    not come then is told, in the outcome and on the model card; with *wait_for_data* it is waited for.
 
     A bundle that passes the gate is released; one that does not is registered as refused, with the reasons. Where the
     live bundle cannot be run by this software (its features changed), nothing can be compared: the new one stays a
@@ -95,20 +114,38 @@ def train_and_register(
     from models.export.graph import ExportError  # noqa: PLC0415 - the same
     from models.export.parity import ParityError  # noqa: PLC0415 - the same
 
+    settings = settings_for(asset_class)
+    before = timedelta(hours=settings.horizons.fault_h)
+    requested, missing = _raw_data(asset_class, store, before, progress, wait=wait_for_data)
     data = _training_data(asset_class, store, lake)
     live, version = registry.live(asset_class), registry.next_version(asset_class)
     key = serialization.load_pem_private_key(pki.signing_key.read_bytes(), password=None)
     assert isinstance(key, Ed25519PrivateKey)
     loaded, incomparable = _load(live, pki) if live else (None, "")
     try:
-        outcome = train_class(data, settings_for(asset_class), loaded, version, key, progress=progress)
+        outcome = train_class(data, settings, loaded, version, key, progress=progress, missing=missing)
     except TrainingError as error:
         raise TrainingFailed(str(error)) from error
     except (ParityError, ExportError) as error:
         reasons: tuple[str, ...] = (f"the models cannot be exported as they were trained: {error}",)
-        return _registered(registry, asset_class, version, live, None, BundleStatus.REFUSED, reasons)
-    status, reasons = _verdict(outcome.decision, incomparable)
-    return _registered(registry, asset_class, version, live, outcome, status, reasons)
+        trained = _registered(registry, asset_class, version, live, None, BundleStatus.REFUSED, reasons)
+    else:
+        status, reasons = _verdict(outcome.decision, incomparable)
+        trained = _registered(registry, asset_class, version, live, outcome, status, reasons)
+    return replace(trained, requested=requested, missing=missing)
+
+
+def _raw_data(
+    asset_class: str, store: Store, before: timedelta, progress: Progress, *, wait: bool
+) -> tuple[int, tuple[str, ...]]:
+    """Ask for what was kept back *before* the failures of the class; return how often, and what has not come."""
+    with store.writing() as session:
+        asset_ids = [description.asset_id for description in assets.assets(session, asset_class)]
+        wanted = ask_around_failures(session, maintenance.records(session, asset_ids), before)
+    if wait and wanted.request_ids:
+        wait_for(store, wanted.request_ids, lambda done, of: progress("raw data", done / max(of, 1)))
+    with store.reading() as session:
+        return wanted.asked, missing_data(session, wanted)
 
 
 def roll_out_version(

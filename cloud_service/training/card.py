@@ -9,8 +9,8 @@ from models.evaluation.gate import Decision
 from models.export.parity import Parity
 
 
-def model_card(manifest: Manifest, decision: Decision, parity: Sequence[Parity]) -> str:
-    """Return the card as Markdown."""
+def model_card(manifest: Manifest, decision: Decision, parity: Sequence[Parity], missing: Sequence[str] = ()) -> str:
+    """Return the card as Markdown; *missing* says what data from before failures had not come."""
     lineage = manifest.lineage
     modes = ", ".join(mode for mode in manifest.failure_modes if mode != "normal")
     figures = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(manifest.metrics.items()))
@@ -28,7 +28,7 @@ Channels: {", ".join(channel.name for channel in manifest.channels)}.
 {lineage.observations} observations of {len(lineage.trained_on_assets)} assets \
 ({", ".join(lineage.trained_on_assets)}), trained {lineage.trained_at:%Y-%m-%d %H:%M} UTC with software \
 {lineage.software_version}. Data digest `{lineage.lake_digest[:16]}`.
-
+{_missing_data(missing)}
 ## Held-out figures
 
 On assets it has not learnt from: {", ".join(lineage.held_out_assets) or "none"}.
@@ -53,3 +53,10 @@ The ONNX graphs answered as their trainers:
 - On an asset without a baseline it compares with the class as a whole, and sees less.
 - Life is told up to the cap of its training; a healthy asset's life is "at least that".
 """
+
+
+def _missing_data(missing: Sequence[str]) -> str:
+    if not missing:
+        return ""
+    lines = "\n".join(f"- {one}" for one in missing)
+    return f"\nOf the time before failures, gateways had kept data back that had not come:\n\n{lines}\n"

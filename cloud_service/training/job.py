@@ -5,7 +5,7 @@ It reads top to bottom: table, labels, held-out assets, baseline, models, graphs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed_version
@@ -86,6 +86,7 @@ def train_class(
     progress: Progress = lambda _stage, _share: None,
     spec: FeatureSpecification | None = None,
     trained_at: datetime | None = None,
+    missing: Sequence[str] = (),
 ) -> TrainingOutcome:
     """Train, export, prove, evaluate and sign the models of one class.
 
@@ -98,6 +99,7 @@ def train_class(
         progress: Called with a stage and the share, 0 to 1, of the whole job that is done.
         spec: Of windows and features; default ``specification_for`` the class.
         trained_at: For the lineage and the not-after; default: the clock. The same value gives the same bytes.
+        missing: What data had not come, a sentence each, for the model card.
 
     Raises:
         TrainingError: If there is nothing to train from.
@@ -121,7 +123,7 @@ def train_class(
     progress("bundle", 0.95)
     manifest = replace(manifest, metrics=metrics)
     parts[GOLDEN] = make_golden(bundle, table.samples[:: -(-len(table.samples) // _GOLDEN_WINDOWS)])
-    parts[MODEL_CARD] = model_card(manifest, decision, graphs.parity).encode()
+    parts[MODEL_CARD] = model_card(manifest, decision, graphs.parity, missing).encode()
     archive = pack(parts, manifest, signing_key)
     progress("done", 1.0)
     return TrainingOutcome(

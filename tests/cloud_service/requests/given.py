@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
+from cloud_service.requests.withheld import note_withheld
 from models.records import EPOCH as BEGINNING
 from models.records import AssetDescription, Channel, Observations, Page, Results, Stream, to_ns
-from models.segment import cut_segment, encode_segment
+from models.segment import Segment, Withheld, cut_segment, encode_segment
 from tests.cloud_service.conftest import EPOCH, Gateway
 
 START = datetime.fromisoformat("2026-03-02T00:00:00Z")
@@ -84,3 +85,24 @@ def writing(gateway: Gateway) -> Iterator[Session]:
 def hours(first: int, last: int) -> tuple[datetime, datetime]:
     """Return from the start of hour *first* to the end of hour *last*, counted from 1970."""
     return BEGINNING + timedelta(hours=first), BEGINNING + timedelta(hours=last + 1)
+
+
+def note_kept_back(
+    session: Session, *channels: str, first: float = 0, last: float = 600, gateway_id: str = "gw-1"
+) -> None:
+    """Write down that a segment left out of each channel of pump-01 what lay between two minutes."""
+    withheld = tuple(
+        Withheld(stream=Stream("pump-01", channel), observations=1, start_ns=to_ns(at(first)), end_ns=to_ns(at(last)))
+        for channel in channels
+    )
+    segment = Segment(
+        gateway_id=gateway_id,
+        epoch="00",
+        first_seq=1,
+        last_seq=1,
+        observations=Observations.empty(),
+        seq=np.empty(0, np.int64),
+        results=(),
+        withheld=withheld,
+    )
+    note_withheld(session, segment)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,44 +14,12 @@ from cloud_service.requests import asking
 from cloud_service.requests.asking import ask, cancel, close_request, expire
 from cloud_service.requests.errors import RequestRefused
 from cloud_service.requests.tables import Interval, RequestRow, RequestState, WithheldRow, part_count, without
-from cloud_service.requests.withheld import note_withheld, withheld_runs
-from cloud_service.store import Store
-from models.records import Observations, Stream, to_ns
-from models.segment import Segment, Withheld
+from cloud_service.requests.withheld import withheld_runs
 from tests.cloud_service.requests.given import START, at, hours
+from tests.cloud_service.requests.given import note_kept_back as keep_back
 
 HOUR = int(START.timestamp()) // 3600
 NOW = START + timedelta(days=3)
-
-
-@pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    """A database of which nothing is known."""
-    store = Store(tmp_path / "cloud.sqlite")
-    with store.writing() as opened:
-        yield opened
-    store.close()
-
-
-def segment(kept: Sequence[tuple[str, datetime, datetime]], gateway_id: str = "gw-1") -> Segment:
-    """Return a segment that left out of each channel of pump-01 what lay between two times."""
-    return Segment(
-        gateway_id=gateway_id,
-        epoch="00",
-        first_seq=1,
-        last_seq=1,
-        observations=Observations.empty(),
-        seq=np.empty(0, np.int64),
-        results=(),
-        withheld=tuple(
-            Withheld(stream=Stream("pump-01", channel), observations=1, start_ns=to_ns(start), end_ns=to_ns(end))
-            for channel, start, end in kept
-        ),
-    )
-
-
-def keep_back(session: Session, *channels: str, first: float = 0, last: float = 600, gateway_id: str = "gw-1") -> None:
-    note_withheld(session, segment([(channel, at(first), at(last)) for channel in channels], gateway_id))
 
 
 def asked(session: Session, start: float, end: float, *channels: str) -> list[tuple[str, Interval, tuple[str, ...]]]:
