@@ -198,9 +198,11 @@ def judge_rows(
         gaps: What is told as missing.
         may_be: What was made beside that, and may be there, once.
     """
-    optional = Observations.empty() if may_be is None else may_be
-    apart = difference(Observations.concatenate([made, optional]), found)
-    apart = replace(apart, missing=apart.missing.take(np.isin(row_hashes(apart.missing), row_hashes(made))))
+    if may_be is None or not len(may_be):
+        apart = difference(made, found)
+    else:
+        apart = difference(Observations.concatenate([made, may_be]), found)
+        apart = replace(apart, missing=apart.missing.take(~np.isin(row_hashes(apart.missing), row_hashes(may_be))))
     verdict = _verdict(made, apart, gaps)
     unsaid = apart.missing.take(~_in_gaps(apart.missing, gaps))
     if not len(unsaid):

@@ -115,6 +115,9 @@ def difference(made: Observations, found: Observations) -> Difference:
     An altered row is not missing as well: it is one fault, not two.
     """
     suspects = Ledger.of(made).differing(Ledger.of(found))
+    if not suspects:
+        none = Observations.empty()
+        return Difference(missing=none, twice=none, altered=none, foreign=none)
     made, found = _of_streams(made, suspects), _of_streams(found, suspects)
     made_hashes, found_hashes = row_hashes(made), row_hashes(found)
     order = np.argsort(found_hashes, kind="stable")
