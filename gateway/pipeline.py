@@ -57,6 +57,7 @@ from gateway.status import (
     serving_status,
 )
 from gateway.uplink import UplinkCondition, deliver
+from gateway.uplink.policy import Policies
 from gateway.uplink.supply import Supply
 from models.records import Observations, Results
 
@@ -158,7 +159,10 @@ class Gateway:
         if config.uplink is not None:
             supply = Supply(journal, self._historian, lambda: self._config)
             work = deliver(
-                *(journal, config.uplink, self._uplink), on_advisories=supply.ask_for_events, supply=supply.send
+                *(journal, config.uplink, self._uplink),
+                policies=Policies(lambda: self._config),
+                on_advisories=supply.ask_for_events,
+                supply=supply.send,
             )
             segments.append(start(work, "uplink"))
         rest = [start(self._watch_positions(), "positions")]
