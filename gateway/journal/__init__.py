@@ -6,6 +6,7 @@ from gateway.journal.entries import SegmentEntry
 from gateway.journal.errors import CommitFailed, JournalLocked, JournalMismatch
 from gateway.journal.holes import Hole
 from gateway.journal.journal import Journal, JournalReader
+from gateway.journal.retention import keep_within_limits
 from gateway.journal.segments import SegmentStore, compact, compact_once
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "SegmentStore",
     "compact",
     "compact_once",
+    "keep_within_limits",
 ]

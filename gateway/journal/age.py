@@ -18,13 +18,19 @@ class RunningTime:
         self._connection = connection
         self._clock = clock
         (self._before_s,) = connection.execute("SELECT age_s FROM journal").fetchone()
-        self._start_s = clock()
+        self._start_s = self._saved_s = clock()
 
     @property
     def now_s(self) -> float:
         """The age now."""
         return float(self._before_s) + self._clock() - self._start_s
 
+    @property
+    def unsaved_s(self) -> float:
+        """How long ago it was written."""
+        return self._clock() - self._saved_s
+
     def save(self) -> None:
         """Write the age; inside the caller's transaction."""
+        self._saved_s = self._clock()
         self._connection.execute("UPDATE journal SET age_s = ?", (self.now_s,))

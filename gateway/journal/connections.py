@@ -74,6 +74,7 @@ class Connections:
                 for _ in range(2)
             )
             try:
+                self.writer.execute("PRAGMA auto_vacuum = INCREMENTAL")  # says nothing to a file that is there already
                 self.writer.execute("PRAGMA journal_mode = WAL")
                 self.writer.execute("PRAGMA synchronous = FULL")
             except sqlite3.Error:

@@ -316,12 +316,13 @@ class JournalDatabase:
         passed = self.writer.execute("SELECT min(seq) FROM position").fetchone()[0]
         return self.counters.compacted_pages if passed is None else min(self.counters.compacted_pages, int(passed))
 
-    def trim(self) -> int:
+    def trim(self, *, up_to: int | None = None) -> int:
         """Delete the pages that are in a segment and that every reader has passed; return how many.
 
+        With *up_to*, those that are in a segment, passed or not, up to that one: readers have them from there.
         The newest rows are saved in the same transaction, since the deleted pages can no longer tell them.
         """
-        last = self._passed_by_all()
+        last = self._passed_by_all() if up_to is None else min(up_to, self.counters.compacted_pages)
         with self.transaction():
             deleted = self.writer.execute("DELETE FROM page WHERE seq <= ?", (last,)).rowcount
             if deleted:

@@ -44,6 +44,7 @@ class Journal:
 
     Attributes:
         trouble: Why nothing can be stored now; empty while everything is well.
+        crowded: How much more there is than its limits allow and may not be purged; empty while there is room.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Journal:
         self._advanced = asyncio.Event()
         self._closed = False
         self._closing = asyncio.Event()
-        self.trouble = ""
+        self.trouble = self.crowded = ""
         self._committer = Committer(self._store, config.commit_interval_ms / 1000)
         self._checking = asyncio.create_task(check_pages(self, self.last_seq), name="journal check")
 
@@ -99,8 +100,7 @@ class Journal:
     def warnings(self) -> tuple[str, ...]:
         """What went wrong with what is stored and was told, since it was opened, for ``/health``."""
         found = list(self._database.told)
-        if self.trouble:
-            found.append(self.trouble)
+        found += [warning for warning in (self.trouble, self.crowded) if warning]
         return tuple(found)
 
     @property

@@ -67,13 +67,13 @@ async def _give_up(journal: Journal, entry: SegmentEntry) -> None:
     if not await _exchange(journal, entry, gone, DAMAGED):
         return
     log.error("segment damaged; a tombstone takes its place", path=str(entry.path), observations=entry.observations)
-    await journal.write(lambda database: database.told.append(message(entry, DAMAGED)))
+    await journal.write(lambda database: database.told.append(message([entry], DAMAGED)))
 
 
 async def _exchange(journal: Journal, old: SegmentEntry, new: SegmentEntry, reason: str) -> bool:
     """Let the table name *new* in the place of *old*, and put the file of *old* aside."""
     if new.path != old.path:
-        done = await journal.write(lambda database: database.segments.replace(old, new, reason))
+        done = await journal.write(lambda database: database.segments.replace([old], new, reason))
         await asyncio.to_thread(put_aside, old.path if done else new.path)
         return done
     return True
@@ -120,49 +120,57 @@ def _made_anew(entry: SegmentEntry, pages: list[Page]) -> SegmentEntry | None:
 
 
 def _bury_damaged(gateway_id: str, epoch: str, entry: SegmentEntry) -> SegmentEntry:
+    gaps = []
+    if entry.start_ns is not None and entry.end_ns is not None:
+        gaps = [gap(stream, entry.start_ns, entry.end_ns, DAMAGED) for stream in streams_of(entry)]
+    return bury(gateway_id, epoch, [entry], gaps, DAMAGED)
+
+
+def streams_of(entry: SegmentEntry) -> tuple[Stream, ...]:
+    """Return the streams of a damaged segment, none when they cannot be told any more."""
     try:
         with entry.path.open("rb") as file:
-            streams = segment_streams(file.read(_NAMES_BYTES)) or ()
+            return segment_streams(file.read(_NAMES_BYTES)) or ()
     except OSError:
-        streams = ()
-    if entry.start_ns is None or entry.end_ns is None:
-        streams = ()
-    gaps = [gap(stream, entry.start_ns or 0, entry.end_ns or 0, DAMAGED) for stream in streams]
-    return bury(gateway_id, epoch, entry, gaps, DAMAGED)
+        return ()
 
 
-def bury(gateway_id: str, epoch: str, entry: SegmentEntry, gaps: Sequence[Gap], reason: str) -> SegmentEntry:
-    """Write the tombstone of *entry* beside it, and return what is to be recorded of it."""
+def bury(
+    gateway_id: str, epoch: str, entries: Sequence[SegmentEntry], gaps: Sequence[Gap], reason: str
+) -> SegmentEntry:
+    """Write one tombstone for *entries*, which follow each other; return what is to be recorded of it."""
+    first, last = entries[0], entries[-1]
+    observations = sum(entry.observations for entry in entries)
     event = GatewayEvent(
         kind="segment_expired",
         gateway_time=datetime.now(UTC),
-        message=message(entry, reason),
+        message=message(entries, reason),
         detail={
-            "first_seq": str(entry.first_seq),
-            "last_seq": str(entry.last_seq),
-            "observations": str(entry.observations),
+            "first_seq": str(first.first_seq),
+            "last_seq": str(last.last_seq),
+            "observations": str(observations),
             "reason": reason,
         },
     )
     data = tombstone(
         gateway_id=gateway_id,
         epoch=epoch,
-        first_seq=entry.first_seq,
-        last_seq=entry.last_seq,
-        previous=entry.previous,
-        stands_for=entry.chain_digest,
-        expired=Expired(reason=reason, observations=entry.observations),
+        first_seq=first.first_seq,
+        last_seq=last.last_seq,
+        previous=first.previous,
+        stands_for=last.chain_digest,
+        expired=Expired(reason=reason, observations=observations),
         results=Results(gaps=tuple(gaps[:_MOST_GAPS]), events=(event,)),
     )
-    return write_segment(entry.path.parent, data)
+    return write_segment(first.path.parent, data)
 
 
-def message(entry: SegmentEntry, reason: str) -> str:
-    """Return what became of *entry*, in words for people."""
-    held = "the cloud has them" if entry.delivered else "they are gone"
+def message(entries: Sequence[SegmentEntry], reason: str) -> str:
+    """Return what became of *entries*, in words for people."""
+    held = "the cloud has them" if all(entry.delivered for entry in entries) else "they are gone"
     return (
-        f"segment of pages {entry.first_seq} to {entry.last_seq} is no longer here ({reason}): "
-        f"{entry.observations} observations, {held}"
+        f"what was in pages {entries[0].first_seq} to {entries[-1].last_seq} is no longer here ({reason}): "
+        f"{sum(entry.observations for entry in entries)} observations, {held}"
     )
 
 

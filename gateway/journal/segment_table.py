@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.journal.database import JournalDatabase
 
 DAMAGED = "damaged"
+Arguments = Sequence[float] | Mapping[str, float]
 
 _COLUMNS = (
     "first_seq, last_seq, path, digest, previous, size, observations, start_time, end_time, delivered_time, "
@@ -160,57 +161,71 @@ class SegmentTable:
             self._add_expired({DAMAGED: gone})
         return int(gone)
 
-    def replace(self, old: SegmentEntry, new: SegmentEntry, reason: str = "") -> bool:
-        """Let *new*, whose file is durable, take the place of *old*; return False when *old* is not there any more.
+    def replace(self, old: Sequence[SegmentEntry], new: SegmentEntry, reason: str = "") -> bool:
+        """Let *new*, whose file is durable, take the place of *old*; return False when that is not there any more.
 
-        With *reason* it is a tombstone: what of *old* the cloud does not hold is expired for this reason.
+        Args:
+            old: One segment, or undelivered ones that follow each other.
+            new: Of the same pages.
+            reason: When it is a tombstone, for which reason what the cloud does not hold of *old* is expired.
         """
         database = self._database
         with database.transaction():
-            row = database.writer.execute(
-                "SELECT observations, withheld, expired, delivered_time IS NOT NULL FROM segment "
-                "WHERE first_seq = ? AND last_seq = ? AND digest = ?",
-                (old.first_seq, old.last_seq, old.digest),
-            ).fetchone()
-            if row is None:
+            rows = [row for entry in old for row in self._counts(entry)]
+            if len(rows) != len(old) or (len(old) > 1 and any(row[3] for row in rows)):
                 return False
-            observations, withheld, expired, delivered = row
+            observations, withheld, expired = (sum(column) for column in list(zip(*rows, strict=True))[:3])
+            delivered = bool(rows[0][3])
             gone = 0 if not reason else withheld if delivered else observations - expired
             database.writer.execute(
-                "UPDATE segment SET path = ?, digest = ?, stands_for = ?, size = ?, start_time = ?, end_time = ?, "
-                "expired = expired + ?, withheld = iif(?, 0, withheld), cut = iif(?, NULL, cut), refused = NULL "
+                "DELETE FROM segment WHERE first_seq > ? AND last_seq <= ?", (new.first_seq, new.last_seq)
+            )
+            database.writer.execute(
+                "UPDATE segment SET last_seq = ?, path = ?, digest = ?, stands_for = ?, size = ?, observations = ?, "
+                "start_time = ?, end_time = ?, expired = ?, withheld = ?, cut = iif(?, NULL, cut), refused = NULL "
                 "WHERE first_seq = ?",
                 (
-                    *(new.path.name, new.digest, new.stands_for, new.size, new.start_ns, new.end_ns),
-                    *(gone, bool(reason), bool(reason), old.first_seq),
+                    *(new.last_seq, new.path.name, new.digest, new.stands_for, new.size, observations),
+                    *(new.start_ns, new.end_ns, expired + gone, 0 if reason else withheld),
+                    *(bool(reason), new.first_seq),
                 ),
             )
             self._add_expired({reason: gone})
-        self.size += new.size - old.size
-        now = database.counters
+        self.size += new.size - sum(entry.size for entry in old)
         if delivered:
             self._count(withheld=-gone, expired={reason: gone})
         else:
-            self._count(pending=-gone, expired={reason: gone})
-        if now.segments_refused:
+            self._count(pending=-gone, expired={reason: gone}, segments_pending=1 - len(old))
+        if database.counters.segments_refused:
             self._count_refused()
         return True
 
-    def purge(self, entries: Sequence[SegmentEntry], reason: str) -> int:
-        """Forget delivered *entries*, all in one transaction; return how many were there and delivered.
+    def _counts(self, entry: SegmentEntry) -> list[tuple[int, int, int, bool]]:
+        """Return observations, withheld, expired and whether it is delivered, of a segment that is as it was."""
+        return self._database.writer.execute(
+            "SELECT observations, withheld, expired, delivered_time IS NOT NULL FROM segment "
+            "WHERE first_seq = ? AND last_seq = ? AND digest = ?",
+            (entry.first_seq, entry.last_seq, entry.digest),
+        ).fetchall()
+
+    def purge(self, entries: Sequence[SegmentEntry], reason: str) -> list[SegmentEntry]:
+        """Forget delivered *entries*, all in one transaction; return those that were there and delivered.
 
         What an upload policy kept back of them is expired for *reason*.
         """
         database = self._database
-        rows: list[tuple[int, ...]] = []
+        purged: list[SegmentEntry] = []
+        rows: list[tuple[int, ...]] = [(0, 0, 0, 0)]
         with database.transaction():
             for entry in entries:
-                rows += database.writer.execute(
+                found = database.writer.execute(
                     "DELETE FROM segment WHERE first_seq = ? AND digest = ? AND delivered_time IS NOT NULL "
                     "RETURNING last_seq - first_seq + 1, observations - withheld - expired, withheld, size",
                     (entry.first_seq, entry.digest),
                 ).fetchall()
-            pages, delivered, withheld, size = (sum(column) for column in zip(*rows, strict=True)) if rows else (0,) * 4
+                rows += found
+                purged += [entry] * len(found)
+            pages, delivered, withheld, size = (sum(column) for column in zip(*rows, strict=True))
             database.writer.execute(
                 "UPDATE journal SET purged_pages = purged_pages + ?, purged_delivered = purged_delivered + ?",
                 (pages, delivered),
@@ -218,7 +233,7 @@ class SegmentTable:
             self._add_expired({reason: withheld})
         self.size -= size
         self._count(withheld=-withheld, expired={reason: withheld})
-        return len(rows)
+        return purged
 
     def _add_expired(self, observations: Mapping[str, int]) -> None:
         self._database.writer.executemany(
@@ -290,7 +305,7 @@ class SegmentTable:
     def select(
         self,
         where: str = "1",
-        arguments: Sequence[int] = (),
+        arguments: Arguments = (),
         limit: int = -1,
         *,
         connection: sqlite3.Connection | None = None,
@@ -305,7 +320,7 @@ def select_segments(
     connection: sqlite3.Connection,
     folder: Path,
     where: str = "1",
-    arguments: Sequence[int] = (),
+    arguments: Arguments = (),
     limit: int = -1,
     *,
     newest_first: bool = False,
@@ -313,8 +328,8 @@ def select_segments(
     """Return the segments in *folder* that *where* selects among the rows behind *connection*, oldest first."""
     order = "DESC" if newest_first else "ASC"
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM segment WHERE {where} ORDER BY first_seq {order} LIMIT ?",  # noqa: S608 - our own words
-        (*arguments, limit),
+        f"SELECT {_COLUMNS} FROM segment WHERE {where} ORDER BY first_seq {order} LIMIT {limit}",  # noqa: S608 - our own words
+        arguments,
     )
     return [
         SegmentEntry(

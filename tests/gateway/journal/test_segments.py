@@ -113,7 +113,7 @@ async def test_a_reader_gets_a_tombstone_of_what_is_gone(journal: Journal) -> No
     await trim(journal)
     purged, lost, _ = await store.segments()
     await store.mark_delivered([(1, 2)])
-    assert await journal.write(lambda database: database.segments.purge([purged], "size_limit")) == 1
+    assert await journal.write(lambda database: database.segments.purge([purged], "size_limit")) == [purged]
     lost.path.unlink()
     pages = [page async for page in until(await journal.reader("late"), 6)]
     assert [page.seq for page in pages] == [2, 4, 5, 6]
