@@ -19,7 +19,7 @@ from cloud_service.errors import IngestError, Quarantined
 from cloud_service.fleet.assets import take_over
 from cloud_service.fleet.gateways import check_entitled
 from cloud_service.ingest import journals, ledger
-from cloud_service.ingest.admission import Incoming, MemoryBudget
+from cloud_service.ingest.admission import HEAD_BYTES, Incoming, MemoryBudget, decoding_memory
 from cloud_service.ingest.chain import check_chain, enter_segment, is_entered
 from cloud_service.ingest.ledger import Range, StoredRange
 from cloud_service.ingest.quarantine import Quarantine
@@ -38,9 +38,6 @@ log = structlog.get_logger()
 # Decoding and storing; who only asks, or is refused, does not wait behind them.
 _WORKERS = 4
 _MIB = 2**20
-# What one segment takes beside its bytes: the libraries' own buffers, and so much for each byte, up to what the
-# limits on rows and samples allow. Measured with segments of constant columns, which grow most.
-_LEAST, _GROWTH, _MOST = 16 * _MIB, 64, 1024 * _MIB
 
 
 class Intake:
@@ -70,9 +67,10 @@ class Intake:
         work = asyncio.get_running_loop().run_in_executor
         with self._incoming.admit(claim.gateway_id, claim.size) as file:  # so many bodies on their way, no more
             await receive(body, claim, self._pace, file)  # receive
-            async with self._memory.hold(decoding_size(claim.size)):  # so many in memory, no more
-                file.seek(0)
-                data = file.read()
+            file.seek(0)
+            start = file.read(HEAD_BYTES)
+            async with self._memory.hold(decoding_memory(start, claim.size)):  # so many in memory, no more
+                data = start + file.read()
                 segment = await work(self._workers, open_segment, data, claim)  # decode
                 async with self._turn(segment):
                     try:
@@ -191,11 +189,6 @@ class Intake:
                 take_over(session, segment.gateway_id, (content for _, content in _results(segment, stored)))
             supplement.taken_in(session, segment, new)
             return ledger.held_ranges(session, *journal)
-
-
-def decoding_size(size: int) -> int:
-    """Return the memory that decoding and storing a body of *size* bytes takes at most, in bytes."""
-    return min(size * _GROWTH, _MOST) + _LEAST
 
 
 def _cut(

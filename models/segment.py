@@ -30,6 +30,7 @@ from models.segment_content import (
     Segment,
     SegmentError,
     SegmentKind,
+    SegmentSize,
     SegmentTooLarge,
     Withheld,
     segment_digest,
@@ -47,6 +48,7 @@ __all__ = [
     "Segment",
     "SegmentError",
     "SegmentKind",
+    "SegmentSize",
     "SegmentTooLarge",
     "Withheld",
     "cut_segment",
@@ -54,6 +56,7 @@ __all__ = [
     "encode_segment",
     "express_segment",
     "segment_digest",
+    "segment_size",
     "segment_streams",
     "tombstone",
 ]
@@ -200,6 +203,16 @@ def decode_segment(data: bytes) -> Segment:
     if data.startswith(segment_v1.MAGIC):
         return segment_v1.unpack(data)
     raise SegmentError(f"bytes do not start a segment of version 1 to {SCHEMA_VERSION}; they are refused")
+
+
+def segment_size(start: bytes) -> SegmentSize | None:
+    """Return what the segment whose first 8 KiB are *start* says it holds; None when it does not say, or lies."""
+    if not start.startswith(segment_layout.MAGIC):
+        return None
+    try:
+        return segment_layout.unpack_size(start)
+    except SegmentError:
+        return None
 
 
 def segment_streams(start: bytes) -> tuple[Stream, ...] | None:

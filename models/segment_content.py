@@ -67,6 +67,17 @@ class Expired:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SegmentSize:
+    """What a segment says it holds, before it is unpacked."""
+
+    rows: int
+    samples: int
+    streams: int
+    pages: int
+    results_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segment:
     """A decoded segment.
 

@@ -41,6 +41,7 @@ from models.segment_content import (
     Segment,
     SegmentError,
     SegmentKind,
+    SegmentSize,
     SegmentTooLarge,
     Withheld,
     segment_digest,
@@ -251,6 +252,26 @@ def unpack_streams(start: bytes) -> tuple[Stream, ...]:
         return _names(head, start[end : end + head.lengths[0]])  # the block has a checksum of its own
     except (msgspec.DecodeError, zstandard.ZstdError, ValueError, IndexError) as error:
         raise SegmentError(f"the streams of a segment do not decode ({error})") from error
+
+
+def unpack_size(start: bytes) -> SegmentSize:
+    """Return what the segment whose first bytes are *start* says it holds.
+
+    Raises:
+        SegmentError: If it has no head, or one that claims more than a segment may hold.
+    """
+    try:
+        head, _ = _head_of(start)
+        _check_limits(head, MAX_SEGMENT_BYTES)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise SegmentError(f"the head of a segment does not decode ({error})", "head") from error
+    return SegmentSize(
+        rows=head.rows,
+        samples=head.samples,
+        streams=head.streams,
+        pages=head.last_seq - head.first_seq + 1,
+        results_bytes=head.results_bytes,
+    )
 
 
 def _head_of(data: bytes) -> tuple[_Head, int]:

@@ -14,12 +14,19 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 
 from cloud_service.errors import Busy
+from models import segment_v1
+from models.segment import MAX_ROWS, segment_size
 
 # One gateway needs one or two; more at once is a fault, or someone who wants the room of all the others.
 UPLOADS_PER_GATEWAY = 8
 UPLOADS_AT_ONCE = 1000
 _IN_MEMORY = 64 * 1024
 _WAIT_S = 5
+# A head is at most this long; what it says is known before the rest is read.
+HEAD_BYTES = 8192
+_LEAST = 16 * 2**20
+_ROW_BYTES, _SAMPLE_BYTES, _RESULTS_GROWTH, _STREAM_BYTES, _PAGE_BYTES = 128, 24, 20, 1024, 64
+_FIRST_VERSION, _FIRST_VERSION_ROWS = segment_v1.MAGIC, 65_536
 
 
 class Incoming:
@@ -61,6 +68,28 @@ class Incoming:
             self._uploads[gateway_id] -= 1
             if not self._uploads[gateway_id]:
                 del self._uploads[gateway_id]
+
+
+def decoding_memory(start: bytes, size: int) -> int:
+    """Return the memory that it takes to decode and store a body of *size* bytes that begins with *start*, in bytes.
+
+    Measured with the largest segments that decode: rows with all their columns twice, samples five times, records as
+    Python objects. A body of the first version does not say what it holds; any other that does not will be refused.
+    """
+    least = _LEAST + 2 * size
+    if start.startswith(_FIRST_VERSION):
+        return least + _ROW_BYTES * min(_FIRST_VERSION_ROWS + 256 * size, MAX_ROWS)
+    said = segment_size(start)
+    if said is None:
+        return least
+    return (
+        least
+        + _ROW_BYTES * said.rows
+        + _SAMPLE_BYTES * said.samples
+        + _RESULTS_GROWTH * said.results_bytes
+        + _STREAM_BYTES * said.streams
+        + _PAGE_BYTES * said.pages
+    )
 
 
 class MemoryBudget:
