@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -26,10 +29,12 @@ class WriteEndpoint:
     answer: Answer = field(default=lambda body: web.Response(status=204))  # noqa: ARG005 - takes all
     requests: int = 0
     taken: list[str] = field(default_factory=list)
+    noted: Callable[[str | None], None] = field(default=lambda encoding: None)  # noqa: ARG005 - of no interest
 
     async def write(self, request: web.Request) -> web.Response:
         """Answer one write."""
         self.requests += 1
+        self.noted(request.headers.get("Content-Encoding"))
         body = await request.read()
         answer = self.answer(body)
         if answer.status == 204:
@@ -158,3 +163,83 @@ async def test_a_missing_token_is_named(tmp_path: Path) -> None:
     config.influxdb_token_file.unlink()
     with pytest.raises(HistorianError, match="influxdb_token_file"):
         InfluxHistorian(config)
+
+
+async def test_the_date_until_which_a_server_wants_peace_is_kept(
+    endpoint: tuple[WriteEndpoint, str], historian: InfluxHistorian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retry-After may be a date; more than five minutes are not waited for."""
+    pauses: list[float] = []
+
+    async def note(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    dates = [format_datetime(datetime.now(UTC) + timedelta(seconds=s), usegmt=True) for s in (100, 9999)]
+    answers = [in_turn(503, headers={"Retry-After": date}) for date in dates]
+    monkeypatch.setattr("gateway.historian.writing.asyncio.sleep", note)
+    for answer in answers:
+        endpoint[0].answer = answer
+        await historian.write(page(streams=1, rows=1))
+    assert 90 < pauses[0] <= 100
+    assert pauses[1] == 300.0
+
+
+async def test_pauses_grow_and_are_never_alike(
+    endpoint: tuple[WriteEndpoint, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full jitter: anything from none to the doubled pause, so that gateways do not come back all at once."""
+    limits: list[float] = []
+
+    async def at_once(_pause_s: float) -> None:
+        pass
+
+    def note(least_s: float, most_s: float) -> float:
+        limits.append(most_s)
+        return least_s
+
+    endpoint[0].answer = in_turn(*[503] * 6)
+    monkeypatch.setattr("gateway.historian.writing.asyncio.sleep", at_once)
+    monkeypatch.setattr("gateway.historian.writing.random.uniform", note)
+    historian = InfluxHistorian(config_for(endpoint[1], tmp_path), retry_min_s=0.5, retry_max_s=6.0)
+    await historian.write(page(streams=1, rows=1))
+    await historian.close()
+    assert limits == [0.5, 1.0, 2.0, 4.0, 6.0, 6.0]
+
+
+async def test_a_server_that_does_not_answer_is_told_before_it_is_given_up(
+    historian: InfluxHistorian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within seconds, not after the whole timeout; and it is no trouble any more once it answered."""
+    await historian.write(page(streams=1, rows=1))
+    assert (historian.condition.connected, historian.condition.warnings) == (True, ())
+    historian.condition.asked()
+    now_s = time.monotonic()
+    monkeypatch.setattr("gateway.historian.condition.time.monotonic", lambda: now_s + 7.0)
+    assert historian.condition.trouble == "no answer for 7 s"
+    historian.condition.answered()
+    assert historian.condition.trouble == ""
+
+
+async def test_what_the_server_says_of_the_retention_is_counted_at_once(
+    endpoint: tuple[WriteEndpoint, str], historian: InfluxHistorian
+) -> None:
+    """The answer tells how many were dropped: no point is sent twice to find out."""
+    words = "partial write: dropped 3 points outside retention policy of duration 1h0m0s - x dropped=3 for database: d"
+    endpoint[0].answer = lambda _: web.json_response({"message": words}, status=422)
+    await historian.write(page(streams=1, rows=100))
+    condition = historian.condition
+    assert (endpoint[0].requests, condition.written, condition.refused) == (1, 97, {"beyond retention": 3})
+    assert condition.warnings == ("historian refused 3 points (beyond retention); they are in the journal alone",)
+
+
+async def test_a_write_beside_the_loopback_is_compressed(endpoint: tuple[WriteEndpoint, str], tmp_path: Path) -> None:
+    """To another host bytes cost more than the CPU; to this one they cost nothing."""
+    encodings: list[str | None] = []
+    endpoint[0].noted = encodings.append
+    for url in (endpoint[1], endpoint[1].replace("127.0.0.1", "0.0.0.0")):  # noqa: S104 - a name of this host
+        historian = InfluxHistorian(config_for(url, tmp_path))
+        await historian.write(page(streams=1, rows=2))
+        await historian.close()
+    assert encodings == [None, "gzip"]
+    assert len(endpoint[0].taken) == 4
+    assert len(set(endpoint[0].taken)) == 2
