@@ -40,6 +40,13 @@ def is_damage(error: BaseException) -> bool:
     return _primary_code(error) in _DAMAGED
 
 
+def is_unknown(error: BaseException) -> bool:
+    """Return whether *error*, while a journal is opened, says that its tables are not there."""
+    return _primary_code(error) == sqlite3.SQLITE_ERROR or (
+        type(error) is sqlite3.OperationalError and _primary_code(error) < 0
+    )
+
+
 def _primary_code(error: BaseException) -> int:
     code = getattr(error, "sqlite_errorcode", None)  # absent where Python's own module refuses
     return code & 0xFF if isinstance(code, int) else -1
@@ -52,6 +59,7 @@ class Connections:
         writer: Used by the writing thread alone, and by whoever opens the journal.
         reader: Used under `reading` by whoever is not on the writing thread.
         in_doubt: Whether they have to be opened anew before anything is written.
+        is_damaged: Whether SQLite has said that the file is not what it wrote.
         transactions: How many have become durable since the journal was opened.
     """
 
@@ -59,6 +67,7 @@ class Connections:
         self._path = path
         self._reading = threading.RLock()
         self.in_doubt = True
+        self.is_damaged = False
         self.transactions = 0
 
     def open(self) -> None:
@@ -116,6 +125,7 @@ class Connections:
             if not (is_passing(error) or is_damage(error)):
                 raise
             self.in_doubt = True
+            self.is_damaged = self.is_damaged or is_damage(error)
             raise Unwritable(f"{self._path}: cannot be read ({error}); it is tried again") from error
 
     @contextmanager
@@ -147,5 +157,6 @@ class Connections:
         except sqlite3.Error:
             self.in_doubt = True
         # A full disk leaves the connection as it was; whatever else passes may have left half a commit behind.
+        self.is_damaged = self.is_damaged or is_damage(error)
         if isinstance(error, sqlite3.Error) and _primary_code(error) != sqlite3.SQLITE_FULL:
             self.in_doubt = self.in_doubt or is_passing(error) or is_damage(error)

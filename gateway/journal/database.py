@@ -13,8 +13,8 @@ import secrets
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -24,7 +24,7 @@ import structlog
 
 from gateway.errors import JournalError
 from gateway.journal.committing import Advance, Append, Work
-from gateway.journal.connections import Connections
+from gateway.journal.connections import Connections, is_damage, is_unknown
 from gateway.journal.counters import JournalCounters
 from gateway.journal.counting import tally
 from gateway.journal.entries import read_segment
@@ -34,8 +34,11 @@ from gateway.journal.joining import Joiner, joined
 from gateway.journal.newest import Change, Newest
 from gateway.journal.pages import PageRow, checked_content, cut, insert, is_stored
 from gateway.journal.quarantine import put_aside
+from gateway.journal.recovery import finish, is_gone, salvage
 from gateway.journal.schema import SCHEMA_VERSION, create, migrate
 from gateway.journal.segment_table import SegmentTable
+from gateway.journal.settling import Settling
+from gateway.journal.witness import Head, Witness
 from models.records import BoolArray, Observations, Page, Results, Stream
 from models.segment import SegmentError, decode_segment
 
@@ -43,6 +46,7 @@ from models.segment import SegmentError, decode_segment
 _SAVE_PAGES = 512
 _SAVE_ROWS = 1_000_000
 _TOLD = 10
+_LOOKED_AT = 64
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -78,8 +82,9 @@ class JournalDatabase:
         self._joiner = Joiner()
         self._attempt: _Attempt | None = None
         self.connections = Connections(self.path)
+        self.witness = Witness(state_dir / "journal.last")
         try:
-            self._open()
+            self._open(is_start=True)
         except (sqlite3.Error, OSError, JournalError, ValueError) as error:
             self.connections.close()
             self._lock.close()
@@ -87,13 +92,47 @@ class JournalDatabase:
                 raise
             raise JournalError(f"{self.path}: cannot be opened ({error}); the gateway does not start") from error
 
-    def _open(self) -> None:
+    def _open(self, *, is_start: bool) -> None:
+        """Open the tables; what is damaged beyond SQLite's understanding is salvaged first."""
+        finish(self.path)
+        if self.connections.is_damaged or is_gone(self.path):
+            self._salvage()
+            is_start = True
+        try:
+            self._open_tables(is_start=is_start)
+        except (sqlite3.Error, Unwritable) as error:
+            if not is_damage(error.__cause__ or error) and not is_unknown(error.__cause__ or error):
+                raise
+            self._salvage()
+            self._open_tables(is_start=True)
+
+    def _salvage(self) -> None:
+        self.connections.close()
+        self.told.append(salvage(self.path, self.gateway_id))
+        self.connections.is_damaged = False
+
+    def _open_tables(self, *, is_start: bool) -> None:
         self.connections.open()
+        self.witness.close()
+        self.witness = Witness(self.path.parent / "journal.last")
         self.epoch = self._identify()
-        self.newest, self._unsaved_pages, self._unsaved_rows = self._restore_newest()
-        self.holes = Holes(self.writer)
+        settling = Settling(
+            self.writer,
+            path=self.path,
+            gateway_id=self.gateway_id,
+            epoch=self.epoch,
+            witness=self.witness,
+            is_start=is_start,
+        )
+        with self.transaction():
+            settled = settling.settle()
+        self.told.extend(settled.told)
+        self.counters = settled.tally.counters
         self.segments = SegmentTable(self)
-        self.counters = self._count()
+        self.newest, self._unsaved_pages, self._unsaved_rows = self._restore_newest(settled.adopted)
+        self.holes = Holes(self.writer)
+        positions = dict(self.writer.execute("SELECT reader, seq FROM position").fetchall())
+        self.witness.begin(Head(gateway_id=self.gateway_id, epoch=self.epoch, positions=positions))
 
     def close(self) -> None:
         """Fold the write-ahead log back in, and let others open the journal."""
@@ -105,6 +144,7 @@ class JournalDatabase:
             log.warning("write-ahead log not folded in; the next start does it", error=str(error))
         finally:
             self.connections.close()
+            self.witness.close()
             self._lock.close()
 
     @property
@@ -135,8 +175,8 @@ class JournalDatabase:
         if not self.connections.in_doubt:
             return
         try:
-            self._open()
-        except (sqlite3.Error, OSError) as error:
+            self._open(is_start=False)
+        except (sqlite3.Error, OSError, Unwritable) as error:
             self.connections.close()
             raise Unwritable(f"{self.path}: cannot be opened again ({error}); it is tried again") from error
 
@@ -274,6 +314,9 @@ class JournalDatabase:
             if is_saved:
                 self._save_newest()
         self._attempt = None
+        self.witness.write_pages(rows, now.appended)
+        if advances := {work.reader: work.seq for work in works if isinstance(work, Advance)}:
+            self._witness_positions(advances)
         if change is not None:
             self.newest.apply(change)
         if holes is not None:
@@ -297,15 +340,30 @@ class JournalDatabase:
 
     def register_reader(self, name: str) -> tuple[int, bytes | None]:
         """Return the last seq that reader *name* has done, and its state; a new one starts before page 1."""
+        head = self.witness.head
         with self.transaction():
             self.writer.execute("INSERT OR IGNORE INTO position VALUES (?, 0, NULL)", (name,))
-        row = self.writer.execute("SELECT seq, state FROM position WHERE reader = ?", (name,)).fetchone()
-        return int(row[0]), row[1]
+            seq, state = self.writer.execute("SELECT seq, state FROM position WHERE reader = ?", (name,)).fetchone()
+            if not 0 <= seq <= self.counters.pages:
+                known = head.positions.get(name, 0) if head is not None else 0
+                told = f"reader {name} was said to be at page {seq} of {self.counters.pages}"
+                seq = known if 0 <= known <= self.counters.pages else 0
+                self.told.append(f"{told}; it goes on after page {seq}")
+                self.writer.execute("UPDATE position SET seq = ? WHERE reader = ?", (seq, name))
+        self._witness_positions({name: seq})
+        return int(seq), state
 
     def forget_reader(self, name: str) -> None:
         """Remove the position of reader *name*, so that pages need not wait for it."""
         with self.transaction():
             self.writer.execute("DELETE FROM position WHERE reader = ?", (name,))
+        self._witness_positions({}, without=name)
+
+    def _witness_positions(self, moved: Mapping[str, int], without: str = "") -> None:
+        head = self.witness.head
+        assert head is not None
+        positions = {name: seq for name, seq in {**head.positions, **moved}.items() if name != without}
+        self.witness.write_head(replace(head, positions=positions))
 
     def trimmable(self) -> int:
         """Return how many pages `trim` would delete."""
@@ -410,7 +468,10 @@ class JournalDatabase:
         with self.transaction():
             if not self.writer.execute("SELECT 1 FROM sqlite_master").fetchone():
                 create(self.writer, self.gateway_id, secrets.token_hex(8))
-        gateway_id, epoch, schema = self.writer.execute("SELECT gateway_id, epoch, schema FROM journal").fetchone()
+        row = self.writer.execute("SELECT gateway_id, epoch, schema FROM journal").fetchone()
+        if row is None:
+            raise sqlite3.OperationalError("the journal's own row is gone")
+        gateway_id, epoch, schema = row
         if not 1 <= schema <= SCHEMA_VERSION:
             raise JournalMismatch(
                 f"{self.path}: has schema {schema}, this program writes {SCHEMA_VERSION}; the gateway does not start"
@@ -425,29 +486,44 @@ class JournalDatabase:
                 migrate(self.writer, schema)
         return str(epoch)
 
-    def _restore_newest(self) -> tuple[Newest, int, int]:
-        """Return the newest rows, and how many pages and rows there are since they were saved."""
+    def _count(self) -> JournalCounters:
+        """Count everything anew."""
+        return tally(self.writer).counters
+
+    def _restore_newest(self, adopted: Sequence[Observations]) -> tuple[Newest, int, int]:
+        """Return the newest rows, and how many pages and rows there are since they were saved.
+
+        They are as of the saved ones, or of the last segments when those are damaged; then *adopted* and the pages.
+        """
         row = self.writer.execute("SELECT seq, snapshot FROM newest").fetchone()
-        after, newest = (0, Newest()) if row is None else (int(row[0]), Newest.from_bytes(row[1]))
+        after, newest = (0, Newest()) if row is None else (int(row[0]), Newest())
+        try:
+            newest = Newest() if row is None else Newest.from_bytes(row[1])
+        except ValueError as error:
+            self.told.append(f"{self.path}: {error}; they are taken from the last {_LOOKED_AT} segments")
+            adopted, after = [*self._last_segments(), *adopted], self.counters.compacted_pages
         pages = rows = 0
+        for content in adopted:
+            newest.apply(newest.examine(content)[1])
         for seq, payload, checksum in self.writer.execute(
             "SELECT seq, payload, checksum FROM page WHERE seq > ? ORDER BY seq", (after,)
         ):
             try:
-                content = checked_content(self.path, seq, payload, checksum)
+                page = checked_content(self.path, seq, payload, checksum)
             except PageDamaged:
                 continue  # put aside when it is its turn to be read
-            if isinstance(content, Observations):
-                newest.apply(newest.examine(content)[1])
-                rows += len(content)
+            if isinstance(page, Observations) and len(page):
+                newest.apply(newest.examine(page)[1])
+                rows += len(page)
             pages += 1
         return newest, pages, rows
 
-    def _count(self) -> JournalCounters:
-        found = tally(self.writer)
-        if found.missing_observations or found.missing_pages:
-            raise JournalMismatch(f"{self.path}: {found}; the gateway stops")
-        return found.counters
+    def _last_segments(self) -> list[Observations]:
+        found = []
+        for entry in self.segments.select(limit=_LOOKED_AT, connection=self.writer, newest_first=True):
+            with suppress(JournalError, SegmentError):
+                found.append(decode_segment(read_segment(entry)).observations)
+        return [observations for observations in reversed(found) if len(observations)]
 
 
 def take_lock(path: Path, journal: Path) -> BinaryIO:

@@ -18,6 +18,8 @@ from models.records import BoolArray, Int64Array, Observations, Stream
 
 Indices = NDArray[np.intp]
 
+_CHECKED = b"N1"  # MessagePack of a snapshot never begins like this
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
@@ -165,12 +167,25 @@ class Newest:
         stored = np.flatnonzero(self._stored)
         streams = tuple(self._index)
         a, b, c, d = (column.tobytes() for column in self._rows.take(stored).columns())
-        return msgspec.msgpack.encode(_Snapshot(streams=tuple(streams[i] for i in stored), columns=(a, b, c, d)))
+        packed = msgspec.msgpack.encode(_Snapshot(streams=tuple(streams[i] for i in stored), columns=(a, b, c, d)))
+        return _CHECKED + zlib.crc32(packed).to_bytes(4, "little") + packed
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Newest:
-        """Return what `to_bytes` saved."""
-        snapshot = msgspec.msgpack.decode(data, type=_Snapshot)
+        """Return what `to_bytes` saved.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        packed = data
+        if data.startswith(_CHECKED):  # earlier versions saved no checksum
+            packed = data[len(_CHECKED) + 4 :]
+            if zlib.crc32(packed) != int.from_bytes(data[len(_CHECKED) : len(_CHECKED) + 4], "little"):
+                raise ValueError("the checksum of the newest rows differs")
+        try:
+            snapshot = msgspec.msgpack.decode(packed, type=_Snapshot)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"the newest rows do not decode ({error})") from error
         newest = cls()
         places = newest._places(tuple(Stream(*names) for names in snapshot.streams))
         columns = zip(_COLUMNS, snapshot.columns, strict=True)
