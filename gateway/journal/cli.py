@@ -18,7 +18,7 @@ from gateway.commissioning.progress import progress_bar
 from gateway.journal import telling
 from gateway.journal.export import Exported, Wanted, copy_segments, export_observations, export_results, whole_file
 from gateway.journal.journal_argument import EXIT_FOUND, JournalTarget, journal_command
-from gateway.journal.places import Place, place, stretch_between
+from gateway.journal.places import stretch_between, stretch_options
 from gateway.journal.repair import repair
 from gateway.journal.sinks import CsvSink, JsonLinesSink, ParquetSink, Sink
 from gateway.journal.status import status_of
@@ -37,7 +37,10 @@ def journal() -> None:
 @journal.command("status")
 @journal_command
 def status_command(target: JournalTarget) -> None:
-    """Show what the journal holds, where its readers are, what lies aside, and how near its limits are."""
+    """Show how the journal is.
+
+    What it holds and what became of that, where its readers are, what lies aside, and how near its limits are.
+    """
     with JournalView(target.state_dir) as view:
         found = status_of(view, target.limits)
     target.tell(found, telling.of_status(found))
@@ -47,9 +50,10 @@ def status_command(target: JournalTarget) -> None:
 @click.option("--fast", is_flag=True, help="Leave out what is in segment files; only their sizes are looked at.")
 @journal_command
 def verify_command(target: JournalTarget, *, fast: bool) -> None:
-    """Read every page and segment, and hold checksums, digests, the chain and all sums against each other.
+    """Check every page, segment and sum.
 
-    Exit code 3 when there is a problem; notes are for the record.
+    Holds pages against their checksums, segment files against their digests, rows and chain, and all counts against
+    each other. Exit code 3 when there is a problem; notes are for the record.
     """
     with progress_bar("verifying") as tell:
         found = verify(target.state_dir, fast=fast, progress=tell)
@@ -62,8 +66,7 @@ _SINKS: dict[str, Callable[[BinaryIO], Sink]] = {"csv": CsvSink, "jsonl": JsonLi
 
 
 @journal.command("export")
-@click.option("--from", "start", callback=place, metavar="SEQ|TIME", help="First page, or first source time.")
-@click.option("--to", "end", callback=place, metavar="SEQ|TIME", help="Last page, or the source time that ends it.")
+@stretch_options
 @click.option("--asset", "assets", multiple=True, help="Only of this machine; may be given again.")
 @click.option("--channel", "channels", multiple=True, help="Only this channel; may be given again.")
 @click.option(
@@ -79,8 +82,8 @@ _SINKS: dict[str, Callable[[BinaryIO], Sink]] = {"csv": CsvSink, "jsonl": JsonLi
 @journal_command
 def export_command(
     target: JournalTarget,
-    start: Place | None,
-    end: Place | None,
+    start: str | None,
+    end: str | None,
     assets: tuple[str, ...],
     channels: tuple[str, ...],
     form: str,
@@ -88,10 +91,11 @@ def export_command(
     *,
     results: bool,
 ) -> None:
-    """Write observations, or results, to a file or a pipe, in the order of the log.
+    """Write observations or results to a file.
 
-    A SEQ is included; a TIME is source time, in UTC where it names no offset, and --to TIME is the first that is not in
-    it. A file appears when it is whole. Exit code 3 when pages in between cannot be read; all others are written.
+    Or to a pipe; in the order of the log. A SEQ is included; a TIME is source time, in UTC where it names no
+    offset, and --to TIME is the first that is not in it. A file appears when it is whole. Exit code 3 when pages in
+    between cannot be read; all others are written.
     """
     _check(form, output, assets, channels, as_json=target.as_json, results=results)
     wanted = Wanted(stretch=stretch_between(start, end), assets=frozenset(assets), channels=frozenset(channels))
@@ -168,11 +172,12 @@ def _check(
 )
 @journal_command
 def repair_command(target: JournalTarget, *, dry_run: bool, offer_refused: bool, new_epoch: bool) -> None:
-    """Put right what verify finds, and count what is lost. The gateway must be stopped.
+    """Put right what verify finds.
 
-    Damaged pages and segments are kept aside, the database is copied to before-repair/ before its tables are changed.
-    With --new-epoch what the cloud has not confirmed goes on, numbered anew; what it has confirmed is set aside as a
-    journal of the old epoch. A repair that is cut off is simply run again. Exit code 3 when problems are left.
+    The gateway must be stopped. What is lost is counted; damaged pages and segments are kept aside, and so is a
+    copy of the database before its tables are changed. With --new-epoch what the cloud has not confirmed goes on,
+    numbered anew; what it has confirmed is set aside as a journal of the old epoch. A repair that is cut off is
+    simply run again. Exit code 3 when problems are left.
     """
     gateway_id = target.config.gateway_id if target.config is not None and target.limits is not None else None
     with progress_bar("verifying") as tell:

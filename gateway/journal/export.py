@@ -24,6 +24,7 @@ from gateway.journal.view import JournalView
 from models.records import Observations, Page, Results, Stream
 
 _CHUNK_ROWS = 50_000
+_CHUNK_SAMPLES = 500_000  # as text they take some twenty bytes each
 
 # Is told how much is done and of how much.
 Progress = Callable[[int, int], None]
@@ -103,9 +104,14 @@ def _write_rows(pages: list[Page], wanted: Wanted, sink: Sink) -> int:
     seq = np.repeat(np.array([seq for seq, _ in contents], np.int64), [len(content) for _, content in contents])
     chosen = np.array([wanted.is_wanted(stream) for stream in rows.streams], np.bool_)[rows.stream]
     places = np.flatnonzero(chosen)
-    for start in range(0, len(places), _CHUNK_ROWS):
-        chunk = places[start : start + _CHUNK_ROWS]
-        sink.rows(seq[chunk], rows.take(chunk))
+    samples = np.cumsum(rows.sample_count[places], dtype=np.int64)
+    start = 0
+    while start < len(places):
+        before = int(samples[start - 1]) if start else 0
+        fits = int(np.searchsorted(samples, before + _CHUNK_SAMPLES, "right"))
+        end = min(max(fits, start + 1), start + _CHUNK_ROWS)
+        sink.rows(seq[places[start:end]], rows.take(places[start:end]))
+        start = end
     return len(places)
 
 

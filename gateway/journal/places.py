@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import click
@@ -11,13 +12,33 @@ import numpy as np
 from gateway.journal.reading import Stretch
 from models.records import to_ns
 
-Place = int | datetime
 # What nanoseconds since 1970 can say.
 _OLDEST, _NEWEST = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 
 
-def place(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Place | None:
-    """Return what an option's *value* says: ``1042`` is a seq, ``2026-03-02T08:00`` a source time (UTC)."""
+def stretch_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give *command* the options ``--from`` and ``--to``, which it takes as ``start`` and ``end``."""
+    end = click.option("--to", "end", metavar="SEQ|TIME", help="Last page, or the source time that ends it.")
+    start = click.option("--from", "start", metavar="SEQ|TIME", help="First page, or first source time.")
+    return start(end(command))
+
+
+def stretch_between(start: str | None, end: str | None) -> Stretch:
+    """Return the stretch from *start* to *end*; a seq is included, a time is the first that is not.
+
+    Raises:
+        click.UsageError: If one is neither a seq, as ``1042``, nor a time, as ``2026-03-02T08:00`` (UTC).
+    """
+    begins, ends = _place("--from", start), _place("--to", end)
+    return Stretch(
+        first_seq=begins if isinstance(begins, int) else None,
+        last_seq=ends if isinstance(ends, int) else None,
+        start_ns=to_ns(begins) if isinstance(begins, datetime) else None,
+        end_ns=to_ns(ends) if isinstance(ends, datetime) else None,
+    )
+
+
+def _place(option: str, value: str | None) -> int | datetime | None:
     if value is None:
         return None
     if re.fullmatch(r"[0-9]{1,18}", value):
@@ -28,18 +49,8 @@ def place(_context: click.Context, _parameter: click.Parameter, value: str | Non
     except ValueError:
         moment = None
     if moment is None or not _OLDEST <= moment <= _NEWEST:
-        raise click.BadParameter(f"{value!r} is neither a seq, as 1042, nor a time, as 2026-03-02T08:00")
+        raise click.UsageError(f"{option} {value!r} is neither a seq, as 1042, nor a time, as 2026-03-02T08:00")
     return moment
-
-
-def stretch_between(start: Place | None, end: Place | None) -> Stretch:
-    """Return the stretch from *start* to *end*; a seq is included, a time is the first that is not."""
-    return Stretch(
-        first_seq=start if isinstance(start, int) else None,
-        last_seq=end if isinstance(end, int) else None,
-        start_ns=to_ns(start) if isinstance(start, datetime) else None,
-        end_ns=to_ns(end) if isinstance(end, datetime) else None,
-    )
 
 
 def time_text(time_ns: int | None) -> str:

@@ -129,14 +129,19 @@ class ParquetSink:
 def _columns(seq: Int64Array, rows: Observations) -> list[list[Any]]:
     """Return the cells of *rows*, column by column as in `COLUMNS`; a waveform has no value, a plain row no samples."""
     stream = rows.stream.tolist()
+    assets, channels = [name.asset_id for name in rows.streams], [name.channel for name in rows.streams]
     times = np.datetime_as_string(rows.source_time.view("datetime64[ns]"), unit="ns").tolist()
-    samples = [_shortest(wave) if len(wave) else None for wave in rows.waveforms()]
-    value = [None if wave else number for wave, number in zip(samples, rows.value.tolist(), strict=True)]
+    value: list[float | None] = rows.value.tolist()
+    samples: list[list[float] | None] = [None] * len(rows)
+    for place in np.flatnonzero(rows.sample_count).tolist():
+        value[place] = None
+    if rows.samples.size:
+        samples = [_shortest(wave) if len(wave) else None for wave in rows.waveforms()]
     return [
         seq.tolist(),
-        [rows.streams[place].asset_id for place in stream],
-        [rows.streams[place].channel for place in stream],
-        [f"{time}Z" for time in times],
+        [assets[place] for place in stream],
+        [channels[place] for place in stream],
+        [time + "Z" for time in times],
         value,
         rows.status.tolist(),
         is_good(rows.status).tolist(),

@@ -23,7 +23,7 @@ from gateway.errors import BundleRefused, ConfigError, GatewayError
 from gateway.historian import InfluxHistorian
 from gateway.journal.export import whole_file
 from gateway.journal.journal_argument import EXIT_FOUND, JournalTarget, journal_command
-from gateway.journal.places import Place, place, stretch_between
+from gateway.journal.places import stretch_between, stretch_options
 from gateway.journal.reading import Stretch
 from gateway.journal.sinks import JsonLinesSink
 from gateway.journal.view import JournalView
@@ -37,8 +37,7 @@ PLACE_FILE = "replay-historian.json"
 
 
 @click.command("replay")
-@click.option("--from", "start", callback=place, metavar="SEQ|TIME", help="First page, or first source time.")
-@click.option("--to", "end", callback=place, metavar="SEQ|TIME", help="Last page, or the source time that ends it.")
+@stretch_options
 @click.option(
     "--into",
     type=click.Choice(["results", "historian"]),
@@ -58,20 +57,20 @@ PLACE_FILE = "replay-historian.json"
 @journal_command
 def replay_command(
     target: JournalTarget,
-    start: Place | None,
-    end: Place | None,
+    start: str | None,
+    end: str | None,
     into: str,
     bundle_file: Path | None,
     output: Path | None,
 ) -> None:
-    """Take pages of the journal once more, from any position, while the gateway may run.
+    """Take pages of the journal once more.
 
-    Into results: runs the live bundles, or --bundle, over them, and compares the zones with those in the journal.
-    Nothing is stored. Into historian: writes the pages to InfluxDB again, which changes no point that is there; cut
-    off, the same command goes on where it was.
+    From any position, while the gateway may run. Into results: runs the live bundles, or --bundle, over them, and
+    compares the zones with those in the journal. Nothing is stored. Into historian: writes the pages to InfluxDB
+    again, which changes no point that is there; cut off, the same command goes on where it was.
 
-    A SEQ is included; a TIME is source time, in UTC where it names no offset. Exit code 3 when pages cannot be read, or
-    points are refused.
+    A SEQ is included; a TIME is source time, in UTC where it names no offset. Exit code 3 when pages cannot be
+    read, or points are refused.
     """
     if into == "historian" and (bundle_file is not None or output is not None):
         raise click.UsageError("--bundle and --output go with --into results")

@@ -17,7 +17,7 @@ from gateway.journal.export import Wanted, copy_segments, export_observations, e
 from gateway.journal.reading import Stretch
 from gateway.journal.sinks import COLUMNS, CsvSink, JsonLinesSink, ParquetSink, Sink
 from gateway.journal.view import JournalView
-from models.records import Observations, Stream
+from models.records import Int64Array, Observations, Stream
 from tests.gateway.journal.damage import ROWS, execute, flip_byte, make_journal, segment_file, time_of
 from tests.strategies import BAD, NOON_NS, make_results, make_waveform
 
@@ -93,6 +93,25 @@ async def test_odd_values_come_through(tmp_path: Path) -> None:
     assert [one["value"] for one in objects[1:]] == [None, None, 0.0, 0.1]
     assert (rows[1]["asset_id"], rows[1]["channel"]) == ('line "1", left', "a,b")
     assert [row["good"] for row in rows] == ["True", "False", "True", "True", "True"]
+
+
+async def test_large_waveforms_are_written_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written at once is bounded by samples; nothing is left out or written twice."""
+    monkeypatch.setattr("gateway.journal.export._CHUNK_SAMPLES", 5)
+    await odd_journal(tmp_path)
+    journal = await Journal.open(tmp_path, "gw-1")
+    await journal.append(make_waveform([float(n) for n in range(8)], time_ns=time_of(1)))
+    await journal.close()
+    sizes: list[int] = []
+
+    class Noting(CsvSink):
+        def rows(self, seq: Int64Array, rows: Observations) -> None:
+            sizes.append(rows.samples.size)
+            super().rows(seq, rows)
+
+    text, written = exported(tmp_path, Noting, Wanted(stretch=Stretch()))
+    assert written == 6 == len(text.splitlines()) - 1
+    assert sizes == [3, 8]
 
 
 async def test_parquet_has_the_same_rows(tmp_path: Path) -> None:

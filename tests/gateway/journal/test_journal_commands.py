@@ -134,6 +134,13 @@ def test_what_is_no_journal_gets_one_clear_line(tmp_path: Path, command: str, co
     assert len(answer.output.splitlines()) <= 4
 
 
+def test_wrong_options_are_data_too(folder: Path) -> None:
+    """A script that asked for JSON gets JSON."""
+    answer = call(folder, "export", "--from", "soon", "-o", "x", "--json")
+    assert answer.exit_code == 2
+    assert "neither a seq" in json.loads(answer.stdout)["reason"]
+
+
 def test_errors_are_data_too(tmp_path: Path) -> None:
     """Under --json the reason and the next step are on standard output."""
     answer = CliRunner().invoke(main, ["journal", "status", "--config", str(tmp_path / "no.toml"), "--json"])

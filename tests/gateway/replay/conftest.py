@@ -81,10 +81,13 @@ async def _monitored(site: Site) -> None:
     journal = await Journal.open(site.state_dir, "gw-1")
     reader = await journal.reader("monitor")
     work = asyncio.create_task(monitor(reader, site.blocks(), Past(journal)))
-    for piece in cut(run_machine("m-1", hours=60, fault=Fault(start_h=24, celsius_per_h=3.0)), PAGES):
+    for number, piece in enumerate(
+        cut(run_machine("m-1", hours=60, fault=Fault(start_h=24, celsius_per_h=3.0)), PAGES)
+    ):
         seq = await journal.append(piece)
         async with asyncio.timeout(30):
-            while reader.position < (seq or 0):  # noqa: ASYNC110 - no event tells of another task's position
+            # Results stand among the rows here and there.
+            while number % 5 == 4 and reader.position < (seq or 0):  # noqa: ASYNC110 - no event tells of a position
                 await asyncio.sleep(0.005)
     work.cancel()
     await asyncio.wait([work])
