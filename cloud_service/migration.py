@@ -18,6 +18,7 @@ _TO_2 = (
     "ALTER TABLE ledger ADD COLUMN observations_sha256 TEXT DEFAULT '' NOT NULL",
     "ALTER TABLE ledger ADD COLUMN results_sha256 TEXT DEFAULT '' NOT NULL",
     "ALTER TABLE ledger ADD COLUMN repeats BIGINT DEFAULT '0' NOT NULL",
+    "ALTER TABLE ledger ADD COLUMN oldest_time DATETIME",
     "CREATE INDEX ledger_by_upload ON ledger (upload_id)",
     """CREATE TABLE journals (
         gateway_id TEXT NOT NULL, epoch TEXT NOT NULL, arrival BIGINT NOT NULL, first_seen DATETIME NOT NULL,

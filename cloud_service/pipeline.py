@@ -206,6 +206,7 @@ def _cut(
         observations=len(rows),
         results=count_results(results),
         newest_time=from_ns(int(segment.observations.source_time[rows].max())) if rows.size else None,
+        oldest_time=from_ns(int(segment.observations.source_time[rows].min())) if rows.size else None,
         repeats=int(repeats[pages[0] - segment.first_seq : pages[1] - segment.first_seq + 1].sum()),
     )
     return stored, rows, results

@@ -90,9 +90,10 @@ class UploadRow(Table):
 class LedgerRow(Table):
     """A run of pages that the lake holds, once: rows of one epoch never overlap.
 
-    ``newest_time`` is the newest source time among its observations. ``fingerprints`` has eight bytes a page, and
-    ``remainders`` too (what is in the fingerprints, but not in the lake), unless it is empty: see
-    ``models.fingerprints``. The files' digests are empty where there is no file, or where an earlier version wrote it.
+    ``newest_time`` and ``oldest_time`` are of its observations; an earlier version did not write the second.
+    ``fingerprints`` has eight bytes a page, and ``remainders`` too (what is in the fingerprints, but not in the lake),
+    unless it is empty: see ``models.fingerprints``. The files' digests are empty where there is no file, or where an
+    earlier version wrote it.
     ``repeats`` counts observations of a data request that the lake held already; they are in no file.
     """
 
@@ -113,6 +114,7 @@ class LedgerRow(Table):
     observations_sha256: Mapped[str] = mapped_column(server_default="")
     results_sha256: Mapped[str] = mapped_column(server_default="")
     repeats: Mapped[int] = mapped_column(server_default="0")
+    oldest_time: Mapped[datetime | None]
 
 
 class SegmentRow(Table):

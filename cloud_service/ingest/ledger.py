@@ -35,6 +35,7 @@ class StoredRange:
     observations: int
     results: int
     newest_time: datetime | None
+    oldest_time: datetime | None = None
     observations_sha256: str = ""
     results_sha256: str = ""
     repeats: int = 0

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from cloud_service.errors import SegmentRejected
@@ -158,9 +158,11 @@ class _Keys:
 def _files(session: Session, lake: Path, segment: Segment) -> list[Path]:
     """Return the files of the segment's gateway that may reach into its time."""
     row = LedgerRow
-    oldest = from_ns(int(segment.observations.source_time.min()))
+    times = segment.observations.source_time
+    oldest, newest = from_ns(int(times.min())), from_ns(int(times.max()))
     query = select(row.epoch, row.first_seq, row.last_seq).where(row.gateway_id == segment.gateway_id)
-    found = session.execute(query.where(row.newest_time >= oldest))
+    begins_before_its_end = or_(row.oldest_time.is_(None), row.oldest_time <= newest)  # None: of an earlier version
+    found = session.execute(query.where(row.newest_time >= oldest, begins_before_its_end))
     paths = (range_path(lake, OBSERVATIONS, segment.gateway_id, epoch, (a, b)) for epoch, a, b in found)
     return [path for path in paths if path.exists()]
 
