@@ -21,6 +21,16 @@ _STEPS_A_RUN = 4
 
 
 async def _clocks(folder: Path, seed: int, trials: int) -> AsyncIterator[Trial]:
+    async for trial in _clock_series(folder, seed, trials, {}):
+        yield trial
+
+
+async def _wall_clocks(folder: Path, seed: int, trials: int) -> AsyncIterator[Trial]:
+    async for trial in _clock_series(folder, seed, trials, {"AGE": "WALL"}):
+        yield trial
+
+
+async def _clock_series(folder: Path, seed: int, trials: int, environment: dict[str, str]) -> AsyncIterator[Trial]:
     """Run the program again and again on one journal; its clock steps while it runs, and between runs."""
     state_dir = folder / "state"
     state_dir.mkdir(parents=True)
@@ -28,7 +38,7 @@ async def _clocks(folder: Path, seed: int, trials: int) -> AsyncIterator[Trial]:
     plant, said = Plant(seed=seed, **LIVE), set[int]()
     for _ in range(trials):
         offsets = [chance.choice(list(_STEPS)) for _ in range(_STEPS_A_RUN)]
-        program = Program("live", state_dir, seed, environment=disk.environment)
+        program = Program("live", state_dir, seed, environment={**disk.environment, **environment})
         disk.control.shift_clock(_STEPS[offsets[0]])
         await program.start()
         for offset in offsets[1:]:
@@ -39,7 +49,10 @@ async def _clocks(folder: Path, seed: int, trials: int) -> AsyncIterator[Trial]:
         said |= batches_said(program.said)
         wrong = [death] if death else []
         try:
-            wrong += judge_work(plant, await found_at(state_dir), said).wrong
+            found = await found_at(state_dir)
+            wrong += judge_work(plant, found, said).wrong
+            if found.purged_pages or found.counters.expired:
+                wrong.append(f"{found.purged_pages} pages were purged, {dict(found.counters.expired)} expired")
         except JournalError as error:
             wrong.append(f"cannot be opened or read: {error}")
         yield Trial(what=f"clock {', '.join(offsets)}", wrong=tuple(wrong))
@@ -51,4 +64,12 @@ CLOCKS = Act(
     series=_clocks,
     trials={Dose.QUICK: 3, Dose.STANDARD: 20, Dose.NIGHTLY: 200},
     per_series=5,
+)
+CLOCKS_CONTROL = Act(
+    name="clocks-control",
+    promise="a journal whose age goes by the wall clock purges what is not old",
+    series=_wall_clocks,
+    trials={Dose.QUICK: 3, Dose.STANDARD: 5, Dose.NIGHTLY: 5},
+    per_series=5,
+    is_control=True,
 )

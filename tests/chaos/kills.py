@@ -11,7 +11,7 @@ from gateway.errors import JournalError
 from tests.chaos.acts import Act, Dose, Trial
 from tests.chaos.oracle import found_at
 from tests.chaos.plant import Plant
-from tests.chaos.program import LIVE
+from tests.chaos.program import LIVE, SCRIPTED
 from tests.chaos.promises import batches_said, judge_work
 from tests.chaos.running import Program
 
@@ -29,9 +29,14 @@ async def _kills_of_early(folder: Path, seed: int, trials: int) -> AsyncIterator
         yield trial
 
 
+async def _kills_of_crowded(folder: Path, seed: int, trials: int) -> AsyncIterator[Trial]:
+    async for trial in _kill_series(folder, seed, trials, "crowded"):
+        yield trial
+
+
 async def _kill_series(folder: Path, seed: int, trials: int, mode: str) -> AsyncIterator[Trial]:
     chance = random.Random(seed)
-    plant, said = Plant(seed=seed, **LIVE), set[int]()
+    plant, said = Plant(seed=seed, **(SCRIPTED if mode == "crowded" else LIVE)), set[int]()
     for _ in range(trials):
         program = Program(mode, folder, seed)
         if chance.random() < _BEFORE_OPEN:
@@ -47,11 +52,11 @@ async def _kill_series(folder: Path, seed: int, trials: int, mode: str) -> Async
         try:
             found = await found_at(folder)
             wrong += judge_work(plant, found, said).wrong
-            stored = len(found.rows)
+            held = f"{len(found.rows)} rows, {sum(found.counters.expired.values())} expired"
         except JournalError as error:
             wrong.append(f"cannot be opened or read: {error}")
-            stored = 0
-        yield Trial(what=f"killed after {lines} lines and {further_s * 1e3:.1f} ms, {stored} rows", wrong=tuple(wrong))
+            held = "nothing to be read"
+        yield Trial(what=f"killed after {lines} lines and {further_s * 1e3:.1f} ms, {held}", wrong=tuple(wrong))
 
 
 KILLS = Act(
@@ -68,4 +73,11 @@ KILLS_CONTROL = Act(
     trials={Dose.QUICK: 3, Dose.STANDARD: 5, Dose.NIGHTLY: 5},
     per_series=5,
     is_control=True,
+)
+LIMITS = Act(
+    name="limits",
+    promise="killed while it purges for its limits, it tells by count and gap exactly what it has given up",
+    series=_kills_of_crowded,
+    trials={Dose.QUICK: 4, Dose.STANDARD: 20, Dose.NIGHTLY: 200},
+    per_series=5,
 )

@@ -177,6 +177,9 @@ def judge(made: Observations, found: Found) -> Verdict:
         told_gone = f"{len(apart.missing)} missing, {expired} told as gone"
         told_gone += f", {found.elsewhere} delivered and no longer here" if found.elsewhere else ""
         wrong.insert(0, f"{told_gone}: {_first(apart.missing)}")
+    purged = expired - found.counters.expired.get(DAMAGED, 0)
+    if not found.purged_pages and verdict.in_gaps < purged:  # the gap records of what was delivered go with it
+        wrong.append(f"{purged} were purged, {verdict.in_gaps} of them lie in gap records")
     return replace(
         verdict,
         expired=expired,

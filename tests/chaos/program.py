@@ -6,9 +6,11 @@
 ``script``  one step after the other as the seed wants them, the same ones each time, for so many batches;
 ``halting`` the same, but it does not end: it waits to be killed with its journal open;
 ``live``    everything at once, as in a gateway, until it is killed;
-``early``   the same, but it acknowledges before the commit: the control of the kills.
+``early``   the same, but it acknowledges before the commit: the control of the kills;
+``crowded`` the same as ``live``, with more rows than the journal may keep; with an even seed some are delivered.
 
-``SYNCHRONOUS=NORMAL`` in its environment makes it the control: commits that do not wait for the disk.
+``SYNCHRONOUS=NORMAL`` in its environment makes it a control: commits that do not wait for the disk; and ``AGE=WALL``: a
+journal whose age goes by the wall clock.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import random
 import sqlite3
 import sys
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +28,10 @@ from typing import Any
 
 import structlog
 
+from gateway.config import JournalConfig
 from gateway.journal import Journal, JournalReader, SegmentStore, compact, compact_once
+from gateway.journal.age import RunningTime
+from gateway.journal.retention import enforce
 from models.records import GatewayEvent, Observations, Page, Results, from_ns
 from tests.chaos.disk import mark
 from tests.chaos.oracle import GATEWAY_ID
@@ -34,6 +40,8 @@ from tests.strategies import NOON_NS
 
 MONITORED, OF_BATCH = "monitored", "batch"  # kinds of events
 SCRIPTED, LIVE = {"streams": 32, "rows": 24}, {"streams": 16, "rows": 4}  # plants
+_AGED = JournalConfig(max_age_days=30.0, min_free_mib=0, purge_unsent=True)
+_CROWDED = JournalConfig(max_size_mib=1, min_free_mib=0, purge_unsent=True)
 _REOPENINGS = 2
 _SEGMENT_INTERVAL_S, _SEGMENT_PAGES = 0.1, 24
 EVERY_NTH_WITH_RESULTS = 3
@@ -131,6 +139,10 @@ class Work:
         if entry is not None and entry.last_seq % 2:
             await self.journal.write(lambda database: database.trim())
 
+    async def limit(self, config: JournalConfig) -> None:
+        """Purge what *config* leaves no room for."""
+        await enforce(self.journal, config)
+
     async def step(self, chance: random.Random) -> None:
         """Do one thing."""
         drawn = chance.random()
@@ -142,8 +154,10 @@ class Work:
             await self.follow(chance.randint(1, 8))
         elif drawn < 0.92:
             await self.compact()
-        elif drawn < 0.96:
+        elif drawn < 0.95:
             await self.deliver()
+        elif drawn < 0.97 and self.plant.seed % 3 == 0:
+            await self.limit(_CROWDED)
         else:
             await self.repeat()
 
@@ -164,17 +178,19 @@ async def script(state_dir: Path, plant: Plant, *, batches: int, halts: bool = F
     await journal.close()
 
 
-async def live(state_dir: Path, plant: Plant, *, is_early: bool) -> None:
+async def live(state_dir: Path, plant: Plant, mode: str) -> None:
     """Do everything at once for ever."""
     journal = await Journal.open(state_dir, GATEWAY_ID)
     work = await Work.on(journal, plant)
-    work.is_early = is_early
+    work.is_early = mode == "early"
     say("open")
     async with asyncio.TaskGroup() as group:
         group.create_task(compact(journal, interval_s=_SEGMENT_INTERVAL_S, max_pages=_SEGMENT_PAGES))
         group.create_task(_following(work, work.monitor))
         group.create_task(_following(work, work.historian))
-        group.create_task(_delivering(work))
+        if mode != "crowded" or plant.seed % 2 == 0:
+            group.create_task(_delivering(work))
+        group.create_task(_limiting(work, _CROWDED if mode == "crowded" else _AGED))
         group.create_task(_acquiring(work))
 
 
@@ -187,6 +203,12 @@ async def _delivering(work: Work) -> None:
     while True:
         await work.deliver()
         await asyncio.sleep(0.15)
+
+
+async def _limiting(work: Work, config: JournalConfig) -> None:
+    while True:
+        await work.limit(config)
+        await asyncio.sleep(0.1)
 
 
 async def _acquiring(work: Work) -> None:
@@ -211,11 +233,13 @@ def main() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if os.environ.get("SYNCHRONOUS") == "NORMAL":
         sqlite3.connect = partial(sqlite3.connect, factory=_Hasty)  # type: ignore[assignment]  # for this process
+    if os.environ.get("AGE") == "WALL":
+        RunningTime.__init__.__defaults__ = (time.time,)
     folder, number = Path(state_dir), int(seed)
     if mode in ("script", "halting"):
         work = script(folder, Plant(seed=number, **SCRIPTED), batches=int(rest[0]), halts=mode == "halting")
     else:
-        work = live(folder, Plant(seed=number, **LIVE), is_early=mode == "early")
+        work = live(folder, Plant(seed=number, **(SCRIPTED if mode == "crowded" else LIVE)), mode)
     asyncio.run(work)
 
 

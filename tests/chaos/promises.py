@@ -28,6 +28,7 @@ def judge_work(plant: Plant, found: Found, acknowledged: set[int]) -> Verdict:
     verdict = judge(plant.batches(sorted(acknowledged | {batch for batch in there if batch >= 0})), found)
     lost = {int(event.detail["seq"]) for event in found.events(QUARANTINED)}
     lost |= {seq for first, last in found.tombstones for seq in range(first, last + 1)}
+    lost |= set(range(1, found.purged_pages + 1))
     return replace(verdict, wrong=(*verdict.wrong, *_results_wrong(found, there, lost)))
 
 
