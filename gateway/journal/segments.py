@@ -80,15 +80,25 @@ class SegmentStore:
         Raises:
             JournalError: If it was purged meanwhile, or cannot be read now.
         """
-        while True:
+        data = await self.read_if_there(entry)
+        if data is None:
+            raise JournalError(f"{entry.path}: segment was purged; it is left out")
+        return data
+
+    async def read_if_there(self, entry: SegmentEntry) -> bytes | None:
+        """Return what `read` does, None when it was purged meanwhile.
+
+        Raises:
+            JournalError: If it cannot be read now.
+        """
+        found: SegmentEntry | None = entry
+        while found is not None:
             try:
-                return await asyncio.to_thread(read_segment, entry)
+                return await asyncio.to_thread(read_segment, found)
             except SegmentDamaged as damaged:
                 log.warning("segment damaged", error=str(damaged))
                 found = await self._mended(damaged.first_seq)
-                if found is None:
-                    raise JournalError(f"{entry.path}: segment was purged; it is left out") from damaged
-                entry = found
+        return None
 
     async def _mended(self, first_seq: int) -> SegmentEntry | None:
         while True:
