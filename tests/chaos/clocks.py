@@ -12,7 +12,7 @@ from tests.chaos.disk import Disk
 from tests.chaos.oracle import found_at
 from tests.chaos.plant import Plant
 from tests.chaos.program import LIVE
-from tests.chaos.promises import batches_said, judge_work
+from tests.chaos.promises import batches_said, batches_there, judge_work
 from tests.chaos.running import Program
 
 _HOUR_S, _YEAR_S = 3600.0, 365 * 86_400.0
@@ -51,6 +51,7 @@ async def _clock_series(folder: Path, seed: int, trials: int, environment: dict[
         try:
             found = await found_at(state_dir)
             wrong += judge_work(plant, found, said).wrong
+            said |= batches_there(plant, found)  # stored, though it died before it said so
             if found.purged_pages or found.counters.expired:
                 wrong.append(f"{found.purged_pages} pages were purged, {dict(found.counters.expired)} expired")
         except JournalError as error:

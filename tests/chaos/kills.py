@@ -12,7 +12,7 @@ from tests.chaos.acts import Act, Dose, Trial
 from tests.chaos.oracle import found_at
 from tests.chaos.plant import Plant
 from tests.chaos.program import LIVE, SCRIPTED
-from tests.chaos.promises import batches_said, judge_work
+from tests.chaos.promises import batches_said, batches_there, judge_work
 from tests.chaos.running import Program
 
 _BEFORE_OPEN = 0.2  # of the kills come while it starts or opens the journal
@@ -52,6 +52,7 @@ async def _kill_series(folder: Path, seed: int, trials: int, mode: str) -> Async
         try:
             found = await found_at(folder)
             wrong += judge_work(plant, found, said).wrong
+            said |= batches_there(plant, found)  # stored, though it died before it said so
             held = f"{len(found.rows)} rows, {sum(found.counters.expired.values())} expired"
         except JournalError as error:
             wrong.append(f"cannot be opened or read: {error}")

@@ -18,13 +18,18 @@ def batches_said(lines: Iterable[str]) -> set[int]:
     return {int(line.split()[1]) for line in lines if line.startswith("ack ")}
 
 
+def batches_there(plant: Plant, found: Found) -> set[int]:
+    """Return the batches of which a journal has anything."""
+    return set(np.unique(plant.batches_of(found.rows.source_time)).tolist())
+
+
 def judge_work(plant: Plant, found: Found, acknowledged: set[int]) -> Verdict:
     """Judge a journal of the program under test.
 
     A batch that was acknowledged is there. One that was not may be there, but whole; with its results, in order, and
     with what the monitor made of it exactly as far as the monitor says it has come.
     """
-    there = set(np.unique(plant.batches_of(found.rows.source_time)).tolist())
+    there = batches_there(plant, found)
     verdict = judge(plant.batches(sorted(acknowledged | {batch for batch in there if batch >= 0})), found)
     lost = {int(event.detail["seq"]) for event in found.events(QUARANTINED)}
     lost |= {seq for first, last in found.tombstones for seq in range(first, last + 1)}
