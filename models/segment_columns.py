@@ -152,9 +152,9 @@ def pack_by_stream(column: Integers, counts: Int64Array, *, near: bool = False) 
         How each stream's part is written, the parts that are their own, and the differences.
     """
     modes = np.zeros(len(counts), np.uint32)
+    ends = np.cumsum(counts)
     for first, last in _alike(counts):
-        rows = int(counts[first])
-        start = int(counts[:first].sum())
+        rows, start = int(counts[first]), int(ends[first] - counts[first])
         table = column[start : start + rows * (last - first)].reshape(last - first, rows)
         modes[first + 1 : last] = _modes(table, near=near)
     of_row = np.repeat(modes, counts)
@@ -203,12 +203,20 @@ def unpack_by_stream(data: tuple[bytes, bytes, bytes], counts: Int64Array, dtype
     column = np.empty(int(counts.sum()), dtype)
     of_row = np.repeat(modes, counts)
     column[of_row == _OWN] = own
+    column[of_row == _SAME] = 0
+    column[of_row == _NEAR] = near.astype(dtype)
     ends = np.cumsum(counts)
-    used = 0
-    for place in np.flatnonzero(modes != _OWN).tolist():
-        end, rows = int(ends[place]), int(counts[place])
-        column[end - rows : end] = column[end - 2 * rows : end - rows]
-        if modes[place] == _NEAR:
-            column[end - rows : end] += near[used : used + rows].astype(dtype)
-            used += rows
+    for first, last in _alike(counts):
+        rows, start = int(counts[first]), int(ends[first] - counts[first])
+        is_own = modes[first:last] == _OWN
+        if not is_own.all():
+            table = column[start : start + rows * (last - first)].reshape(last - first, rows)
+            table[:] = _summed_from_own(table, is_own)
     return column
+
+
+def _summed_from_own(table: Integers, is_own: NDArray[np.bool_]) -> Integers:
+    """Return *table* with each row added up from the last one before it that *is_own*; the first one is."""
+    sums = np.cumsum(table, axis=0, dtype=table.dtype)  # wraps around, which comes out again below
+    last_own = np.maximum.accumulate(np.where(is_own, np.arange(len(table)), 0))
+    return np.asarray(sums - (sums - table)[last_own], table.dtype)
