@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
@@ -77,10 +77,15 @@ class Blocks:
         gateway_id: Goes into the identity of advisories.
         assets: Asset class by asset_id; observations of other assets are passed over.
         slots: Where the live bundles are.
+        features_of: Asset classes of which each window's features are told beside its state, for the cloud to learn
+            from where raw values stay here.
     """
 
-    def __init__(self, *, gateway_id: str, assets: Mapping[str, str], slots: BundleSlots) -> None:
+    def __init__(
+        self, *, gateway_id: str, assets: Mapping[str, str], slots: BundleSlots, features_of: Collection[str] = ()
+    ) -> None:
         self._gateway_id = gateway_id
+        self._features_of = frozenset(features_of)
         self._assets = {c: [a for a, of in assets.items() if of == c] for c in sorted(set(assets.values()))}
         self._slots = slots
         self._memory = {asset_class: ClassMemory() for asset_class in self._assets}
@@ -274,6 +279,7 @@ class Blocks:
             asset_ids=self._assets[asset_class],
             contexts=self._memory[asset_class].contexts,
             described=self._memory[asset_class].described,
+            tells_features=asset_class in self._features_of,
         )
 
     def _event(self, asset_class: str, before: Token | None, token: Token | None) -> GatewayEvent:

@@ -32,6 +32,7 @@ from models.records import (
     Results,
     State,
     Stream,
+    WindowFeatures,
     Zone,
     from_ns,
 )
@@ -54,6 +55,7 @@ class ClassBlocks:
         asset_ids: The assets of the class on this gateway.
         contexts: What the class's advisor remembers, by asset.
         described: Channels of each asset as its server told them last; kept up to date by the caller.
+        tells_features: Whether each window's features are among the results: raw values of its channels stay here.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class ClassBlocks:
         asset_ids: Collection[str],
         contexts: dict[str, AssetContext],
         described: Mapping[str, Sequence[Channel]],
+        tells_features: bool = False,
     ) -> None:
         manifest = bundle.manifest
+        self._tells_features = tells_features
         self._described = described
         self._bundle = bundle
         self._asset_ids = tuple(asset_ids)
@@ -111,7 +115,8 @@ class ClassBlocks:
         health = self._health(states, prepared)  # health assessment
         prognoses = self._prognoses(states, prepared)  # prognostic assessment
         advisories = self._advisor.advise(states, health, prognoses)  # advisory generation
-        return Results(states=states, health=health, prognoses=prognoses, advisories=advisories)
+        features = self._features(windows, prepared) if self._tells_features else ()
+        return Results(states=states, health=health, prognoses=prognoses, advisories=advisories, features=features)
 
     def states(self, observations: Observations) -> tuple[State, ...]:
         """Return the states alone, for a bundle that only runs beside the live one; no advisory comes of them."""
@@ -134,6 +139,23 @@ class ClassBlocks:
         return tuple(
             self._state(windows[row], span, outputs[row], prepared, row, unlike[row] or failure)
             for row, span in enumerate(spans)
+        )
+
+    def _features(self, windows: Sequence[Window], prepared: Prepared) -> tuple[WindowFeatures, ...]:
+        """Return the features of each window as the models were given them."""
+        manifest = self._bundle.manifest
+        return tuple(
+            WindowFeatures(
+                asset_id=window.asset_id,
+                asset_class=manifest.asset_class,
+                window_start=from_ns(window.start_ns),
+                window_end=from_ns(window.end_ns),
+                feature_hash=manifest.feature_hash,
+                model_version=manifest.version,
+                good_share=window.good_share,
+                values=tuple(prepared.features[row].tolist()),
+            )
+            for row, window in enumerate(windows)
         )
 
     def _state(

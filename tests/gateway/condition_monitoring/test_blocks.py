@@ -23,8 +23,10 @@ from gateway.testing import (
 )
 from models.bundle.loaded import LoadedBundle
 from models.features.context import Context
+from models.features.extraction import extract
+from models.features.hashing import feature_hash
 from models.features.windows import windows_of
-from models.records import AssetDescription, Observations, Results, State, Zone
+from models.records import AssetDescription, Observations, Results, State, Zone, to_ns
 from models.scoring import score
 
 ASSETS = {"m-1": ASSET_CLASS, "m-2": ASSET_CLASS}
@@ -350,3 +352,22 @@ def test_saved_windows_that_cannot_be_read_do_not_keep_the_bundle_out(
 
     assert again.warnings == {}
     assert again.results((run_machine("m-1", hours=30),)).states[-1].zone is Zone.NORMAL
+
+
+def test_features_are_told_where_raw_values_stay(slots: BundleSlots, archives: dict[int, Path]) -> None:
+    """One record a window, as training would compute it from the raw values; by default there is none."""
+    slots.install(archives[1])
+    observations = run_machine("m-1", hours=20)
+    told = Blocks(gateway_id="gw-1", assets=ASSETS, slots=slots, features_of=[ASSET_CLASS])
+    told.follow_bundles()
+    features = told.results([observations]).features
+
+    windows = [w for w in windows_of(SPECIFICATION, observations, ["m-1"]) if w.asset_id == "m-1"][: len(features)]
+    assert len(features) > 10
+    assert np.array_equal([f.values for f in features], extract(SPECIFICATION, windows), equal_nan=True)
+    assert [to_ns(f.window_end) for f in features] == [w.end_ns for w in windows]
+    assert {(f.feature_hash, f.model_version) for f in features} == {(feature_hash(SPECIFICATION), 1)}
+
+    silent = make_blocks(slots)
+    silent.follow_bundles()
+    assert silent.results([observations]).features == ()
