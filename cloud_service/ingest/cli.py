@@ -12,15 +12,16 @@ from typing import Any
 import click
 
 from cloud_service.command import REFUSED, Cloud, as_json, print_json, tell, time_of, with_cloud
-from cloud_service.errors import LedgerError
-from cloud_service.ingest.overview import JournalOverview, overview
-from cloud_service.ingest.tally import rejections
+from cloud_service.errors import CloneRefused, LedgerError, RangeConflict
+from cloud_service.ingest.overview import JournalOverview, Kept, overview
+from cloud_service.ingest.tally import WITHDRAWN, rejections
 from cloud_service.lake.export import Selection, export
 from cloud_service.lake.repair import Accepted, Repaired, accept, discard, plan, repair
 from cloud_service.lake.verify import Finding, Verified, count_ranges, verify
 from cloud_service.pipeline import Intake
 
 _SHOWN = 20
+_TOLD_ABOVE = {RangeConflict.reason, CloneRefused.reason, WITHDRAWN}
 
 
 @click.group(invoke_without_command=True)
@@ -43,15 +44,15 @@ def ledger_status(cloud: Cloud, *, as_json: bool) -> None:
     """List what is held of each gateway and epoch, what is missing, and what was refused."""
     with cloud.store.reading() as session:
         journals = overview(session)
-        refused = [(row.gateway_id, row.reason, row.count, row.field, row.detail) for row in rejections(session)]
+        refused = rejections(session)
     if as_json:
         print_json(journals)
         return
     for journal in journals:
         _show_journal(journal)
-    for gateway_id, reason, count, field, detail in refused:
-        last = f"the last for {field}: {detail}" if field else f"the last: {detail}"
-        click.echo(f"{gateway_id}: {count} uploads rejected ({reason}), {last}")
+    for row in refused:
+        last = f"; the last for {row.field}: {row.detail}" if row.reason not in _TOLD_ABOVE else ""
+        click.echo(f"{row.gateway_id}: {_many(row.count, 'upload')} rejected ({row.reason}){last}")
 
 
 @ledger.command("verify")
@@ -66,7 +67,8 @@ def ledger_verify(cloud: Cloud, *, as_json: bool) -> None:
         for finding in verified.findings:
             click.echo(_sentence(finding))
         click.echo(
-            f"{verified.ranges} ranges, {verified.files} files, {verified.observations} observations: "
+            f"{_many(verified.ranges, 'range')}, {_many(verified.files, 'file')}, "
+            f"{_many(verified.observations, 'observation')}: "
             f"{len(verified.findings) or 'nothing'} wrong"
         )
     if verified.findings:
@@ -134,7 +136,7 @@ def ledger_repair(
         _tell_accepted(accept(intake, *accepted), *accepted, as_json=as_json)
     elif discarded is not None:
         count = discard(cloud.store, intake.quarantine, *discarded)
-        tell({"discarded": count}, f"{count} segments of {' '.join(discarded)} discarded", as_json=as_json)
+        tell({"discarded": count}, f"{_many(count, 'segment')} of {' '.join(discarded)} discarded", as_json=as_json)
     else:
         findings = _verify(cloud).findings
         lake = cloud.config.storage.lake
@@ -165,22 +167,35 @@ def _progress(length: int, label: str) -> Iterator[Any]:
 
 def _show_journal(journal: JournalOverview) -> None:
     click.echo(
-        f"{journal.gateway_id} {journal.epoch}: {journal.status}, {journal.pages} pages in {journal.segments} "
-        f"segments, {journal.observations} observations, {journal.results} results, "
+        f"{journal.gateway_id} {journal.epoch}: {journal.status}, {_many(journal.pages, 'page')} in "
+        f"{_many(journal.segments, 'segment')}, {_many(journal.observations, 'observation')}, "
+        f"{_many(journal.results, 'result')}, "
         f"last new {journal.last_new:%Y-%m-%d %H:%M}Z"
     )
     for what, count in (("withheld by policy", journal.withheld), ("repeated", journal.repeats)):
         if count:
-            click.echo(f"  {count} observations {what}")
+            click.echo(f"  {_many(count, 'observation')} {what}")
     for reason, count in journal.expired.items():
-        click.echo(f"  {count} observations expired ({reason})")
+        click.echo(f"  {_many(count, 'observation')} expired ({reason})")
     if journal.holes:
         click.echo(f"  missing: {_ranges(journal.holes)}")
-    for kept in journal.quarantined[:_SHOWN]:
-        pages = _ranges([(kept.first_seq, kept.last_seq)])
-        click.echo(f"  in quarantine ({kept.reason}, came {kept.times} times): {pages}: {kept.detail}")
-    if len(journal.quarantined) > _SHOWN:
-        click.echo(f"  and {len(journal.quarantined) - _SHOWN} more in quarantine")
+    for reason in sorted({kept.reason for kept in journal.quarantined}):
+        _show_quarantine([kept for kept in journal.quarantined if kept.reason == reason])
+
+
+def _show_quarantine(kept: list[Kept]) -> None:
+    """Show segments that were refused for one reason, with what was said of the last of them."""
+    times = sum(segment.times for segment in kept)
+    pages = _ranges([(segment.first_seq, segment.last_seq) for segment in kept])
+    last = max(kept, key=lambda segment: segment.last_at)
+    click.echo(
+        f"  in quarantine ({last.reason}): {pages}; refused {_many(times, 'time')}, last {last.last_at:%Y-%m-%d %H:%M}Z:"
+    )
+    click.echo(f"    {last.detail}")
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _ranges(ranges: list[tuple[int, int]]) -> str:
@@ -201,14 +216,15 @@ def _tell_repaired(done: Repaired, *, dry_run: bool, as_json: bool) -> None:
     would = "would be " if dry_run else ""
     for gateway_id, epoch, first, last in done.withdrawn:
         click.echo(f"{gateway_id} {epoch} {first}-{last}: {would}withdrawn; the gateway sends it again")
-    click.echo(f"{len(done.set_aside)} damaged files {would}set aside, {len(done.removed)} stray files {would}removed")
+    aside, removed = _many(len(done.set_aside), "damaged file"), _many(len(done.removed), "stray file")
+    click.echo(f"{aside} {would}set aside, {removed} {would}removed")
 
 
 def _tell_accepted(done: Accepted, gateway_id: str, epoch: str, *, as_json: bool) -> None:
     if as_json:
         print_json(done)
     else:
-        click.echo(f"{gateway_id} {epoch} is accepted; {len(done.stored)} segments of the quarantine stored")
+        click.echo(f"{gateway_id} {epoch} is accepted; {_many(len(done.stored), 'segment')} of the quarantine stored")
         for pages, reason in done.refused.items():
             click.echo(f"  {pages} stays in quarantine: {reason}")
     if done.refused:

@@ -175,7 +175,7 @@ def test_a_withdrawn_upload_is_counted_and_comes_again(site: Site) -> None:
     (journal,) = site.told()
     assert (journal["held"], journal["withheld"]) == ([[5, 6], [9, 9]], 4)
     text = site.run("status").output
-    assert "1 uploads rejected (withdrawn)" in text
+    assert "1 upload rejected (withdrawn)" in text
     site.put(encode_segment(pages(1, 3)))
     assert site.told()[0]["held"] == [[1, 3], [5, 6], [9, 9]]
 
@@ -208,7 +208,7 @@ def test_a_clone_is_told_and_decided(site: Site) -> None:
         site.put(data)
     site.intake.quarantine.keep(claim, data, refused.value)
     assert "superseded" in site.run().output
-    assert "in quarantine (clone, came 1 times): 7-8" in site.run().output
+    assert "in quarantine (clone): 7-8; refused 1 time" in site.run().output
 
     assert site.told("repair", "--accept", OWNER, EPOCH) == {"stored": [[7, 8]], "refused": {}}
     assert site.told()[0]["held"] == [[1, 9]]
