@@ -327,6 +327,15 @@ class GatewayConfig(_Table, frozen=True, kw_only=True):
         """Return the assets that are read from *server*."""
         return tuple(asset for asset in self.asset if asset.server == server)
 
+    def classes_with(self, upload: Upload) -> frozenset[str]:
+        """Return the asset classes of which some channel is sent as *upload* says."""
+        general = self.uplink.upload if self.uplink is not None else Upload.EVERYTHING
+        return frozenset(
+            name
+            for name, asset_class in self.asset_class.items()
+            if upload in {asset_class.upload or general, *asset_class.channel_upload.values()}
+        )
+
     def upload_of(self, stream: Stream) -> Upload:
         """Return what of *stream* is sent to the cloud."""
         general = self.uplink.upload if self.uplink is not None else Upload.EVERYTHING

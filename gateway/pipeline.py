@@ -29,7 +29,7 @@ import structlog
 from gateway.bundles.slots import BundleSlots
 from gateway.condition_monitoring.blocks import ActiveBundle, Blocks, by_zone
 from gateway.condition_monitoring.monitor import monitor
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, Upload
 from gateway.data_acquisition import AcquisitionCounters, Batch, open_sources
 from gateway.data_acquisition.certificate import certificate_warnings
 from gateway.data_acquisition.tags import wanted_tags
@@ -45,6 +45,7 @@ from gateway.historian import (
 )
 from gateway.historian.past import Past
 from gateway.journal import Journal, JournalReader, compact
+from gateway.journal.retention import keep_within_limits
 from gateway.reload import changes, needs_restart, with_tags_of
 from gateway.status import (
     BundleComparison,
@@ -155,7 +156,10 @@ class Gateway:
         else:
             await journal.forget_reader("historian")  # pages need not wait for one that was taken out
         readers.append(start(self._monitor(), "monitor"))
-        segments = [start(compact(journal, interval_s=interval_s, max_pages=max_pages), "compactor")]
+        segments = [
+            start(compact(journal, interval_s=interval_s, max_pages=max_pages), "compactor"),
+            start(keep_within_limits(journal, config.journal), "retention"),
+        ]
         if config.uplink is not None:
             supply = Supply(journal, self._historian, lambda: self._config)
             work = deliver(
@@ -318,7 +322,12 @@ def bundle_slots(config: GatewayConfig) -> BundleSlots:
 
 
 def _blocks(config: GatewayConfig) -> Blocks:
-    return Blocks(gateway_id=config.gateway_id, assets=_classes(config), slots=bundle_slots(config))
+    return Blocks(
+        gateway_id=config.gateway_id,
+        assets=_classes(config),
+        slots=bundle_slots(config),
+        features_of=config.classes_with(Upload.FEATURES),
+    )
 
 
 def _classes(config: GatewayConfig) -> dict[str, str]:
