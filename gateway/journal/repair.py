@@ -23,18 +23,23 @@ from gateway.journal.mending import mend
 from gateway.journal.new_epoch import NewEpoch, begin, planned
 from gateway.journal.pages import check
 from gateway.journal.recounting import recount
-from gateway.journal.salvage import salvage
+from gateway.journal.recovery import salvage
 from gateway.journal.segments import SegmentStore
-from gateway.journal.verify import Finding, Level, Verified, verify
+from gateway.journal.verify import Finding, Level, verify
 from gateway.journal.view import JournalView
+from gateway.journal.witness import Witness
 from models.records import GatewayEvent, Results
+from models.segment import SegmentError, decode_segment
 
 _SLICE_BYTES = 16 * 2**20
-_OF_TABLES = frozenset({"segment_differs", "segment_gap", "page_missing", "position_ahead", "sums_differ"})
+_OF_TABLES = frozenset(
+    {"segment_differs", "segment_gap", "page_missing", "page_vanished", "position_ahead", "sums_differ"}
+)
 _ACTIONS = {
     "file_damaged": "what can be read of the database goes into a new one",
     "page_damaged": "it is put aside; a tombstone takes its place, unless a segment has it",
     "page_missing": "a tombstone takes its place",
+    "page_vanished": "tombstones take their place",
     "segment_lost": "it is made anew from its pages while these are in the database, else a tombstone takes its place",
     "segment_differs": "the row takes over what the file says",
     "segment_gap": "the file is recorded again, or a tombstone takes its place",
@@ -98,9 +103,9 @@ def repair(
         plan = _planned(state_dir) if new_epoch and not problems else None
         told = tuple(f"{f.subject}: {_ACTIONS[f.kind]}" for f in problems if f.kind in _ACTIONS)
         return Repaired(dry_run=True, actions=told, offered=refused, new_epoch=plan, left=_hopeless(problems))
-    with closing(take_lock(state_dir / "journal.lock", found.path)):
-        copy, actions = _put_tables_right(found, problems)
     identity = gateway_id or found.gateway_id or _gateway_of(state_dir)
+    with closing(take_lock(state_dir / "journal.lock", found.path)):
+        copy, actions = _put_tables_right(found.path, identity, problems)
     done = asyncio.run(_mend(state_dir, identity, actions, problems, offer_refused=offer_refused))
     begun = _begin(state_dir, identity) if new_epoch else None
     left = verify(state_dir, progress=progress).findings
@@ -113,42 +118,24 @@ def _hopeless(problems: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(finding for finding in problems if finding.kind not in _ACTIONS)
 
 
-def _put_tables_right(found: Verified, problems: Sequence[Finding]) -> tuple[Path | None, list[str]]:
-    """Salvage a damaged file, and make the tables fit together; return the copy of what was, and what was done."""
+def _put_tables_right(path: Path, gateway_id: str, problems: Sequence[Finding]) -> tuple[Path | None, list[str]]:
+    """Salvage a damaged file, or make the tables fit together; return the copy of what was, and what was done."""
     kinds = {finding.kind for finding in problems}
-    if not kinds & {*_OF_TABLES, "file_damaged"}:
+    if "file_damaged" in kinds:
+        return None, [salvage(path, gateway_id)]
+    if not kinds & _OF_TABLES:
         return None, []
-    path, actions = found.path, list[str]()
     copy = path.parent / "before-repair" / f"journal-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.sqlite"
     copy.parent.mkdir(exist_ok=True)
-    if "file_damaged" in kinds:
-        actions += _salvage(path, copy)
-    else:
-        with closing(sqlite3.connect(path)) as connection, closing(sqlite3.connect(copy)) as target:
-            connection.backup(target)
+    with closing(sqlite3.connect(path)) as connection, closing(sqlite3.connect(copy)) as target:
+        connection.backup(target)
     differing = [finding.seq for finding in problems if finding.kind == "segment_differs"]
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
-        actions += recount(connection, path.parent / "segments", differing)
+        actions = recount(connection, path.parent / "segments", differing)
         connection.execute("COMMIT")
     return copy, actions
-
-
-def _salvage(path: Path, copy: Path) -> list[str]:
-    """Put a new database with all that can be read in the place of a damaged one, which becomes *copy*."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    log = path.with_name(f"{path.name}-wal")
-    target = path.with_name("journal.salvaged.sqlite")
-    lost = salvage(path, target)
-    copy.write_bytes(path.read_bytes())
-    if log.exists():
-        copy.with_name(f"{copy.name}-wal").write_bytes(log.read_bytes())
-    for beside in (log, path.with_name(f"{path.name}-shm")):  # they would be taken for the new file's
-        beside.unlink(missing_ok=True)
-    target.replace(path)
-    return [f"{path.name}: a new database has all that could be read of the old one", *lost]
 
 
 async def _mend(
@@ -157,6 +144,9 @@ async def _mend(
     """Put damaged pages aside, mend damaged segments, offer what was refused, and log it."""
     journal = await Journal.open(state_dir, gateway_id)
     try:
+        actions += await journal.read(lambda database: [*database.told])  # what opening it has put right
+        if any(f.kind == "segment_gap" for f in problems) and not any("tombstone" in action for action in actions):
+            actions.append("segments whose rows were gone are recorded again, their files are whole")
         before = journal.counters
         after: int | None = 0
         while after is not None:
@@ -205,8 +195,11 @@ def _planned(state_dir: Path) -> NewEpoch:
 
 
 def _gateway_of(state_dir: Path) -> str:
-    with closing(sqlite3.connect(state_dir / "journal.sqlite")) as connection:
-        row = connection.execute("SELECT gateway_id FROM journal").fetchone()
-    if row is None:
-        raise JournalError(f"{state_dir}: not even whose journal it is can be read; bring it back from a backup")
-    return str(row[0])
+    """Return whose journal it is when its own tables cannot say."""
+    head = Witness(state_dir / "journal.last").head
+    if head is not None:
+        return head.gateway_id
+    for file in sorted((state_dir / "segments").glob("*.wseg"), reverse=True):
+        with suppress(OSError, SegmentError):
+            return decode_segment(file.read_bytes()).gateway_id
+    raise JournalError(f"{state_dir}: not even whose journal it is can be read; name the configuration with --config")

@@ -16,6 +16,7 @@ from gateway.journal.entries import SegmentEntry, read_segment
 from gateway.journal.errors import JournalMismatch, PageDamaged
 from gateway.journal.reading import content_of
 from gateway.journal.view import JournalView, Totals
+from gateway.journal.witness import Witness
 from models.segment import Segment, SegmentError, decode_segment
 
 _ROWS, _MAX_BYTES = 512, 16 * 2**20
@@ -88,6 +89,10 @@ _KINDS: dict[str, tuple[Level, str, str]] = {
     "file_damaged": (Level.PROBLEM, "the database itself is damaged; rows may be lost, others still read", _REPAIR),
     "page_damaged": (Level.PROBLEM, "its observations cannot be had back; the other pages are not touched", _REPAIR),
     "page_missing": (Level.PROBLEM, "the log has a hole; readers stop before it", _REPAIR),
+    "page_vanished": (
+        Level.PROBLEM, "the end of the log is lost, or an older copy was put back; no seq is used again",
+        "start the gateway, or: wearsight-gateway journal repair; for a copy from a backup: repair --new-epoch",
+    ),
     "segment_lost": (Level.PROBLEM, "this stretch cannot be uploaded or read as history", _REPAIR),
     "segment_differs": (Level.PROBLEM, "table and file do not agree; the cloud would refuse it", _REPAIR),
     "segment_gap": (Level.PROBLEM, "pages are in no segment and cannot be uploaded", _REPAIR),
@@ -178,8 +183,13 @@ def _check_file(look: _Look) -> Iterator[Finding]:
 
 
 def _check_sums(look: _Look) -> Iterator[Finding]:
+    witness = Witness(look.view.path.with_name("journal.last"))  # before the journal: it is never ahead of it
     totals = look.view.totals()
     counters = totals.counters
+    newest = witness.last
+    if witness.head is not None and witness.head.epoch == look.view.epoch and newest and newest.seq > counters.pages:
+        message = "were committed, the journal ends before them"
+        yield _finding("page_vanished", f"pages {counters.pages + 1}-{newest.seq}", message)
     if totals.tally.missing_observations:
         yield _finding("sums_differ", "observations", str(totals.tally))
     for reader, position in look.view.positions().items():

@@ -75,6 +75,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str, bool]] = {
         lambda folder: execute(folder, "DELETE FROM segment WHERE first_seq = 1"),
         "segment_gap", "segment 4-6", True,
     ),
+    "end": (lambda folder: execute(folder, "DELETE FROM page WHERE seq = 8"), "page_vanished", "pages 8-8", True),
     "exchanged": (
         lambda folder: execute(folder, "UPDATE segment SET previous = 'f00' WHERE first_seq = 4"),
         "chain_broken", "segment 4-6", True,
