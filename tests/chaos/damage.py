@@ -75,7 +75,7 @@ async def _judged(plant: Plant, state_dir: Path, acknowledged: set[int], *, read
         return (f"cannot be opened or read: {error}",)
     if reads_past:
         found = replace(found, counters=replace(found.counters, expired={}))
-    return judge_work(plant, found, acknowledged).wrong
+    return judge_work(plant, found, acknowledged, set_back=True).wrong
 
 
 DAMAGES = Act(

@@ -23,21 +23,22 @@ def batches_there(plant: Plant, found: Found) -> set[int]:
     return set(np.unique(plant.batches_of(found.rows.source_time)).tolist())
 
 
-def judge_work(plant: Plant, found: Found, acknowledged: set[int]) -> Verdict:
+def judge_work(plant: Plant, found: Found, acknowledged: set[int], *, set_back: bool = False) -> Verdict:
     """Judge a journal of the program under test.
 
     A batch that was acknowledged is there. One that was not may be there, but whole; with its results, in order, and
-    with what the monitor made of it exactly as far as the monitor says it has come.
+    with what the monitor made of it exactly as far as the monitor says it has come. Where damage has *set_back* the
+    monitor, with the state that it had then, it may have come further before.
     """
     there = batches_there(plant, found)
     verdict = judge(plant.batches(sorted(acknowledged | {batch for batch in there if batch >= 0})), found)
     lost = {int(event.detail["seq"]) for event in found.events(QUARANTINED)}
     lost |= {seq for first, last in found.tombstones for seq in range(first, last + 1)}
     lost |= set(range(1, found.purged_pages + 1))
-    return replace(verdict, wrong=(*verdict.wrong, *_results_wrong(found, there, lost)))
+    return replace(verdict, wrong=(*verdict.wrong, *_results_wrong(found, there, lost, set_back=set_back)))
 
 
-def _results_wrong(found: Found, there: set[int], lost: set[int]) -> list[str]:
+def _results_wrong(found: Found, there: set[int], lost: set[int], *, set_back: bool) -> list[str]:
     """Return what is wrong with results; they may be missing when pages are *lost*."""
     of_batches = Counter(int(event.message) for event in found.events(OF_BATCH))
     monitored = Counter(int(event.message) for event in found.events(MONITORED))
@@ -49,7 +50,8 @@ def _results_wrong(found: Found, there: set[int], lost: set[int]) -> list[str]:
         wrong.append("results are there twice")
     if not lost and wanted != of_batches.keys():
         wrong.append(f"results of batches {sorted(of_batches.keys() ^ wanted)[:5]} are without them, or they without")
-    if (not lost and pages != monitored.keys()) or not monitored.keys() <= pages | lost:
+    ahead = set() if set_back else monitored.keys() - pages - lost
+    if ahead or (not lost and not pages <= monitored.keys()):
         wrong.append(
             f"the monitor is at {position}; pages {sorted(pages ^ monitored.keys())[:5]} are without its results, "
             "or these without it"
