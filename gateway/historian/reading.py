@@ -6,6 +6,8 @@ Flux would hold a long answer whole on both sides, and InfluxDB 3 has none.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,10 +23,11 @@ from models.records import Observations, Stream
 
 _PIECE_ROWS = 10_000
 _MOST_PIECE_BYTES = 64 * 2**20
-_CHANNELS_AT_ONCE = 200
+_STREAMS_AT_ONCE = 200
 _OLDEST_NS, _NEWEST_NS = -(2**63) + 2, 2**63 - 2  # what InfluxDB can hold
 _LONG_S = 300.0
 _SILENCE_S = 60.0
+_BY_STREAM = 'GROUP BY "asset_id", "channel"'
 _TEXT = str.maketrans({"\\": "\\\\", "'": "\\'"})
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError)
 
@@ -32,6 +35,11 @@ _FAILURES = (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError)
 class _Series(msgspec.Struct):
     values: msgspec.Raw
     tags: dict[str, str] = {}
+
+    @property
+    def stream(self) -> Stream:
+        """Whose values they are, where the question was grouped by stream."""
+        return Stream(name_of_tag(self.tags["asset_id"]), name_of_tag(self.tags["channel"]))
 
 
 class _Result(msgspec.Struct):
@@ -70,11 +78,9 @@ class InfluxReader:
             HistorianError: If the server cannot be asked.
         """
         parts: list[Observations] = []
-        for asset_id, chosen in _questions(streams, start_ns, end_ns):
-            query = f'SELECT "value", "bad_value", "status" FROM "observation" WHERE {chosen} GROUP BY "channel"'  # noqa: S608 - quoted
-            async for series in self._series(query):
-                stream = Stream(asset_id, name_of_tag(series.tags["channel"]))
-                parts.append(_observations(stream, bytes(series.values)))
+        for chosen in _conditions(streams, start_ns, end_ns):
+            query = f'SELECT "value", "bad_value", "status" FROM "observation" WHERE {chosen} {_BY_STREAM}'  # noqa: S608 - quoted
+            parts += [_observations(series.stream, bytes(series.values)) async for series in self._series(query)]
         return parts
 
     async def estimate(self, streams: Sequence[Stream], start_ns: int, end_ns: int) -> int:
@@ -84,7 +90,7 @@ class InfluxReader:
             HistorianError: If the server cannot be asked.
         """
         found = 0.0
-        for _, chosen in _questions(streams, start_ns, end_ns):
+        for chosen in _conditions(streams, start_ns, end_ns):
             query = f'SELECT count("status"), sum("sample_count") FROM "observation" WHERE {chosen}'  # noqa: S608 - quoted
             async for series in self._series(query):
                 found += sum((rows or 0) + (samples or 0.0) / 8 for _, rows, samples in _COUNTS.decode(series.values))
@@ -97,11 +103,11 @@ class InfluxReader:
             HistorianError: If the server cannot be asked.
         """
         found: set[Stream] = set()
-        for asset_id, chosen in _questions(streams, start_ns, end_ns):
-            query = f'SELECT count("sample_count") FROM "observation" WHERE {chosen} GROUP BY "channel"'  # noqa: S608 - quoted
+        for chosen in _conditions(streams, start_ns, end_ns):
+            query = f'SELECT count("sample_count") FROM "observation" WHERE {chosen} {_BY_STREAM}'  # noqa: S608 - quoted
             async for series in self._series(query):
                 if any(rows for _, rows in _NAMES.decode(series.values)):
-                    found.add(Stream(asset_id, name_of_tag(series.tags["channel"])))
+                    found.add(series.stream)
         return [stream for stream in dict.fromkeys(streams) if stream in found]
 
     async def _series(self, query: str) -> AsyncIterator[_Series]:
@@ -157,23 +163,22 @@ def _checked(piece: bytes) -> list[_Series]:
     return [series for result in answer.results for series in result.series]
 
 
-def _questions(streams: Sequence[Stream], start_ns: int, end_ns: int) -> list[tuple[str, str]]:
-    """Return the asset and the condition of each question that has to be asked for *streams*."""
+def _conditions(streams: Sequence[Stream], start_ns: int, end_ns: int) -> list[str]:
+    """Return what selects *streams* in that time, in pieces that fit into a question each."""
     start, end = max(start_ns, _OLDEST_NS), min(end_ns, _NEWEST_NS)
     if start >= end:
         return []
-    by_asset: dict[str, list[str]] = {}
-    for stream in dict.fromkeys(streams):
-        by_asset.setdefault(stream.asset_id, []).append(stream.channel)
-    questions = []
-    for asset_id, channels in by_asset.items():
-        for first in range(0, len(channels), _CHANNELS_AT_ONCE):
-            named = " OR ".join(
-                f'"channel" = {_quoted(channel)}' for channel in channels[first : first + _CHANNELS_AT_ONCE]
-            )
-            chosen = f'"asset_id" = {_quoted(asset_id)} AND ({named}) AND time >= {start} AND time < {end}'
-            questions.append((asset_id, chosen))
-    return questions
+    ordered = sorted(set(streams))
+    pieces = (ordered[first : first + _STREAMS_AT_ONCE] for first in range(0, len(ordered), _STREAMS_AT_ONCE))
+    return [f"({_named(piece)}) AND time >= {start} AND time < {end}" for piece in pieces]
+
+
+def _named(streams: Sequence[Stream]) -> str:
+    assets = []
+    for asset_id, channels in groupby(streams, key=attrgetter("asset_id")):
+        named = " OR ".join(f'"channel" = {_quoted(stream.channel)}' for stream in channels)
+        assets.append(f'("asset_id" = {_quoted(asset_id)} AND ({named}))')
+    return " OR ".join(assets)
 
 
 def _observations(stream: Stream, values: bytes) -> Observations:
