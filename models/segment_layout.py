@@ -55,6 +55,7 @@ _BODY: Final = len(MAGIC) + hashlib.sha256().digest_size
 _MAX_HEAD_BYTES = 4096
 _MAX_NAMES_BYTES = 16 * 2**20
 _ROW_BYTES, _STREAM_BYTES, _PAGE_BYTES, _SAMPLE_BYTES = 48, 256, 16, 4  # what each takes unpacked
+_RESULTS_GROWTH = 32  # what a byte of results takes as objects, at the worst: a small number becomes a float
 _ZSTD_LEVEL = 9
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
@@ -204,7 +205,7 @@ def _growth(head: _Head) -> int:
         + _STREAM_BYTES * (head.streams + head.withheld)
         + _PAGE_BYTES * (pages + head.result_pages)
         + head.names_bytes
-        + head.results_bytes
+        + head.results_bytes * _RESULTS_GROWTH
     )
 
 

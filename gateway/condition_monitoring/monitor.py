@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import fields
 
 import structlog
 
@@ -12,7 +13,7 @@ from gateway.condition_monitoring.blocks import Blocks, joined
 from gateway.errors import GatewayError
 from gateway.historian.past import Past
 from gateway.journal import JournalReader
-from models.records import Observations, Page
+from models.records import Observations, Page, Results
 
 log = structlog.get_logger()
 
@@ -22,6 +23,7 @@ BUNDLE_CHECK_S = 1.0
 # What is saved with the position holds the open windows, maybe megabytes: saving may take this share of the time.
 SAVING_SHARE = 0.05
 LONGEST_WAIT_S = 120.0
+MOST_RECORDS = 4_000  # some MB: they become one page, and a page has to fit into a segment
 
 
 async def monitor(reader: JournalReader, blocks: Blocks, past: Past | None = None) -> None:
@@ -45,12 +47,16 @@ async def monitor(reader: JournalReader, blocks: Blocks, past: Past | None = Non
         if is_saved:
             if seq > reader.position:  # results alone, mostly its own: they move the position and nothing else
                 await reader.commit(seq)
-        elif activated or pace.is_due(now()):
+        elif activated or pace.is_due(now()) or _records(waiting) >= MOST_RECORDS:
             begin = now()
             state = await asyncio.to_thread(blocks.state)
             await reader.commit(seq, results=joined(waiting), state=state)
             pace.saved(begin, now())
             waiting, is_saved = [], True
+
+
+def _records(parts: Sequence[Results]) -> int:
+    return sum(len(getattr(part, one.name)) for part in parts for one in fields(Results))
 
 
 async def _prime(blocks: Blocks, past: Past, until_seq: int) -> None:

@@ -13,10 +13,12 @@ import numpy as np
 from gateway.journal.errors import CommitFailed, PageDamaged
 from models.page import PageError, decode_content, encode_content
 from models.records import GatewayEvent, Observations, Results, from_ns
+from models.segment import MAX_RESULTS_BYTES
 
 MAX_PAGE_ROWS = 500_000
 MAX_PAGE_SAMPLES = 4_000_000
 MAX_PAGE_BYTES = 32 * 2**20
+_IN_SEGMENT = 1024  # bytes a segment needs beside the one page of results it may hold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +39,9 @@ class PageRow:
             CommitFailed: If it is too large for a page.
         """
         payload = encode_content(content)
-        if len(payload) > MAX_PAGE_BYTES:
-            raise CommitFailed(f"a page of {len(payload)} bytes is above {MAX_PAGE_BYTES}; nothing of it is stored")
+        most = MAX_PAGE_BYTES if isinstance(content, Observations) else MAX_RESULTS_BYTES - _IN_SEGMENT
+        if len(payload) > most:
+            raise CommitFailed(f"a page of {len(payload)} bytes is above {most}; nothing of it is stored")
         return cls(
             seq=seq,
             committed_time=committed_time,

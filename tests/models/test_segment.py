@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from models import segment_layout as layout
 from models.fingerprints import page_fingerprints
-from models.records import Observations, Page, Results, Stream
+from models.records import Observations, Page, Results, Stream, WindowFeatures, from_ns
 from models.segment import (
     MAX_ROWS,
     MAX_SAMPLES,
@@ -299,3 +299,22 @@ def test_the_streams_are_told_by_the_first_bytes() -> None:
     data[data.index(b"pump-01")] ^= 1
     assert segment_streams(bytes(data)) is None
     assert segment_streams(b"") is None
+
+
+def test_results_that_pack_too_well_are_paid_for() -> None:
+    """A small number takes one byte and becomes a float of 32: what it comes to is what counts."""
+    many = WindowFeatures(
+        asset_id="a",
+        asset_class="b",
+        window_start=from_ns(0),
+        window_end=from_ns(0),
+        feature_hash="",
+        model_version=1,
+        good_share=1.0,
+        values=(0.0,) * 200_000,
+    )
+    data = encode_segment(pages_of([Results(features=(many,))]))
+    assert len(data) > 200_000 * 32 / layout.MAX_GROWTH
+    assert decode_segment(data).results[0][1].features == (many,)
+    with pytest.raises(SegmentError, match="unpack to"):
+        decode_segment(sealed(data[BODY:].rstrip(b"\0")))
