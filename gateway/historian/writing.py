@@ -29,8 +29,6 @@ _MOST_BYTES = 1_000_000  # aiohttp warns of more in one piece
 _MOST_PAUSE_S = 300.0
 _SOON_S = 1.0  # who answers that soon can have more at once
 _TELL_AGAIN_S = 60.0
-# The points themselves are at fault. All else (no connection, 401, 404, 429, 5xx) is a server to wait for.
-_REFUSALS = frozenset({400, 413, 422})
 _FAILURES = (ApiException, aiohttp.ClientError, TimeoutError, OSError)
 _DROPPED = re.compile(r"dropped=(\d+)")
 _CONFLICT = re.compile(r'field type conflict: input field "(.*?)" on measurement "(.*?)" is type')
@@ -89,7 +87,7 @@ class InfluxWriter:
             try:
                 await self._send(request)
             except _FAILURES as error:
-                if isinstance(error, ApiException) and error.status in _REFUSALS:
+                if isinstance(error, ApiException) and _is_refusal(error):
                     self._condition.answered()
                     return await self._sort_out(request, error.status, _message(error))
                 self._failed(error)
@@ -197,15 +195,31 @@ def reason_of(error: Exception) -> str:
 
 
 class _Answer(msgspec.Struct):
-    message: str = ""
+    message: str = ""  # InfluxDB 2
+    error: str = ""  # InfluxDB 3
+
+
+def _is_refusal(error: ApiException) -> bool:
+    """Return whether the points themselves are at fault.
+
+    All else is a server to wait for: no connection, 401, 404, 429, 5xx, and a 400 that is none of InfluxDB's own, as a
+    proxy gives it that speaks another protocol.
+    """
+    return error.status == 413 or (error.status in {400, 422} and bool(_words(error)))
+
+
+def _words(error: ApiException) -> str:
+    """Return what InfluxDB says, empty when it is not InfluxDB that speaks."""
+    try:
+        answer = msgspec.json.decode(error.body or b"", type=_Answer)
+    except msgspec.DecodeError:
+        return ""
+    return answer.message or answer.error
 
 
 def _message(error: ApiException) -> str:
     body = error.body or b""
-    try:
-        return msgspec.json.decode(body, type=_Answer).message
-    except msgspec.DecodeError:
-        return body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
+    return _words(error) or (body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body))
 
 
 def _reason_for(status: int, message: str) -> str:

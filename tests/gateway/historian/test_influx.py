@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from models.records import Page, Results, Stream
 from tests.strategies import make_observations, make_results
 
 Answer = Callable[[bytes], web.Response]
+TAKEN = partial(web.Response, status=204)
 
 
 @dataclass
@@ -135,9 +137,20 @@ async def test_only_the_point_that_is_refused_is_left_out(
     endpoint: tuple[WriteEndpoint, str], historian: InfluxHistorian, status: int
 ) -> None:
     """One point at fault among a hundred: ninety-nine are stored, it is counted, the page ends."""
-    endpoint[0].answer = lambda body: web.Response(status=status if b"value=42.0" in body else 204)
+    words = {"code": "invalid", "message": "unable to parse"}
+    endpoint[0].answer = lambda body: web.json_response(words, status=status) if b"value=42.0" in body else TAKEN()
     await historian.write(page(streams=1, rows=100))
     assert (len(set(endpoint[0].taken)), historian.condition.refused.total()) == (99, 1)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_refusal_that_is_not_influxdb_s_refuses_nothing(
+    endpoint: tuple[WriteEndpoint, str], historian: InfluxHistorian, status: int
+) -> None:
+    """A proxy that answers 400 to everything does not make the historian give points up."""
+    endpoint[0].answer = in_turn(status, status)
+    await historian.write(page(streams=1, rows=2))
+    assert (endpoint[0].requests, historian.condition.written, historian.condition.refused.total()) == (3, 2, 0)
 
 
 async def test_a_large_page_goes_in_batches(endpoint: tuple[WriteEndpoint, str], historian: InfluxHistorian) -> None:
