@@ -58,6 +58,8 @@ class SegmentTable:
     def record(self, entry: SegmentEntry) -> None:
         """Record a segment whose file is durable already."""
         database = self._database
+        if self._is_recorded(entry):  # it is tried again after a commit of which the disk did not say how it ended
+            return
         now = database.counters
         if entry.first_seq != now.compacted_pages + 1 or entry.last_seq > now.pages:
             raise JournalError(
@@ -78,6 +80,12 @@ class SegmentTable:
             self.age.save()
         self.size += entry.size
         database.counters = replace(now, compacted_pages=entry.last_seq, segments_pending=now.segments_pending + 1)
+
+    def _is_recorded(self, entry: SegmentEntry) -> bool:
+        row = self._database.writer.execute(
+            "SELECT last_seq, digest FROM segment WHERE first_seq = ?", (entry.first_seq,)
+        ).fetchone()
+        return bool(row == (entry.last_seq, entry.digest))
 
     def set_cut(self, first_seq: int, cut: bytes, withheld: int) -> None:
         """Decide what is left out of the segment that begins at *first_seq*, before it is first sent.
