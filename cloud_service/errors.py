@@ -9,11 +9,14 @@ CloudError
 │   ├── BodyRefused       400, 408, 411, 413: cut off, too slow, of unknown length, too large; the body is not kept
 │   ├── SegmentRejected   422: the body is not the segment it says it is
 │   ├── Busy              429, 503: too many at once; it may come again after ``wait_s``
+│   ├── RequestRejected   422: what a gateway says of a data request does not fit (`cloud_service.requests.errors`)
+│   ├── RequestIncomplete 409: a request is said to be done, and not all of it is there (the same)
 │   ├── ChainBroken       409: the segment does not follow the one before it, or is not followed by the one after
 │   └── Quarantined       409, and the body is kept for an operator to look at
 │       ├── RangeConflict     pages are held with other content; the gateway was cloned or restored
 │       └── CloneRefused      an older journal sends new pages after a newer one of the same gateway came
 ├── LedgerError           a command on the ledger cannot be done; the message says what is as it was
+├── RequestRefused        nothing is asked of a gateway; the message says why (`cloud_service.requests.errors`)
 ├── TrainingFailed        no version is registered; what is live stays
 ├── ArchiveUnreadable     a file is no bundle; nothing is rolled out
 ├── CollectionMissing     the collection wearsight.fleet is nowhere; nothing is rolled out

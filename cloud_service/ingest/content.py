@@ -27,6 +27,9 @@ def check_content(segment: Segment) -> None:
     for stream in segment.observations.streams:
         for name in stream:
             _check_name(name, "streams")
+    for part in segment.withheld:
+        for name in part.stream:
+            _check_name(name, "withheld")
     times = segment.observations.source_time
     if times.size and not _EARLIEST_NS <= int(times.min()) <= int(times.max()) <= _LATEST_NS:
         raise SegmentRejected("a source time is before 1679 or after 2260; the segment is not stored", "source_time")

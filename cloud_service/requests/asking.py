@@ -212,10 +212,15 @@ def cancel(session: Session, request_id: str) -> RequestRow:
     return row
 
 
-def expire(session: Session, now: datetime) -> None:
-    """End the open requests that no gateway has answered for too long."""
+def unanswered(session: Session, now: datetime) -> list[RequestRow]:
+    """Return the open requests that no gateway has answered for too long."""
     query = select(RequestRow).where(RequestRow.state == RequestState.OPEN, RequestRow.asked_at < now - LIFE)
-    for row in session.scalars(query.where(RequestRow.end < now - LIFE)):
+    return list(session.scalars(query.where(RequestRow.end < now - LIFE)))
+
+
+def expire(session: Session, now: datetime) -> None:
+    """End the requests that are `unanswered`."""
+    for row in unanswered(session, now):
         close_request(row, RequestState.EXPIRED, f"its gateway did not answer in {LIFE.days} days")
 
 

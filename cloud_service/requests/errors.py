@@ -1,8 +1,8 @@
-"""What is wrong with a request for raw data."""
+"""What can be wrong with a request for raw data, and with what a gateway says of one."""
 
 from __future__ import annotations
 
-from cloud_service.errors import CloudError
+from cloud_service.errors import CloudError, IngestError
 
 
 class RequestRefused(CloudError):
@@ -15,3 +15,18 @@ class RequestRefused(CloudError):
     def __init__(self, message: str, field: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class RequestRejected(IngestError):
+    """What a gateway says of a request does not fit."""
+
+    status = 422
+    reason = "request"
+
+
+class RequestIncomplete(IngestError):
+    """A request is said to be done, and not all of it is there."""
+
+    status = 409
+    reason = "incomplete"
+    field = "parts"

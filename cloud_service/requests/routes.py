@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from cloud_service.errors import BodyRefused, IngestError
+from cloud_service.errors import BodyRefused
 from cloud_service.ingest.ledger import Range, held_ranges, missing_ranges
 from cloud_service.requests.asking import (
     MOST_CHANNELS,
@@ -21,8 +21,9 @@ from cloud_service.requests.asking import (
     check_interval,
     close_request,
     expire,
+    unanswered,
 )
-from cloud_service.requests.errors import RequestRefused
+from cloud_service.requests.errors import RequestIncomplete, RequestRefused, RequestRejected
 from cloud_service.requests.tables import PART_S, AskedBy, Interval, RequestRow, RequestState
 from cloud_service.store import AssetRow, HeldRow, Store
 from models.records import from_ns, to_ns
@@ -69,21 +70,6 @@ class _Refused(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 
 
-class RequestRejected(IngestError):
-    """What a gateway says of a request does not fit."""
-
-    status = 422
-    reason = "request"
-
-
-class RequestIncomplete(IngestError):
-    """A request is said to be done, and not all of it is there."""
-
-    status = 409
-    reason = "incomplete"
-    field = "parts"
-
-
 def request_routes(store: Store, entitled: Entitled) -> APIRouter:
     """Return the routes under ``/api/v1/requests``; *entitled* raises unless a request may speak for a gateway."""
     routes = APIRouter(prefix="/api/v1/requests/{gateway_id}")
@@ -117,8 +103,12 @@ def request_routes(store: Store, entitled: Entitled) -> APIRouter:
 
 def _open_requests(store: Store, gateway_id: str) -> list[Told]:
     """Return the oldest open requests to *gateway_id*; those that nobody answered for too long end here."""
-    with store.writing() as session:
-        expire(session, datetime.now(UTC))
+    now = datetime.now(UTC)
+    with store.reading() as session:
+        some_are_unanswered = bool(unanswered(session, now))
+    if some_are_unanswered:
+        with store.writing() as session:
+            expire(session, now)
     query = select(RequestRow).where(RequestRow.gateway_id == gateway_id, RequestRow.state == RequestState.OPEN)
     query = query.order_by(RequestRow.asked_at, RequestRow.request_id).limit(TOLD_AT_ONCE)
     with store.reading() as session:

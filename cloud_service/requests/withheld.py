@@ -25,7 +25,7 @@ def note_withheld(session: Session, segment: Segment) -> None:
     """Write down what *segment* says was left out of it; said again, it changes nothing."""
     if not segment.withheld:
         return
-    hours = {w.stream: (w.start_ns // _HOUR_NS, w.end_ns // _HOUR_NS) for w in segment.withheld}
+    hours = {w.stream: (w.start_ns // _HOUR_NS, max(w.start_ns, w.end_ns) // _HOUR_NS) for w in segment.withheld}
     first, last = min(start for start, _ in hours.values()), max(end for _, end in hours.values())
     known = _known(session, segment.gateway_id, first, last)
     outdated, grown = [], []

@@ -21,6 +21,7 @@ from gateway.config import GatewayConfig, UplinkConfig, Upload
 from gateway.historian import EmbeddedHistorian
 from gateway.journal import Journal, SegmentStore, compact_once
 from gateway.uplink import CloudClient, supply
+from gateway.uplink.pacing import Priority
 from gateway.uplink.supply import DataRequest, Supply
 from models.records import Advisory, Results, to_ns
 from tests.gateway.uplink.answering import answering
@@ -481,3 +482,31 @@ def test_the_first_missing_run_is_what_no_range_covers(held: Sequence[Any], seco
         start, end = request.span(missing)
         assert (start - request.start_ns) == (missing[0] - 1) * MINUTE_NS
         assert end == min(request.start_ns + missing[1] * MINUTE_NS, end_ns)
+
+
+async def test_what_is_supplied_waits_behind_all_else_and_goes_in_small_pieces(
+    cloud: CloudProcess, journal: Journal, asset_id: str, rigs: Rigs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a bandwidth cap an upload takes seconds, and every piece of it lets live data pass."""
+    sent: list[tuple[str, int, Priority]] = []
+    put = CloudClient.put
+
+    async def noted(self: CloudClient, epoch: str, *more: Any) -> Any:
+        pages, data, _, priority = more
+        sent.append((epoch, pages[1] - pages[0] + 1, priority))
+        assert len(data) < 10 * 64 * 1024
+        return await put(self, epoch, *more)
+
+    monkeypatch.setattr(CloudClient, "put", noted)
+    monkeypatch.setattr(supply, "_BYTES_PER_ROW", 10_000)
+    rig = rigs(cloud, journal, asset_id, bandwidth_kib_s=64.0)
+    await run_machine(journal, asset_id, 0, 40)
+    async with rig.running():
+        await rig.delivered()
+        request_id = rig.ask(0, 40)
+        row = await rig.ended(request_id)
+    supplied = [(parts, priority) for epoch, parts, priority in sent if epoch == request_id]
+    assert row.observations == 40 * ROWS_A_MINUTE
+    assert {priority for _, priority in supplied} == {Priority.SUPPLY}
+    assert len(supplied) > 1
+    assert sum(parts for parts, _ in supplied) == 40
