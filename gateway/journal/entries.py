@@ -74,9 +74,9 @@ def read_segment(entry: SegmentEntry) -> bytes:
     """
     try:
         data = entry.path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a damaged row names what can be no file
         message = f"{entry.path}: segment cannot be read ({error}); it is left out"
-        if error.errno in _LOST:
+        if isinstance(error, ValueError) or error.errno in _LOST:
             raise SegmentDamaged(message, first_seq=entry.first_seq) from error
         raise JournalError(message) from error
     if segment_digest(data) != entry.digest:

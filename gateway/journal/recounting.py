@@ -22,17 +22,42 @@ from models.segment import Expired, Segment, SegmentError, decode_segment, segme
 _UNKNOWN = "0" * 64  # in the place of a digest that nobody knows any more
 
 
-def recount(connection: sqlite3.Connection, folder: Path, differing: Sequence[int]) -> list[str]:
+def recount(connection: sqlite3.Connection, folder: Path, differing: Sequence[int], lost: Sequence[int]) -> list[str]:
     """Make the tables behind *connection* fit together, inside the caller's transaction; return what was done.
 
     Args:
         connection: Of the journal, which nobody else has open.
         folder: Where its segment files are.
         differing: First pages of the segments whose row and file do not agree; the file is believed.
+        lost: First pages of the segments whose file is not where the row says.
     """
-    done = [*_take_from_files(connection, folder, differing)]
+    done = [*_find_files(connection, folder, lost), *_take_from_files(connection, folder, differing)]
     done += _close_segment_gaps(connection, folder)
     return done + list(_bring_positions_back(connection))
+
+
+def _find_files(connection: sqlite3.Connection, folder: Path, lost: Sequence[int]) -> Iterator[str]:
+    """Let rows name their files again, where these are whole under their own names."""
+    for first_seq in lost:
+        for entry in select_segments(connection, folder, "first_seq = ?", (first_seq,)):
+            name = next(
+                (path.name for path in _files(connection, folder, first_seq) if _digest(path) == entry.digest), ""
+            )
+            if name and name != entry.path.name:
+                connection.execute("UPDATE segment SET path = ? WHERE first_seq = ?", (name, first_seq))
+                yield f"segment {entry.first_seq}-{entry.last_seq}: its row names its file again"
+
+
+def _files(connection: sqlite3.Connection, folder: Path, first_seq: int) -> Iterator[Path]:
+    (epoch,) = connection.execute("SELECT epoch FROM journal").fetchone()
+    yield from sorted(folder.glob(f"{epoch}-{first_seq:012d}-*.wseg"))
+
+
+def _digest(path: Path) -> str:
+    try:
+        return segment_digest(path.read_bytes())
+    except OSError:
+        return ""
 
 
 def _take_from_files(connection: sqlite3.Connection, folder: Path, differing: Sequence[int]) -> Iterator[str]:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from gateway.errors import JournalError
 from gateway.journal.database import JournalDatabase, take_lock
+from gateway.journal.entries import decoded_segment
+from gateway.journal.errors import SegmentDamaged
 from gateway.journal.journal import Journal
 from gateway.journal.mending import mend
 from gateway.journal.new_epoch import NewEpoch, begin, planned
@@ -33,7 +35,7 @@ from models.segment import SegmentError, decode_segment
 
 _SLICE_BYTES = 16 * 2**20
 _OF_TABLES = frozenset(
-    {"segment_differs", "segment_gap", "page_missing", "page_vanished", "position_ahead", "sums_differ"}
+    {"segment_differs", "segment_lost", "segment_gap", "page_missing", "page_vanished", "position_ahead", "sums_differ"}
 )
 _ACTIONS = {
     "file_damaged": "what can be read of the database goes into a new one",
@@ -129,11 +131,13 @@ def _put_tables_right(path: Path, gateway_id: str, problems: Sequence[Finding]) 
     copy.parent.mkdir(exist_ok=True)
     with closing(sqlite3.connect(path)) as connection, closing(sqlite3.connect(copy)) as target:
         connection.backup(target)
-    differing = [finding.seq for finding in problems if finding.kind == "segment_differs"]
+    differing, lost = (
+        [finding.seq for finding in problems if finding.kind == kind] for kind in ("segment_differs", "segment_lost")
+    )
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
-        actions = recount(connection, path.parent / "segments", differing)
+        actions = recount(connection, path.parent / "segments", differing, lost)
         connection.execute("COMMIT")
     return copy, actions
 
@@ -155,15 +159,26 @@ async def _mend(
             actions.append(f"{aside} damaged pages were put aside")
         for finding in problems:
             if finding.kind == "segment_lost" and finding.seq:
-                entry = await mend(journal, finding.seq)
-                gone = entry is not None and entry.is_tombstone
-                actions.append(f"{finding.subject}: {'a tombstone takes its place' if gone else 'made anew'}")
+                actions += await _mend_segment(journal, finding)
         offered = await SegmentStore(journal).offer_again() if offer_refused else 0
         if actions or offered:
             await journal.append_results(_event(actions, offered))
         return Repaired(dry_run=False, actions=tuple(actions), offered=offered)
     finally:
         await journal.close()
+
+
+async def _mend_segment(journal: Journal, finding: Finding) -> list[str]:
+    """Mend the segment of *finding*, unless its row was at fault and is put right; return what was done."""
+    found = await journal.read(lambda database: database.segments.select("first_seq = ?", (finding.seq,)))
+    for entry in found:
+        try:
+            decoded_segment(entry)
+        except SegmentDamaged:
+            now = await mend(journal, finding.seq)
+            gone = now is not None and now.is_tombstone
+            return [f"{finding.subject}: {'a tombstone takes its place' if gone else 'made anew'}"]
+    return []
 
 
 def _check(database: JournalDatabase, *, after: int, last: int) -> int | None:

@@ -17,7 +17,7 @@ from gateway.journal.errors import JournalMismatch, PageDamaged
 from gateway.journal.reading import content_of
 from gateway.journal.view import JournalView, Totals
 from gateway.journal.witness import Witness
-from models.segment import Segment, SegmentError, decode_segment
+from models.segment import Segment, decode_segment
 
 _ROWS, _MAX_BYTES = 512, 16 * 2**20
 _MOST_TOLD = 100  # findings of one kind; a disk that died would fill the screen
@@ -277,7 +277,7 @@ def _check_segment(look: _Look, entry: SegmentEntry) -> Iterator[Finding]:
         if look.fast:
             return
         segment = decode_segment(read_segment(entry))
-    except (OSError, JournalError, SegmentError) as error:
+    except (OSError, ValueError, JournalError) as error:  # ValueError: no segment, or no path
         yield _finding("segment_lost", _name(entry), str(error).removesuffix("; it is left out"), entry.first_seq)
         return
     if differences := _differences(look.view, entry, segment):

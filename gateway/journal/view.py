@@ -127,7 +127,8 @@ class JournalView:
                 yield self._connection
             finally:
                 self._connection.rollback()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
+            # A damaged row has values of other types than its table: SQLite checks these when they are written.
             raise JournalError(f"{self.path}: cannot be read ({error}); nothing of it was changed") from error
 
     def totals(self) -> Totals:
@@ -160,18 +161,20 @@ class JournalView:
         rows: list[PageRow] = []
         size = 0
         with self.moment() as connection:
-            for seq, committed, observations, payload, checksum in connection.execute(
+            for seq, committed, observations, stored, checksum in connection.execute(
                 "SELECT seq, committed_time, observations, payload, checksum FROM page "
                 "WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
                 (after, last, limit),
             ):
+                payload = stored if isinstance(stored, bytes) else b""  # a damaged row
                 size += len(payload)
                 if rows and size > max_bytes:
                     break
-                row = PageRow(
-                    seq=seq, committed_time=committed, observations=observations, payload=payload, checksum=checksum
+                rows.append(
+                    PageRow(
+                        seq=seq, committed_time=committed, observations=observations, payload=payload, checksum=checksum
+                    )
                 )
-                rows.append(row)
         return rows
 
     def quarantined(self) -> list[Quarantined]:

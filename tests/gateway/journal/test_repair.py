@@ -81,6 +81,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], int]] = {
     "link of a segment": (lambda folder: execute(folder, "UPDATE segment SET previous = 'f0' WHERE first_seq = 4"), 0),
     "row of a segment": (lambda folder: execute(folder, "DELETE FROM segment WHERE first_seq = 1"), 0),
     "row of a page": (lambda folder: execute(folder, "DELETE FROM page WHERE seq = 7"), PAGE),
+    "name of a segment": (lambda folder: execute(folder, "UPDATE segment SET path = 'a' || char(0)"), 0),
     "segment and its row": (lose_segment_and_row, 2 * PAGE),
     "the end": (lose_the_end, PAGE),
     "position": (lambda folder: execute(folder, "UPDATE position SET seq = 99"), 0),
