@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+_LATELY_S = 3600.0
 _SLOW_S = 5.0  # so long without an answer is told, whether or not it still comes
 
 
@@ -32,6 +33,7 @@ class HistorianCondition:
     went_back: int = 0
     oldest_pending_ns: int | None = None
     _trouble: str = "not connected yet"
+    _refused_s: dict[str, float] = field(default_factory=dict)
     _asked_s: float | None = None
 
     @property
@@ -51,11 +53,18 @@ class HistorianCondition:
         found = []
         if self.trouble:
             found.append(f"historian down: {self.trouble}; {self.pending_pages} pages wait in the journal")
+        lately_s = time.monotonic() - _LATELY_S
         found += [
-            f"historian refused {count} points ({reason}); they are in the journal alone"
-            for reason, count in sorted(self.refused.items())
+            f"historian refused {self.refused[reason]} points ({reason}); they are in the journal alone"
+            for reason, last_s in sorted(self._refused_s.items())
+            if last_s > lately_s
         ]
         return tuple(found)
+
+    def refuse(self, reason: str, count: int) -> None:
+        """Note that the server will not have *count* points, for *reason*; it is a warning for an hour."""
+        self.refused[reason] += count
+        self._refused_s[reason] = time.monotonic()
 
     def asked(self) -> None:
         """Note that a request went out."""

@@ -160,7 +160,7 @@ class InfluxWriter:
             await self._store(part)
 
     def _refuse(self, reason: str, count: int, message: str) -> None:
-        self._condition.refused[reason] += count
+        self._condition.refuse(reason, count)
         if self._told(reason):
             log.error("historian refuses points; they are left out", reason=reason, points=count, answer=message[:500])
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from influxdb_client.client.influxdb_client_async import InfluxDBClientAsync
@@ -112,4 +113,15 @@ async def test_every_record_of_a_page_is_in_its_measurement(influx_server: Influ
     assert found["advisory"] >= {"state", "failure_mode", "confidence", "reason", "recommended_action", "revision"}
     assert found["gateway_event"] >= {"message"}
     assert found["gap"] >= {"cause"}
+    await historian.close()
+
+
+async def test_what_is_compressed_arrives(influx_server: InfluxServer, journal: Journal) -> None:
+    """As to any host but this one."""
+    config = influx_server.bucket()
+    elsewhere = config.influxdb_url.replace("127.0.0.1", "0.0.0.0")  # noqa: S104 - a name of this host
+    historian = InfluxHistorian(msgspec.structs.replace(config, influxdb_url=elsewhere))
+    rows = await fill(journal, 2)
+    await historian.write(page_of(rows))
+    assert same(await historian.read(rows.streams, *ALWAYS), rows)
     await historian.close()
