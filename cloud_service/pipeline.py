@@ -20,7 +20,7 @@ from cloud_service.fleet.assets import take_over
 from cloud_service.fleet.gateways import check_entitled
 from cloud_service.ingest import journals, ledger
 from cloud_service.ingest.admission import HEAD_BYTES, Incoming, MemoryBudget, decoding_memory
-from cloud_service.ingest.chain import check_chain, enter_segment, is_entered
+from cloud_service.ingest.chain import check_chain, enter_segment, is_placed
 from cloud_service.ingest.ledger import Range, StoredRange
 from cloud_service.ingest.quarantine import Quarantine
 from cloud_service.ingest.tally import Rejection, Tally, count_received, uncount_rejected
@@ -146,7 +146,7 @@ class Intake:
             missing = ledger.missing_ranges(held, segment.first_seq, segment.last_seq)
             if missing:
                 journals.check_not_superseded(session, *journal)
-            if missing or not is_entered(session, segment):
+            if missing or not is_placed(session, segment):
                 check_chain(session, segment)
         return missing
 
@@ -160,7 +160,7 @@ class Intake:
     def _nothing_new(self, segment: Segment) -> list[Range]:
         """Return what is held; a segment all of whose pages came ahead of it still gets its place in the chain."""
         with self.store.reading() as session:
-            known = is_entered(session, segment)
+            known = is_placed(session, segment)
         if not known:
             with self.store.writing() as session:
                 enter_segment(session, segment, None)

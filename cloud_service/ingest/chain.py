@@ -29,15 +29,19 @@ def check_chain(session: Session, segment: Segment) -> None:
         raise _broken(segment, segment.last_seq + 1, "is not the one that the next one, which is held, names")
 
 
-def is_entered(session: Session, segment: Segment) -> bool:
-    """Return whether what *segment* says of itself is in the ledger, or has no place there."""
-    key = (segment.gateway_id, segment.epoch, segment.first_seq, segment.last_seq)
-    return segment.kind is SegmentKind.EXPRESS or session.get(SegmentRow, key) is not None
+def is_placed(session: Session, segment: Segment) -> bool:
+    """Return whether the pages of *segment* have a place in the chain already, at least some; or need none."""
+    if segment.kind is SegmentKind.EXPRESS:
+        return True
+    rows = select(SegmentRow.first_seq).where(SegmentRow.gateway_id == segment.gateway_id)
+    rows = rows.where(SegmentRow.epoch == segment.epoch, SegmentRow.last_seq >= segment.first_seq)
+    return session.scalar(rows.where(SegmentRow.first_seq <= segment.last_seq).limit(1)) is not None
 
 
 def enter_segment(session: Session, segment: Segment, upload_id: int | None) -> None:
     """Write down what *segment* says of itself, once; without an upload it brought no page, and counts nothing."""
-    if is_entered(session, segment):
+    key = (segment.gateway_id, segment.epoch, segment.first_seq, segment.last_seq)
+    if segment.kind is SegmentKind.EXPRESS or session.get(SegmentRow, key) is not None:
         return
     new = upload_id is not None
     session.add(

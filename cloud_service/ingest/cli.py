@@ -188,9 +188,8 @@ def _show_quarantine(kept: list[Kept]) -> None:
     times = sum(segment.times for segment in kept)
     pages = _ranges([(segment.first_seq, segment.last_seq) for segment in kept])
     last = max(kept, key=lambda segment: segment.last_at)
-    click.echo(
-        f"  in quarantine ({last.reason}): {pages}; refused {_many(times, 'time')}, last {last.last_at:%Y-%m-%d %H:%M}Z:"
-    )
+    refused = f"refused {_many(times, 'time')}, last {last.last_at:%Y-%m-%d %H:%M}Z"
+    click.echo(f"  in quarantine ({last.reason}): {pages}; {refused}:")
     click.echo(f"    {last.detail}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import numpy as np
 import pytest
 
@@ -116,6 +118,16 @@ def make_advisory(*, revision: int = 1, state: AdvisoryState = AdvisoryState.ACT
         reason="Impacts at the outer race.",
         recommended_action="Replace the drive-end bearing.",
     )
+
+
+def metrics(cloud: CloudProcess, gateway_id: str) -> dict[str, float]:
+    """Return the gateway's figures by name, summed over reasons."""
+    text = httpx.get(f"{cloud.web_url}/metrics").text
+    found: dict[str, float] = {}
+    for name, labels, value in re.findall(r"^wearsight_cloud_(\w+)\{(.*)\} ([0-9.e+]+)$", text, re.MULTILINE):
+        if f'gateway_id="{gateway_id}"' in labels:
+            found[name] = found.get(name, 0.0) + float(value)
+    return found
 
 
 @pytest.fixture(scope="session")

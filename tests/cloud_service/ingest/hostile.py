@@ -7,17 +7,18 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from models.records import Advisory, AssetDescription, GatewayEvent, Observations, Page, Results, Stream
-from models.segment import encode_segment, segment_digest
+from models.records import Advisory, AssetDescription, GatewayEvent, Observations, Page, Results, Stream, from_ns
+from models.segment import Expired, cut_segment, encode_segment, express_segment, segment_digest, tombstone
 from tests.cloud_service.conftest import EPOCH, make_advisory, make_page
 
 GATEWAY = "gw-storm"
-HELD = (1, 6)  # pages of GATEWAY that the cloud holds, in two segments, before the storm
+NEW = 20  # a page that the cloud does not hold
 _HEAD = 6 + 32  # magic, version and digest in front of the body
 
 
@@ -40,11 +41,30 @@ def upload_of(data: bytes, pages: tuple[int, int], how: str, *, gateway_id: str 
     return Upload(how=how, path=path, headers=headers, chunks=(data,))
 
 
+@cache
 def held_segments() -> list[tuple[tuple[int, int], bytes]]:
-    """Return the segments that the cloud holds before the storm."""
+    """Return the segments that the cloud holds before the storm: one of each kind, in one chain."""
     first = [make_page(GATEWAY, seq) for seq in (1, 2)]
     first.append(make_page(GATEWAY, 3, Results(advisories=(make_advisory(),), assets=(described("pump-01"),))))
-    return [((1, 3), encode_segment(first)), ((4, 6), encode_segment([make_page(GATEWAY, n) for n in (4, 5, 6)]))]
+    full = encode_segment(first)
+    whole = encode_segment([make_page(GATEWAY, n) for n in (4, 5, 6)], previous=segment_digest(full))
+    gone = tombstone(
+        gateway_id=GATEWAY,
+        epoch=EPOCH,
+        first_seq=7,
+        last_seq=8,
+        previous=segment_digest(whole),
+        stands_for="0" * 64,
+        expired=Expired(reason="age_limit", observations=10),
+        results=Results(events=(_event(from_ns(0)),)),
+    )
+    ahead = express_segment(make_page(GATEWAY, 9, Results(events=(_event(from_ns(1)),))))
+    cut = cut_segment(whole, [Stream("pump-01", "flow_m3_h")])
+    return [((1, 3), full), ((4, 6), cut), ((7, 8), gone), ((9, 9), ahead)]
+
+
+def _event(moment: datetime) -> GatewayEvent:
+    return GatewayEvent(kind="started", gateway_time=moment, message="", detail={"a": "b"})
 
 
 def described(asset_id: str) -> AssetDescription:
@@ -64,7 +84,7 @@ def storm(seed: int, count: int) -> Iterator[Upload]:
 
 def _new(content: Observations | Results, how: str) -> Upload:
     """Return the upload of a page that the cloud does not hold yet."""
-    return upload_of(encode_segment([make_page(GATEWAY, 7, content)]), (7, 7), how)
+    return upload_of(encode_segment([make_page(GATEWAY, NEW, content)]), (NEW, NEW), how)
 
 
 def _with_body(upload: Upload, data: bytes) -> Upload:
@@ -97,7 +117,7 @@ def _wrong_address(chance: random.Random, upload: Upload) -> Upload:
     api, v1, segments, gateway_id, epoch, _ = upload.path.strip("/").split("/")
     gateway_id = chance.choice([gateway_id, gateway_id, "gw-other", "..", "x" * 3000])
     epoch = chance.choice([epoch, epoch[:7], epoch.upper() + "g", "0" * 65, "\u0660" * 16, "f00dface"])
-    ranges = ["0-3", "3-1", "1-", "-", "1-9999999999999", "a-b", "1-2000000", "1-2/3", "7-8", "1-2", "\u0661-\u0662"]
+    ranges = ["0-3", "3-1", "1-", "-", "1-9999999999999", "a-b", "1-2000000", "1-2/3", "70-80", "1-2", "\u0661-\u0662"]
     wrong = f"/{api}/{v1}/{segments}/{gateway_id}/{epoch}/{chance.choice(ranges)}"
     return replace(upload, path=wrong)
 
@@ -188,7 +208,7 @@ def _impossible_times(chance: random.Random, upload: Upload) -> Upload:
     if chance.random() < 0.3:
         return _new(_observations(Stream("pump-01", "speed_rpm"), chance.choice([2**63 - 1, -(2**63)])), upload.how)
     if chance.random() < 0.5:
-        return _new(Results(events=(GatewayEvent(kind="started", gateway_time=moment, message=""),)), upload.how)
+        return _new(Results(events=(_event(moment),)), upload.how)
     field = chance.choice(["raised_at", "updated_at", "act_by"])
     return _new(Results(advisories=(_advisory(field, moment),)), upload.how)
 
@@ -200,14 +220,16 @@ def _impossible_numbers(chance: random.Random, upload: Upload) -> Upload:
 
 def _other_content(chance: random.Random, upload: Upload) -> Upload:
     """A clone: other pages under numbers that are taken."""
-    first = chance.randint(*HELD)
-    pages = [make_page(GATEWAY, seq, rows=chance.randint(1, 4)) for seq in range(first, first + chance.randint(1, 4))]
+    first = chance.randint(1, 6)
+    pages = [make_page(GATEWAY, seq, rows=chance.randint(1, 4)) for seq in range(first, first + chance.randint(1, 3))]
     return upload_of(encode_segment(pages), (first, pages[-1].seq), upload.how)
 
 
 def _of_another_gateway(_: random.Random, upload: Upload) -> Upload:
-    page = Page(gateway_id="gw-other", epoch=EPOCH, seq=7, committed_time=0, content=make_page("gw-other", 7).content)
-    return upload_of(encode_segment([page]), (7, 7), upload.how)
+    page = Page(
+        gateway_id="gw-other", epoch=EPOCH, seq=NEW, committed_time=0, content=make_page("gw-other", NEW).content
+    )
+    return upload_of(encode_segment([page]), (NEW, NEW), upload.how)
 
 
 def _replayed(_: random.Random, upload: Upload) -> Upload:

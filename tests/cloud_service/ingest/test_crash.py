@@ -17,7 +17,7 @@ from cloud_service.pki import Identity
 from cloud_service.store import Store
 from cloud_service.testing import CloudProcess
 from models.segment import Segment, decode_segment, encode_segment, segment_digest
-from tests.cloud_service.conftest import EPOCH, Gateway, pages_of
+from tests.cloud_service.conftest import EPOCH, Gateway, metrics, pages_of
 
 
 class Killed(Exception):
@@ -122,4 +122,7 @@ def test_kills_among_uploads_lose_and_repeat_nothing(tmp_path: Path) -> None:
             assert answered <= {seq for first, last in held for seq in range(first, last + 1)}
         assert answered
         assert gateway.put_pages(pages_of("gw-1", 1, 400)) == (200, {"held": [[1, 400]]})
+        assert gateway.put(b"no segment", 401, 402)[0] == 422
+        told = metrics(cloud, "gw-1")
+        assert told["segments_received_total"] == told["segments_stored_total"] + told["segments_rejected_total"]
         assert seqs_on_disk(cloud.lake) == sorted(seq for seq in range(1, 401) for _ in range(5))

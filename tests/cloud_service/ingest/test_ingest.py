@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from pathlib import Path
 
-import httpx
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +14,7 @@ from cloud_service.pipeline import Intake
 from cloud_service.store import Store
 from cloud_service.testing import CloudProcess
 from models.segment import decode_segment, encode_segment, segment_digest
-from tests.cloud_service.conftest import EPOCH, Gateway, make_page, pages_of
+from tests.cloud_service.conftest import EPOCH, Gateway, make_page, metrics, pages_of
 
 MIB = 2**20
 
@@ -31,16 +29,6 @@ def rows_in_lake(gateway: Gateway) -> list[int]:
 
 def expected_rows(*pages: int) -> list[int]:
     return sorted(seq for seq in pages for _ in range(5))
-
-
-def metrics(cloud: CloudProcess, gateway_id: str) -> dict[str, float]:
-    """Return the gateway's figures by name, summed over reasons."""
-    text = httpx.get(f"{cloud.web_url}/metrics").text
-    found: dict[str, float] = {}
-    for name, labels, value in re.findall(r"^wearsight_cloud_(\w+)\{(.*)\} ([0-9.e+]+)$", text, re.MULTILINE):
-        if f'gateway_id="{gateway_id}"' in labels:
-            found[name] = found.get(name, 0.0) + float(value)
-    return found
 
 
 def test_a_segment_sent_again_is_counted_once(gateway: Gateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 from collections import Counter
@@ -19,6 +20,7 @@ from sqlalchemy import func, select
 
 from cloud_service.config import IngestConfig
 from cloud_service.fleet import gateways
+from cloud_service.ingest.admission import UPLOADS_PER_GATEWAY
 from cloud_service.ingest.routes import ingest_app
 from cloud_service.pipeline import Intake
 from cloud_service.pki import Pki
@@ -50,7 +52,7 @@ class Site:
     intake: Intake
     app: FastAPI
     certificate: bytes
-    errors: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
 
     async def send(self, upload: Upload) -> tuple[int, Any]:
         """Return status and answer, or 0 and None where the sender was gone by then."""
@@ -73,6 +75,7 @@ class Site:
         }  # fmt: skip
         await self.app(scope, receive, send)  # type: ignore[arg-type]  # dicts, as any server has them
         status = int(answer[0]["status"]) if answer else 0
+        self.headers = {k.decode(): v.decode() for k, v in answer[0]["headers"]} if answer else {}
         body = b"".join(message.get("body", b"") for message in answer)
         return status, json.loads(body) if body else None
 
@@ -95,7 +98,7 @@ class Site:
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    """A cloud that holds two segments of one gateway."""
+    """A cloud that holds some segments of one gateway."""
     pki = Pki(tmp_path / "pki")
     pki.create(["localhost"])
     identity = pki.issue_gateway_certificate(GATEWAY, tmp_path / "tls")
@@ -165,10 +168,22 @@ async def test_ten_thousand_hostile_uploads_leave_nothing(site: Site) -> None:
     assert site.rows() == before, f"seed {seed}"
     received, stored, rejected = site.law()
     assert received == stored + rejected
-    assert stored == 2
+    assert stored == len(held_segments())
     assert rejected > 8000
     assert len({answer.split()[0] for answer in answers}) == 19
     assert peak_mib() - at_first < 400
+
+
+async def test_who_sends_too_much_at_once_is_told_when_to_come_again(site: Site) -> None:
+    """429, with a time to wait; counted as rejected, and taken when there is room."""
+    pages, data = held_segments()[0]
+    with contextlib.ExitStack() as others:
+        for _ in range(UPLOADS_PER_GATEWAY):
+            others.enter_context(site.intake._incoming.admit(GATEWAY, 1))
+        status, answer = await site.send(upload_of(data, pages, "held"))
+    assert (status, answer["reason"], site.headers["retry-after"]) == (429, "busy", "5")
+    assert site.law() == (5, 4, 1)
+    assert (await site.send(upload_of(data, pages, "held")))[0] == 200
 
 
 async def test_a_judge_of_a_cloud_that_checks_nothing_would_tell(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
