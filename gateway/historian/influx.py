@@ -18,7 +18,7 @@ class InfluxHistorian:
     """Stores pages in an InfluxDB bucket and reads plain observations back.
 
     A write ends when the server has everything it will ever take: see `InfluxWriter`. Of a waveform only its RMS is
-    stored, for dashboards: `read` gives plain values alone. `DeepHistory` adds the waveforms.
+    stored, for dashboards: `read` gives plain values alone. `DeepHistory` adds the waveforms out of the journal.
 
     Attributes:
         condition: How the writing goes.
@@ -68,14 +68,6 @@ class InfluxHistorian:
             HistorianError: If the server cannot be asked.
         """
         return await self._reader.estimate(streams, start_ns, end_ns)
-
-    async def with_waveforms(self, streams: Sequence[Stream], start_ns: int, end_ns: int) -> list[Stream]:
-        """Return those of *streams* that have waveforms in that time, whose samples are elsewhere.
-
-        Raises:
-            HistorianError: If the server cannot be asked.
-        """
-        return await self._reader.with_waveforms(streams, start_ns, end_ns)
 
 
 def _points(pages: Sequence[Page]) -> list[Points]:

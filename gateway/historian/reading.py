@@ -54,7 +54,6 @@ class _Piece(msgspec.Struct):
 
 _ROWS = msgspec.json.Decoder(list[tuple[int, float | None, float | None, int | None]])
 _COUNTS = msgspec.json.Decoder(list[tuple[int, int | None, float | None]])
-_NAMES = msgspec.json.Decoder(list[tuple[int, int | None]])
 
 
 class InfluxReader:
@@ -95,20 +94,6 @@ class InfluxReader:
             async for series in self._series(query):
                 found += sum((rows or 0) + (samples or 0.0) / 8 for _, rows, samples in _COUNTS.decode(series.values))
         return round(found)
-
-    async def with_waveforms(self, streams: Sequence[Stream], start_ns: int, end_ns: int) -> list[Stream]:
-        """Return those of *streams* that have waveforms in that time.
-
-        Raises:
-            HistorianError: If the server cannot be asked.
-        """
-        found: set[Stream] = set()
-        for chosen in _conditions(streams, start_ns, end_ns):
-            query = f'SELECT count("sample_count") FROM "observation" WHERE {chosen} {_BY_STREAM}'  # noqa: S608 - quoted
-            async for series in self._series(query):
-                if any(rows for _, rows in _NAMES.decode(series.values)):
-                    found.add(series.stream)
-        return [stream for stream in dict.fromkeys(streams) if stream in found]
 
     async def _series(self, query: str) -> AsyncIterator[_Series]:
         url = self._config.influxdb_url.rstrip("/") + "/query"

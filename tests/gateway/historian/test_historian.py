@@ -253,6 +253,19 @@ async def test_waveforms_come_out_of_the_segments(gateway: Gateway) -> None:
     assert sum(part.samples.size for part in slices) == 12
 
 
+async def test_what_only_one_of_two_has_is_read(tmp_path: Path) -> None:
+    """Old values that the journal purged, new ones that the server lacks; and of both the journal's counts."""
+    old, new = await Journal.open(tmp_path / "old", "gw-1"), await Journal.open(tmp_path / "new", "gw-1")
+    stream = Stream("pump-01", "flow_m3_h")
+    await old.append(of_rows(stream, [(NOON_NS, 1.0, 0), (NOON_NS + 1, 2.0, 0)]))
+    await new.append(of_rows(stream, [(NOON_NS + 1, 3.0, 0), (NOON_NS + 2, 4.0, 0)]))
+    deep = DeepHistory(EmbeddedHistorian(old), EmbeddedHistorian(new))
+    assert (await deep.read([stream], *ALWAYS)).value.tolist() == [1.0, 3.0, 4.0]
+    assert [await deep.estimate([stream], NOON_NS + n, NOON_NS + n + 1) > 0 for n in range(4)] == [True] * 3 + [False]
+    await old.close()
+    await new.close()
+
+
 @dataclasses.dataclass
 class FailingHistorian:
     """A historian whose writes fail from the second on."""
