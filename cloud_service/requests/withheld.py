@@ -6,10 +6,12 @@ grows once an hour.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.orm import Session
 
 from cloud_service.requests.tables import Interval, WithheldRow
@@ -21,13 +23,25 @@ _HOUR_NS = 3600 * 10**9
 _Hours = tuple[int, int]
 
 
+# By database and gateway: what was written down already, so that segment after segment need not be compared with it.
+_written: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
+
+
 def note_withheld(session: Session, segment: Segment) -> None:
     """Write down what *segment* says was left out of it; said again, it changes nothing."""
     if not segment.withheld:
         return
     hours = {w.stream: (w.start_ns // _HOUR_NS, max(w.start_ns, w.end_ns) // _HOUR_NS) for w in segment.withheld}
+    said = hash(frozenset(hours.items()))
+    written = _written.setdefault(session.get_bind(), {})
+    if written.get(segment.gateway_id) != said and not _write(session, segment.gateway_id, hours):
+        written[segment.gateway_id] = said  # only what an earlier transaction has made durable
+
+
+def _write(session: Session, gateway_id: str, hours: Mapping[Stream, _Hours]) -> bool:
+    """Write down *hours*; return whether anything of it is new."""
     first, last = min(start for start, _ in hours.values()), max(end for _, end in hours.values())
-    known = _known(session, segment.gateway_id, first, last)
+    known = _known(session, gateway_id, first, last)
     outdated, grown = [], []
     for stream, run in hours.items():
         touching = [other for other in known.get(stream, ()) if other[0] <= run[1] + 1 and other[1] >= run[0] - 1]
@@ -36,7 +50,8 @@ def note_withheld(session: Session, segment: Segment) -> None:
         if touching != [whole]:
             outdated += [(stream, start) for start, _ in touching]
             grown.append((stream, whole))
-    _replace(session, segment.gateway_id, outdated, grown)
+    _replace(session, gateway_id, outdated, grown)
+    return bool(grown)
 
 
 def _known(session: Session, gateway_id: str, first: int, last: int) -> dict[Stream, list[_Hours]]:
@@ -54,10 +69,13 @@ def _known(session: Session, gateway_id: str, first: int, last: int) -> dict[Str
 def _replace(
     session: Session, gateway_id: str, outdated: Sequence[tuple[Stream, int]], grown: Sequence[tuple[Stream, _Hours]]
 ) -> None:
-    row = WithheldRow
-    for (asset_id, channel), start in outdated:
-        own = (row.gateway_id == gateway_id, row.asset_id == asset_id, row.channel == channel)
-        session.execute(delete(row).where(*own, row.first_hour == start))
+    """Write all of it in two statements, however many streams there are."""
+    connection = session.connection()
+    if outdated:
+        old = [{"a": asset_id, "c": channel, "h": start} for (asset_id, channel), start in outdated]
+        row = WithheldRow
+        mine = (row.gateway_id == gateway_id, row.asset_id == bindparam("a"), row.channel == bindparam("c"))
+        connection.execute(delete(row).where(*mine, row.first_hour == bindparam("h")), old)
     if grown:
         values = [
             {
@@ -69,7 +87,7 @@ def _replace(
             }
             for (asset_id, channel), (start, end) in grown
         ]
-        session.execute(insert(row), values)
+        connection.execute(insert(WithheldRow), values)
 
 
 def withheld_runs(session: Session, asset_id: str) -> dict[tuple[str, str], list[Interval]]:
