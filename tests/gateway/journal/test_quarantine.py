@@ -45,9 +45,9 @@ async def test_readers_go_on_over_a_damaged_page(tmp_path: Path) -> None:
         stone = pages[1].content
         assert isinstance(stone, Results)
         assert stone.events[0].detail == {"seq": "2", "observations": "3", "reason": "its checksum differs"}
+        assert await journal.wait_until(lambda now: now.quarantined_pages == 1)
         counters = journal.counters
         assert (counters.appended, counters.pending, counters.expired) == (9, 6, {"damaged": 3})
-        assert counters.quarantined_pages == 1
         await journal.close()
 
 
