@@ -157,7 +157,7 @@ class _Salvage:
         journal = rows[0] if rows else {}
         head = self._witness.head
         epoch = journal.get("epoch") or (head.epoch if head else "") or epoch_of_files(self._folder)
-        create(self._new, journal.get("gateway_id", self._gateway_id), epoch or secrets.token_hex(8))
+        create(self._new, journal.get("gateway_id") or self._gateway_id, epoch or secrets.token_hex(8))
         self._copy_journal_row(journal)
         for table in _SMALL_TABLES:
             self._insert(table, self._rows(table))

@@ -98,6 +98,8 @@ def repair(
         JournalError: If it cannot be repaired.
         OSError: If the disk does not take what is needed.
     """
+    if not dry_run and state_dir.is_dir():
+        take_lock(state_dir / "journal.lock", state_dir / "journal.sqlite").close()  # said at once, not minutes later
     found = verify(state_dir, progress=progress)
     problems = [finding for finding in found.findings if finding.level is Level.PROBLEM]
     refused = sum(finding.kind == "refused" for finding in found.findings) * offer_refused
@@ -106,14 +108,20 @@ def repair(
         told = tuple(f"{f.subject}: {_ACTIONS[f.kind]}" for f in problems if f.kind in _ACTIONS)
         return Repaired(dry_run=True, actions=told, offered=refused, new_epoch=plan, left=_hopeless(problems))
     identity = gateway_id or found.gateway_id or _gateway_of(state_dir)
-    with closing(take_lock(state_dir / "journal.lock", found.path)):
-        copy, actions = _put_tables_right(found.path, identity, problems)
-    done = asyncio.run(_mend(state_dir, identity, actions, problems, offer_refused=offer_refused))
-    begun = _begin(state_dir, identity) if new_epoch else None
+    try:
+        done = _repaired(found.path, identity, problems, offer_refused=offer_refused)
+        begun = _begin(state_dir, identity) if new_epoch else None
+    except sqlite3.Error as error:
+        raise JournalError(f"{found.path}: cannot be repaired ({error}); what was not changed yet stays") from error
     left = verify(state_dir, progress=progress).findings
-    return replace(
-        done, new_epoch=begun, copy=copy, left=tuple(finding for finding in left if finding.level is Level.PROBLEM)
-    )
+    return replace(done, new_epoch=begun, left=tuple(finding for finding in left if finding.level is Level.PROBLEM))
+
+
+def _repaired(path: Path, gateway_id: str, problems: Sequence[Finding], *, offer_refused: bool) -> Repaired:
+    with closing(take_lock(path.with_name("journal.lock"), path)):
+        copy, actions = _put_tables_right(path, gateway_id, problems)
+    done = asyncio.run(_mend(path.parent, gateway_id, actions, problems, offer_refused=offer_refused))
+    return replace(done, copy=copy)
 
 
 def _hopeless(problems: Sequence[Finding]) -> tuple[Finding, ...]:
