@@ -11,7 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
+import structlog
 from fastapi import FastAPI, Request, Response
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from cloud_service.errors import BodyRefused, Busy, EnrollmentError, IngestError, NotEntitled
@@ -21,6 +23,9 @@ from cloud_service.pipeline import Intake
 from cloud_service.pki import Identity, identity_of
 from cloud_service.requests.routes import request_routes
 
+log = structlog.get_logger()
+
+_STORAGE_WAIT_S = 30
 _identity_of = lru_cache(4096)(identity_of)  # a connection has one certificate, and many requests
 
 
@@ -54,6 +59,14 @@ def ingest_app(intake: Intake) -> FastAPI:
     @app.exception_handler(IngestError)
     async def refuse(_: Request, error: IngestError) -> Response:
         return refusal(error.status, error.reason, error.field, str(error), _headers(error))
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(OperationalError)
+    async def cannot_store(_: Request, error: Exception) -> Response:
+        log.error("storage fails; uploads are told to come again", reason=str(error))
+        detail = "nothing can be stored now; send it again later"
+        headers = {"Connection": "close", "Retry-After": str(_STORAGE_WAIT_S)}
+        return refusal(503, "unavailable", "storage", detail, headers)
 
     @app.exception_handler(HTTPException)
     async def refuse_address(request: Request, error: HTTPException) -> Response:

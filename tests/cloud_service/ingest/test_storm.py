@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import random
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from cryptography import x509
@@ -36,7 +38,8 @@ from cloud_service.store import (
     Store,
     UploadRow,
 )
-from models.segment import decode_segment
+from models.segment import decode_segment, encode_segment
+from tests.cloud_service.conftest import make_page
 from tests.cloud_service.ingest.hostile import GATEWAY, Upload, held_segments, storm, upload_of
 
 AT_ONCE = 8
@@ -184,6 +187,19 @@ async def test_who_sends_too_much_at_once_is_told_when_to_come_again(site: Site)
     assert (status, answer["reason"], site.headers["retry-after"]) == (429, "busy", "5")
     assert site.law() == (5, 4, 1)
     assert (await site.send(upload_of(data, pages, "held")))[0] == 200
+
+
+async def test_a_full_disk_of_the_cloud_is_nobodys_fault(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 with a time to wait, nothing half stored; when there is room again the same segment is taken."""
+    data = encode_segment([make_page(GATEWAY, 10)])
+    before = site.rows(), site.law()
+    with monkeypatch.context() as full:
+        full.setattr("os.fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        status, answer = await site.send(upload_of(data, (10, 10), "full"))
+    assert (status, answer["reason"], answer["field"]) == (503, "unavailable", "storage")
+    assert site.headers["retry-after"] == "30"
+    assert (site.rows(), site.law()) == before
+    assert (await site.send(upload_of(data, (10, 10), "again")))[0] == 200
 
 
 async def test_a_judge_of_a_cloud_that_checks_nothing_would_tell(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
