@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -55,6 +56,7 @@ __all__ = [
     "decode_segment",
     "encode_segment",
     "express_segment",
+    "merge_segments",
     "segment_digest",
     "segment_size",
     "segment_streams",
@@ -107,8 +109,8 @@ def encode_segment(
 def cut_segment(data: bytes, withheld: Collection[Stream]) -> bytes:
     """Return the full segment *data* without the rows of the streams *withheld*, which it counts instead.
 
-    Its pages have the fingerprints they had, and it stands in the chain where the full one stood. One that is no full
-    segment, or has no row of these streams, is returned as it is.
+    Its pages have the fingerprints they had, and it stands in the chain where the full one stood. One that is cut
+    already or a tombstone, or has no row of these streams, is returned as it is.
 
     Raises:
         SegmentError: If *data* is no segment.
@@ -116,7 +118,7 @@ def cut_segment(data: bytes, withheld: Collection[Stream]) -> bytes:
     segment = decode_segment(data)
     rows = segment.observations
     of_row = np.array([stream in withheld for stream in rows.streams], np.bool_)[rows.stream]
-    if segment.kind is not SegmentKind.FULL or not of_row.any():
+    if segment.withheld or not of_row.any():
         return data
     out = rows.take(of_row)
     return segment_layout.pack(
@@ -178,6 +180,37 @@ def tombstone(
             previous=previous,
             chain_digest=stands_for,
             expired=expired,
+        )
+    )
+
+
+def merge_segments(parts: Sequence[bytes]) -> bytes:
+    """Return one segment with all that *parts*, of one journal and following each other, hold.
+
+    It stands in the chain where they stood: behind what came before the first, before what came after the last.
+
+    Raises:
+        SegmentTooLarge: If they do not fit into one.
+        SegmentError: If one is no whole segment, or does not follow the one before it.
+    """
+    segments = [decode_segment(data) for data in parts]
+    for one, two in pairwise(segments):
+        if two.first_seq != one.last_seq + 1 or two.epoch != one.epoch:
+            raise SegmentError(
+                f"segment from page {two.first_seq} does not follow page {one.last_seq}; nothing is made"
+            )
+    if any(segment.expired or segment.withheld for segment in segments):
+        raise SegmentError("a segment that is not whole is not merged")
+    return segment_layout.pack(
+        replace(
+            segments[0],
+            kind=SegmentKind.CUT,
+            last_seq=segments[-1].last_seq,
+            observations=Observations.concatenate([segment.observations for segment in segments]),
+            seq=np.concatenate([segment.seq for segment in segments]),
+            results=tuple(page for segment in segments for page in segment.results),
+            chain_digest=segments[-1].chain_digest,
+            remainders=np.zeros(0, np.uint64),
         )
     )
 

@@ -38,8 +38,9 @@ class SegmentTooLarge(SegmentError):
 class SegmentKind(StrEnum):
     """What of its pages a segment holds.
 
-    ``full`` is all of them. ``cut`` is what an upload policy lets through. ``tombstone`` says that they are gone, and
-    why. ``express`` is one page of results ahead of the segment it will be in; it is no part of the chain.
+    ``full`` is all of them. ``cut`` is what an upload policy lets through, or all of them in other bytes than the full
+    ones had: merged, or made anew. ``tombstone`` says that they are gone, and why. ``express`` is one page of results
+    ahead of the segment it will be in; it is no part of the chain.
     """
 
     FULL = "full"

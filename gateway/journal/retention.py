@@ -25,6 +25,7 @@ from gateway.journal.entries import SegmentEntry, decoded_segment
 from gateway.journal.errors import SegmentDamaged
 from gateway.journal.journal import Journal
 from gateway.journal.mending import bury, gap, streams_of
+from gateway.journal.merging import merge_small
 from models.records import Gap, Stream, to_ns
 from models.segment import MAX_PAGES
 
@@ -70,6 +71,7 @@ async def keep_within_limits(journal: Journal, config: JournalConfig) -> None:
         while not journal.closed:
             try:
                 await enforce(journal, config)
+                await merge_small(journal)
             except OSError as error:
                 log.error("limits of the journal not looked after; tried again", error=str(error))  # noqa: TRY400 - the message says all
             with suppress(TimeoutError):

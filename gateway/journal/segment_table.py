@@ -173,14 +173,16 @@ class SegmentTable:
         """Let *new*, whose file is durable, take the place of *old*; return False when that is not there any more.
 
         Args:
-            old: One segment, or undelivered ones that follow each other.
+            old: One segment, or some that follow each other, all delivered or none.
             new: Of the same pages.
             reason: When it is a tombstone, for which reason what the cloud does not hold of *old* is expired.
         """
         database = self._database
+        if self._is_recorded(new):  # it is tried again, as above
+            return True
         with database.transaction():
             rows = [row for entry in old for row in self._counts(entry)]
-            if len(rows) != len(old) or (len(old) > 1 and any(row[3] for row in rows)):
+            if len(rows) != len(old) or len({row[3] for row in rows}) > 1:
                 return False
             observations, withheld, expired = (sum(column) for column in list(zip(*rows, strict=True))[:3])
             delivered = bool(rows[0][3])
@@ -190,12 +192,12 @@ class SegmentTable:
             )
             database.writer.execute(
                 "UPDATE segment SET last_seq = ?, path = ?, digest = ?, stands_for = ?, size = ?, observations = ?, "
-                "start_time = ?, end_time = ?, expired = ?, withheld = ?, cut = iif(?, NULL, cut), refused = NULL "
-                "WHERE first_seq = ?",
+                "start_time = ?, end_time = ?, expired = ?, withheld = ?, cut = iif(?, NULL, cut), refused = NULL, "
+                "closed_age_s = ? WHERE first_seq = ?",
                 (
                     *(new.last_seq, new.path.name, new.digest, new.stands_for, new.size, observations),
                     *(new.start_ns, new.end_ns, expired + gone, 0 if reason else withheld),
-                    *(bool(reason), new.first_seq),
+                    *(bool(reason), max(entry.closed_age_s for entry in old), new.first_seq),
                 ),
             )
             self._add_expired({reason: gone})
@@ -217,22 +219,19 @@ class SegmentTable:
         ).fetchall()
 
     def purge(self, entries: Sequence[SegmentEntry], reason: str) -> list[SegmentEntry]:
-        """Forget delivered *entries*, all in one transaction; return those that were there and delivered.
+        """Forget delivered *entries*, all in one transaction; return those that are not there any more.
 
         What an upload policy kept back of them is expired for *reason*.
         """
         database = self._database
-        purged: list[SegmentEntry] = []
         rows: list[tuple[int, ...]] = [(0, 0, 0, 0)]
         with database.transaction():
             for entry in entries:
-                found = database.writer.execute(
+                rows += database.writer.execute(
                     "DELETE FROM segment WHERE first_seq = ? AND digest = ? AND delivered_time IS NOT NULL "
                     "RETURNING last_seq - first_seq + 1, observations - withheld - expired, withheld, size",
                     (entry.first_seq, entry.digest),
                 ).fetchall()
-                rows += found
-                purged += [entry] * len(found)
             pages, delivered, withheld, size = (sum(column) for column in zip(*rows, strict=True))
             database.writer.execute(
                 "UPDATE journal SET purged_pages = purged_pages + ?, purged_delivered = purged_delivered + ?",
@@ -241,7 +240,7 @@ class SegmentTable:
             self._add_expired({reason: withheld})
         self.size -= size
         self._count(withheld=-withheld, expired={reason: withheld})
-        return purged
+        return [entry for entry in entries if not self._is_recorded(entry)]
 
     def _add_expired(self, observations: Mapping[str, int]) -> None:
         self._database.writer.executemany(
