@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+_NOT_YET = "not connected yet"
 _LATELY_S = 3600.0
 _SLOW_S = 5.0  # so long without an answer is told, whether or not it still comes
 
@@ -32,7 +33,7 @@ class HistorianCondition:
     outages: int = 0
     went_back: int = 0
     oldest_pending_ns: int | None = None
-    _trouble: str = "not connected yet"
+    _trouble: str = _NOT_YET
     _refused_s: dict[str, float] = field(default_factory=dict)
     _asked_s: float | None = None
 
@@ -51,7 +52,7 @@ class HistorianCondition:
     def warnings(self) -> tuple[str, ...]:
         """What somebody should look at, one sentence each."""
         found = []
-        if self.trouble:
+        if self.trouble and (self.pending_pages or self._trouble != _NOT_YET):
             found.append(f"historian down: {self.trouble}; {self.pending_pages} pages wait in the journal")
         lately_s = time.monotonic() - _LATELY_S
         found += [
