@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -173,9 +174,9 @@ def _lying_head(chance: random.Random, upload: Upload) -> Upload:
     for _ in range(chance.randint(1, 3)):
         place = chance.randrange(len(head))
         if isinstance(head[place], list) and head[place] and chance.random() < 0.7:
-            head[place][chance.randrange(len(head[place]))] = chance.choice(lies)
+            head[place][chance.randrange(len(head[place]))] = deepcopy(chance.choice(lies))
         else:
-            head[place] = chance.choice(lies)
+            head[place] = deepcopy(chance.choice(lies))
     packed = msgspec.msgpack.encode(head)
     return _with_body(upload, sealed(len(packed).to_bytes(2, "little") + packed + body[end:]))
 
