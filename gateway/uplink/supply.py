@@ -23,7 +23,8 @@ import structlog
 
 from gateway.config import GatewayConfig, Upload
 from gateway.errors import HistorianError, JournalError, UploadDeferred, UploadRefused
-from gateway.historian import Historian
+from gateway.historian import EmbeddedHistorian, Historian
+from gateway.historian.historian import by_stream_and_time
 from gateway.journal import Journal
 from gateway.uplink.client import CloudClient, Range
 from gateway.uplink.pacing import Priority
@@ -106,12 +107,25 @@ class _Watch:
     parts_at_once: int = 0
 
 
+class _History:
+    """What any of several historians has; of one stream and time the last one's row counts."""
+
+    def __init__(self, *historians: Historian) -> None:
+        self._historians = historians
+
+    async def read(self, streams: Sequence[Stream], start_ns: int, end_ns: int) -> Observations:
+        return by_stream_and_time([await one.read(streams, start_ns, end_ns) for one in self._historians], streams)
+
+    async def estimate(self, streams: Sequence[Stream], start_ns: int, end_ns: int) -> int:
+        return max([await one.estimate(streams, start_ns, end_ns) for one in self._historians])
+
+
 class Supply:
     """Answers the cloud's requests, a bounded piece at a time. Give `send` and `ask_for_events` to `deliver`.
 
     Args:
         journal: Says what there is, and how far it is delivered.
-        historian: Where the rows are read.
+        historian: Where the rows are read, beside the journal's own segments: each has what the other has purged.
         config: Returns the configuration as it is now.
         settle_s: A stream that has not come to the end of a request, and does not move for so long, will not come.
     """
@@ -126,7 +140,9 @@ class Supply:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._journal = journal
-        self._historian = historian
+        # Without a database the historian is the journal's segments already.
+        own = [] if config().historian is None else [EmbeddedHistorian(journal)]
+        self._history = _History(historian, *own)
         self._config = config
         self._settle_s = settle_s
         self._clock = clock
@@ -249,7 +265,7 @@ class Supply:
             await self._end(cloud, request, "done", {"parts": request.parts, "observations": request.received})
 
     async def _has_history(self, request: DataRequest, streams: Sequence[Stream]) -> bool:
-        return bool(await self._historian.estimate(streams, request.start_ns, request.end_ns))
+        return bool(await self._history.estimate(streams, request.start_ns, request.end_ns))
 
     async def _send(self, cloud: CloudClient, request: DataRequest, streams: Sequence[Stream], missing: Range) -> None:
         """Send as many parts from the first missing one on as make a good upload."""
@@ -258,7 +274,7 @@ class Supply:
         if not watch.parts_at_once:
             count = await self._good_count(request, streams, missing[0], count, good)
         parts = missing[0], missing[0] + count - 1
-        rows = await self._historian.read(streams, *request.span(parts))
+        rows = await self._history.read(streams, *request.span(parts))
         try:
             data = await asyncio.to_thread(_encode, cloud.gateway_id, request, parts, rows)
             await cloud.put(request.request_id, parts, data, segment_digest(data), Priority.SUPPLY)
@@ -279,7 +295,7 @@ class Supply:
         """Return how many parts from *first* on have about *good* rows: from 1 to *most*."""
         count = most
         while count > 1:
-            found = await self._historian.estimate(streams, *request.span((first, first + count - 1)))
+            found = await self._history.estimate(streams, *request.span((first, first + count - 1)))
             if found <= good:
                 break
             count = max(1, min(count - 1, count * good // found))

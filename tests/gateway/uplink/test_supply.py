@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_service.testing import CloudProcess
-from gateway.config import GatewayConfig, UplinkConfig, Upload
+from gateway.config import GatewayConfig, HistorianConfig, UplinkConfig, Upload
 from gateway.historian import EmbeddedHistorian
 from gateway.journal import Journal, SegmentStore, compact_once
 from gateway.uplink import CloudClient, supply
@@ -191,6 +191,26 @@ async def test_the_historian_has_to_come_that_far(
         assert rig.state(request_id) == "open"
         await reader.commit(journal.last_seq)
         assert (await rig.ended(request_id)).observations == 10 * ROWS_A_MINUTE
+
+
+async def test_what_the_historian_lacks_comes_out_of_the_journal(
+    cloud: CloudProcess, journal: Journal, asset_id: str, tmp_path: Path, rigs: Rigs
+) -> None:
+    """An InfluxDB that was set up later, or keeps less, does not hide what the segments have."""
+    rig = rigs(cloud, journal, asset_id)
+    empty = await Journal.open(tmp_path / "empty", "gw-empty")
+    database = HistorianConfig(
+        influxdb_url="http://127.0.0.1:1", influxdb_org="", influxdb_bucket="", influxdb_token_file=tmp_path / "token"
+    )
+    settings = msgspec.structs.replace(rig.config(), historian=database)
+    rig.config = lambda: settings  # type: ignore[method-assign]  # a database that is not there
+    await run_machine(journal, asset_id, 0, 10)
+    async with rig.running(historian=EmbeddedHistorian(empty)):
+        await rig.delivered()
+        row = await rig.ended(rig.ask(0, 9))
+    await empty.close()
+    assert row.state == "done"
+    assert same(rig.in_lake(), measured(asset_id, 0, 9))
 
 
 async def test_late_rows_come_with_the_parts_that_are_not_held_yet(
