@@ -63,14 +63,14 @@ CLOCKS = Act(
     name="clocks",
     promise="whatever the wall clock does, nothing is purged, lost or there twice",
     series=_clocks,
-    trials={Dose.QUICK: 3, Dose.STANDARD: 20, Dose.NIGHTLY: 200},
+    trials={Dose.QUICK: 2, Dose.STANDARD: 10, Dose.NIGHTLY: 200},
     per_series=5,
 )
 CLOCKS_CONTROL = Act(
     name="clocks-control",
     promise="a journal whose age goes by the wall clock purges what is not old",
     series=_wall_clocks,
-    trials={Dose.QUICK: 3, Dose.STANDARD: 5, Dose.NIGHTLY: 5},
+    trials={Dose.QUICK: 1, Dose.STANDARD: 5, Dose.NIGHTLY: 5},
     per_series=5,
     is_control=True,
 )

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from tests.chaos.disk import Op, Record
 
-_SECTOR = 512
+_SECTOR, _PAGE = 512, 4096
 
 
 class Keeps(StrEnum):
@@ -29,14 +29,28 @@ class Keeps(StrEnum):
 
 @dataclass
 class _File:
-    """One file: what is safe of it, and what was done to it since."""
+    """One file: what programs see of it, what is safe of it, and what was done to it since."""
 
+    seen: bytearray = field(default_factory=bytearray)
     safe: bytearray = field(default_factory=bytearray)
     unsafe: list[tuple[int, bytes | None]] = field(default_factory=list)
 
+    def change(self, offset: int, data: bytes | None) -> None:
+        _apply(self.seen, offset, data)
+        self.unsafe.append((offset, data))
+
     def flush(self) -> None:
+        """Make what was done safe: pages as they are seen, whatever else of them was forgotten before."""
         for offset, data in self.unsafe:
-            _apply(self.safe, offset, data)
+            if data is None:
+                _apply(self.safe, offset, None)
+                continue
+            start, end = offset // _PAGE * _PAGE, -(-(offset + len(data)) // _PAGE) * _PAGE
+            _apply(self.safe, start, bytes(self.seen[start:end]))
+        self.unsafe.clear()
+
+    def forget(self) -> None:
+        """Take what was done for written, though it is not: a flush has failed."""
         self.unsafe.clear()
 
     def after_cut(self, keeps: Keeps, chance: random.Random) -> bytes:
@@ -89,9 +103,9 @@ class ReplayedDisk:
             self._open(record)
         elif record.op in (Op.WRITE, Op.TRUNCATE):
             data = record.data if record.op == Op.WRITE else None
-            self._files[record.serial].unsafe.append((record.offset, data))
+            self._files[record.serial].change(record.offset, data)
         elif record.op == Op.SYNC:
-            self._flush(record.serial)
+            self._flush(record.serial, has_failed=record.offset == 1)
         elif record.op in (Op.RENAME, Op.UNLINK, Op.MKDIR):
             self._change_names(record, None)
 
@@ -104,12 +118,13 @@ class ReplayedDisk:
             file = _File()
             self._change_names(record, file)
         elif record.offset & os.O_TRUNC:
-            file.unsafe.append((0, None))
+            file.change(0, None)
         self._files[record.serial] = file
 
-    def _flush(self, serial: int) -> None:
-        if serial in self._files:
-            self._files[serial].flush()
+    def _flush(self, serial: int, *, has_failed: bool) -> None:
+        if file := self._files.get(serial):
+            file.forget() if has_failed else file.flush()
+        if has_failed or serial in self._files:
             return
         folder, waiting = self._folders[serial], []
         for change, file in self._unsafe:

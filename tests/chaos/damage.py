@@ -20,6 +20,7 @@ _BATCHES = 70
 _CUT_OFF = 0.25  # of the damages; the rest are bytes that turned over
 _IN_THE_HEAD, _HEAD_BYTES = 0.2, 8192  # so many of the bytes turn over where the file says what it is
 _MOST_BYTES = 3
+_FILES = ("journal.sqlite", "journal.sqlite-wal", "*.wseg", "journal.sqlite", "journal.sqlite-wal", "journal.last")
 
 
 async def _damages(folder: Path, seed: int, trials: int) -> AsyncIterator[Trial]:
@@ -51,8 +52,8 @@ async def _damage_series(folder: Path, seed: int, trials: int, *, reads_past: bo
 
 
 def _damage(state_dir: Path, chance: random.Random) -> str:
-    """Damage one file below *state_dir*, the database, its log or a segment; return what was done."""
-    kinds = [sorted(state_dir.rglob(pattern)) for pattern in ("journal.sqlite", "journal.sqlite-wal", "*.wseg")]
+    """Damage one file below *state_dir*, the database, its log, a segment or what remembers; return what was done."""
+    kinds = [sorted(state_dir.rglob(pattern)) for pattern in _FILES]
     path = chance.choice(chance.choice([paths for paths in kinds if paths and paths[0].stat().st_size]))
     data = bytearray(path.read_bytes())
     if chance.random() < _CUT_OFF:

@@ -232,7 +232,10 @@ static int synced(int fd, int (*sync_it)(int)) {
   while (control->stalled) usleep(20000);
   pthread_mutex_lock(&lock);
   int error = fault(SYNC);
-  if (error) return failed(error);
+  if (error) { /* what was to be written is forgotten: the system takes it for written from now on */
+    record(SYNC, serial(fd), 1, NULL, NULL, NULL, 0);
+    return failed(error);
+  }
   int done = log_fd < 0 ? sync_it(fd) : 0; /* where a log is kept, it says what a cut leaves, not the real disk */
   if (!done) record(SYNC, serial(fd), 0, NULL, NULL, NULL, 0);
   pthread_mutex_unlock(&lock);

@@ -44,7 +44,7 @@ class Record(NamedTuple):
     Attributes:
         op: Which.
         serial: The opened file it is about, counted from 1; 0 for changes by name and marks.
-        offset: Where a write begins, the size after a truncation, the flags of an opening.
+        offset: Where a write begins, the size after a truncation, the flags of an opening; 1: a flush that failed.
         path: The name, of a renamed file its old one.
         target: The new name of a renamed file.
         data: What was written, or a mark's text.

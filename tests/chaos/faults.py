@@ -60,9 +60,9 @@ FAULTS = Act(
     name="faults",
     promise="a write, flush or rename that fails is told; the journal comes through without a restart, counts exact",
     series=_faults,
-    trials={Dose.QUICK: 8, Dose.STANDARD: 240, Dose.NIGHTLY: 3000},
+    trials={Dose.QUICK: 8, Dose.STANDARD: 192, Dose.NIGHTLY: 3000},
     per_series=48,
-    at_once=3,
+    at_once=4,
 )
 FAULTS_CONTROL = Act(
     name="faults-control",

@@ -56,6 +56,6 @@ GATEWAYS = Act(
     name="gateways",
     promise="a whole gateway that is killed has every value of its plant once, or in a gap record that says why",
     series=_gateways,
-    trials={Dose.QUICK: 2, Dose.STANDARD: 10, Dose.NIGHTLY: 200},
+    trials={Dose.QUICK: 1, Dose.STANDARD: 6, Dose.NIGHTLY: 200},
     per_series=10,
 )

@@ -64,7 +64,7 @@ KILLS = Act(
     name="kills",
     promise="killed during ingest and started again, it has all it acknowledged, once, and splits nothing",
     series=_kills,
-    trials={Dose.QUICK: 4, Dose.STANDARD: 50, Dose.NIGHTLY: 500},
+    trials={Dose.QUICK: 3, Dose.STANDARD: 50, Dose.NIGHTLY: 500},
     per_series=10,
 )
 KILLS_CONTROL = Act(
@@ -79,6 +79,6 @@ LIMITS = Act(
     name="limits",
     promise="killed while it purges for its limits, it tells by count and gap exactly what it has given up",
     series=_kills_of_crowded,
-    trials={Dose.QUICK: 4, Dose.STANDARD: 20, Dose.NIGHTLY: 200},
+    trials={Dose.QUICK: 2, Dose.STANDARD: 10, Dose.NIGHTLY: 200},
     per_series=5,
 )

@@ -178,7 +178,7 @@ def judge(made: Observations, found: Found) -> Verdict:
         told_gone += f", {found.elsewhere} delivered and no longer here" if found.elsewhere else ""
         wrong.insert(0, f"{told_gone}: {_first(apart.missing)}")
     purged = expired - found.counters.expired.get(DAMAGED, 0)
-    if not found.purged_pages and verdict.in_gaps < purged:  # the gap records of what was delivered go with it
+    if not found.purged_pages and not _has_damage(found) and verdict.in_gaps < purged:  # else records are gone as well
         wrong.append(f"{purged} were purged, {verdict.in_gaps} of them lie in gap records")
     return replace(
         verdict,
@@ -278,6 +278,10 @@ def _seq_whole(found: Found) -> list[str]:
     wrong += [f"pages {twice[:_SHOWN]} hold observations and results"] if twice else []
     wrong += [f"{empty} pages hold nothing"] if empty > 0 else []
     return wrong
+
+
+def _has_damage(found: Found) -> bool:
+    return any(event.detail["reason"] == DAMAGED for event in found.events(EXPIRED))
 
 
 def _quarantine_told(found: Found) -> list[str]:

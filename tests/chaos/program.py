@@ -21,6 +21,7 @@ import random
 import sqlite3
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -135,7 +136,9 @@ class Work:
 
     async def compact(self) -> None:
         """Write a segment, and now and then have only segments keep what everybody has read."""
-        entry = await compact_once(self.journal, max_pages=_SEGMENT_PAGES)
+        entry = None
+        with suppress(OSError):  # on a disk that fails; the pages stay
+            entry = await compact_once(self.journal, max_pages=_SEGMENT_PAGES)
         if entry is not None and entry.last_seq % 2:
             await self.journal.write(lambda database: database.trim())
 

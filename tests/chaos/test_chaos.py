@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 from tests.chaos.acts import Act, Dose, Trial
 from tests.chaos.driver import play, table
 from tests.chaos.repertoire import ACTS
+from tests.integration.peers.server import ROOT
 
 SEED = 20261121
 
@@ -40,3 +44,14 @@ async def test_a_broken_promise_is_told_with_its_seed() -> None:
     assert not kept[0].is_kept
     assert "BROKEN" in table(broken)
     assert "PROVES NOTHING" in table(kept)
+
+
+@pytest.mark.integration
+def test_the_program_tells_its_outcome_as_json() -> None:
+    """What was played, with which seed and how it went, for other programs; progress goes elsewhere."""
+    command = [sys.executable, "-m", "tests.chaos", "--dose", "quick", "--only", "cuts", "--seed", "7", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    outcome = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert (outcome["seed"], outcome["is_kept"], outcome["acts"][0]["trials"]) == (7, True, 12)
+    assert "cuts" in done.stderr
