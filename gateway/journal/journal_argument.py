@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import msgspec
+import structlog
 
 from gateway.config import GatewayConfig, JournalConfig
 from gateway.config_file import load_config
@@ -67,7 +70,8 @@ def journal_command(command: Callable[..., None]) -> Callable[..., None]:
             config = load_config(config_file) if journal_dir is None or config_file.is_file() else None
             state_dir = journal_dir or (config.state_dir if config is not None else Path())
             target = JournalTarget(state_dir=state_dir, config=config, config_file=config_file, as_json=as_json)
-            command(target=target, **others)
+            with _quiet():
+                command(target=target, **others)
         except BrokenPipeError:
             raise  # who read us has enough; click ends the program
         except click.UsageError as error:
@@ -80,6 +84,17 @@ def journal_command(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         with_target = option(with_target)
     return with_target
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what is logged meanwhile: what matters of it is in the answer."""
+    configured = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**configured)
 
 
 _OPTIONS = (

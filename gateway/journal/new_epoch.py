@@ -89,7 +89,7 @@ def planned(view: JournalView) -> NewEpoch:
         carried_observations=now.pending,
         aside_pages=sum(entry.last_seq - entry.first_seq + 1 for entry in gone),
         aside_observations=sum(entry.observations - entry.expired for entry in gone),
-        aside=view.path.parent / "set-aside" / view.epoch,
+        aside=_free(view.path.parent / "set-aside" / view.epoch),
         unread={
             reader: first
             for reader, seq in view.positions().items()
@@ -115,11 +115,18 @@ def begin(database: JournalDatabase, progress: Progress = lambda _done, _of: Non
     return plan
 
 
+def _free(folder: Path) -> Path:
+    """Return *folder*, or with a number when there is one: an older backup of the same epoch may come back again."""
+    number = 1
+    while (free := folder.with_name(f"{folder.name}-{number}" if number > 1 else folder.name)).exists():
+        number += 1
+    return free
+
+
 def _set_aside(database: JournalDatabase, aside: Path) -> None:
     """Make the folder *aside* hold the journal as it is: its tables, and its segment files under second names."""
     partial = aside.with_name(f"{aside.name}.part")
-    for left in (partial, aside):  # of an attempt that was cut off: what it copied may be out of date
-        shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was cut off
     (partial / "segments").mkdir(parents=True)
     with closing(sqlite3.connect(partial / "journal.sqlite")) as copy:
         database.writer.backup(copy)

@@ -113,7 +113,7 @@ def repair(
         begun = _begin(state_dir, identity) if new_epoch else None
     except sqlite3.Error as error:
         raise JournalError(f"{found.path}: cannot be repaired ({error}); what was not changed yet stays") from error
-    left = verify(state_dir, progress=progress).findings
+    left = verify(state_dir).findings
     return replace(done, new_epoch=begun, left=tuple(finding for finding in left if finding.level is Level.PROBLEM))
 
 
@@ -164,7 +164,7 @@ async def _mend(
         while after is not None:
             after = await journal.read(partial(_check, after=after, last=journal.last_seq))
         if aside := journal.counters.quarantined_pages - before.quarantined_pages:
-            actions.append(f"{aside} damaged pages were put aside")
+            actions.append(f"damaged pages put aside: {aside}")
         for finding in problems:
             if finding.kind == "segment_lost" and finding.seq:
                 actions += await _mend_segment(journal, finding)

@@ -21,7 +21,7 @@ _DAY_S = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderPlace:
-    """Where a reader is, and how many pages it has before it."""
+    """Where a reader is, and how many pages it has before it; below 0 it is where the log is not."""
 
     reader: str
     seq: int
@@ -127,7 +127,7 @@ def status_of(view: JournalView, config: JournalConfig | None) -> JournalStatus:
         newest_ns=newest,
         age_s=totals.age_s,
         readers=tuple(
-            ReaderPlace(reader=reader, seq=seq, behind=max(counters.pages - seq, 0))
+            ReaderPlace(reader=reader, seq=seq, behind=counters.pages - seq)
             for reader, seq in sorted(positions.items())
         ),
         shelf=_shelf(view),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gateway.journal.verify import Finding, Level, Verified
 
 _MIB = 2**20
 _HEADING = 14
+_INDENT = " " * 9
 _MOST = 10  # lines of one kind; --json has all
 _NEAR = 0.8
 
@@ -67,9 +69,9 @@ def _pages(status: JournalStatus) -> Iterator[str]:
 def _aside(status: JournalStatus) -> Iterator[str]:
     """Yield what does not flow: the refused shelf, pages put aside, open holes."""
     room = terminal_width()
-    shelf = [(f"{s.first_seq:,}-{s.last_seq:,}", f"{s.observations:,} observations", s.reason) for s in status.shelf]
+    shelf = [(f"{s.first_seq:,}-{s.last_seq:,}", _count(s.observations, "observation"), s.reason) for s in status.shelf]
     yield from _texts("refused", shelf, room)
-    aside = [(f"page {q.seq:,}", f"{q.observations:,} observations", q.reason) for q in status.quarantine]
+    aside = [(f"page {q.seq:,}", _count(q.observations, "observation"), q.reason) for q in status.quarantine]
     yield from _texts("quarantine", aside, room)
     holes = [
         (f"{h.asset_id}/{h.channel}", f"{time_text(h.start_ns)} to {time_text(h.end_ns)}", h.cause)
@@ -95,12 +97,17 @@ def of_verified(found: Verified) -> str:
 
 def _finding(finding: Finding, room: int | None) -> Iterator[str]:
     colour = "red" if finding.level is Level.PROBLEM else "yellow"
-    head, *rest = with_text(f"{finding.level.ljust(8)} {finding.subject}:", [finding.message], 9, room)
-    yield head.replace(finding.level, click.style(finding.level, fg=colour), 1)
-    yield from rest
-    yield from with_text(" " * 8, [finding.meaning], 9, room)
+    text = _wrapped(f"{finding.level.ljust(8)} {finding.subject}: {finding.message}", room)
+    yield text.replace(finding.level, click.style(finding.level, fg=colour), 1)
+    yield _wrapped(f"{_INDENT}{finding.meaning}", room)
     if finding.next_step:
-        yield f"         → {finding.next_step}"
+        yield _wrapped(f"{_INDENT}→ {finding.next_step}", room)
+
+
+def _wrapped(line: str, room: int | None) -> str:
+    if room is None:
+        return line
+    return textwrap.fill(line, room, subsequent_indent=_INDENT, break_on_hyphens=False, break_long_words=False)
 
 
 def of_exported(done: Exported, output: Path | None, outside: int, what: str) -> str:
@@ -170,6 +177,8 @@ def _limit(limit: Limit) -> tuple[str, str, str]:
 
 
 def _behind(pages: int) -> str:
+    if pages < 0:
+        return click.style("beyond the last page: wearsight-gateway journal verify", fg="red")
     return f"{pages:,} behind" if pages else "up to date"
 
 

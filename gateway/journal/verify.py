@@ -20,6 +20,7 @@ from gateway.journal.witness import Witness
 from models.segment import Segment, decode_segment
 
 _ROWS, _MAX_BYTES = 512, 16 * 2**20
+_PAGE_BYTES = 4096  # how much of a segment takes as long as a page
 _MOST_TOLD = 100  # findings of one kind; a disk that died would fill the screen
 
 # Is told how much is done and of how much.
@@ -103,7 +104,7 @@ _KINDS: dict[str, tuple[Level, str, str]] = {
     "sums_differ": (Level.PROBLEM, "observations are counted twice or not at all; no gateway starts", _REPAIR),
     "position_ahead": (
         Level.PROBLEM, "the reader would pass over what comes next; the file is of another or an older journal",
-        "if this journal was restored from a backup: wearsight-gateway journal repair --new-epoch",
+        f"{_REPAIR}; of a journal that came from a backup: repair --new-epoch",
     ),
     "quarantined": (Level.NOTE, "its observations count as expired (damaged), as a gap tells", ""),
     "refused": (
@@ -136,6 +137,7 @@ def verify(state_dir: Path, *, fast: bool = False, progress: Progress = lambda _
     with view:
         look = _Look(view=view, fast=fast, progress=progress)
         findings = list(_findings(look))
+        progress(look.of, look.of)
         return Verified(
             path=view.path,
             gateway_id=view.gateway_id,
@@ -156,6 +158,17 @@ class _Look:
     pages: int = 0
     segments: int = 0
     observations: int = 0
+    done: int = 0
+    of: int = 1
+
+    def begins(self, totals: Totals) -> None:
+        """Tell how much there is, all segments taken for so many pages."""
+        self.of = max(totals.page_rows + totals.segment_bytes // _PAGE_BYTES, 1)
+
+    def has_done(self, pages: int) -> None:
+        """Tell that so many pages more are done."""
+        self.done = min(self.done + pages, self.of)
+        self.progress(self.done, self.of)
 
 
 def _findings(look: _Look) -> Iterator[Finding]:
@@ -185,6 +198,7 @@ def _check_file(look: _Look) -> Iterator[Finding]:
 def _check_sums(look: _Look) -> Iterator[Finding]:
     witness = Witness(look.view.path.with_name("journal.last"))  # before the journal: it is never ahead of it
     totals = look.view.totals()
+    look.begins(totals)
     counters = totals.counters
     newest = witness.last
     if witness.head is not None and witness.head.epoch == look.view.epoch and newest and newest.seq > counters.pages:
@@ -226,7 +240,7 @@ def _holes_among_pages(connection: sqlite3.Connection, after: int) -> list[tuple
 def _check_pages(look: _Look) -> Iterator[Finding]:
     totals = look.view.totals()
     last, compacted = totals.counters.pages, totals.counters.compacted_pages
-    of, after = totals.page_rows, 0
+    after = 0
     while rows := look.view.page_rows(after, last, limit=_ROWS, max_bytes=_MAX_BYTES):
         for row in rows:
             try:
@@ -237,12 +251,11 @@ def _check_pages(look: _Look) -> Iterator[Finding]:
                 look.observations += row.observations if row.seq > compacted else 0
         look.pages += len(rows)
         after = rows[-1].seq
-        look.progress(min(look.pages, of), of)
+        look.has_done(len(rows))
 
 
 def _check_segments(look: _Look) -> Iterator[Finding]:
     entries = look.view.segments()
-    of, done = sum(entry.size for entry in entries), 0
     before: SegmentEntry | None = None
     for entry in entries:
         yield from _check_link(before, entry)
@@ -252,8 +265,7 @@ def _check_segments(look: _Look) -> Iterator[Finding]:
                 yield finding  # else it was purged, or exchanged, while it was looked at
         before = entry
         look.segments += 1
-        done += entry.size
-        look.progress(done, of)
+        look.has_done(entry.size // _PAGE_BYTES)
 
 
 def _check_link(before: SegmentEntry | None, entry: SegmentEntry) -> Iterator[Finding]:
@@ -305,7 +317,7 @@ def _differences(view: JournalView, entry: SegmentEntry, segment: Segment) -> li
 
 def _check_aside(look: _Look) -> Iterator[Finding]:
     for page in look.view.quarantined():
-        yield _finding("quarantined", f"page {page.seq}", f"{page.observations:,} observations: {page.reason}")
+        yield _finding("quarantined", f"page {page.seq}", f"held {page.observations:,} observations; {page.reason}")
     files = sorted(look.view.segments_dir.glob("*.wseg*"))
     entries = look.view.segments()
     for entry in entries:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import fields
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import click
-import structlog
 
 from gateway.bundles.slots import BundleSlots
 from gateway.commissioning.progress import progress_bar
@@ -75,7 +72,7 @@ def replay_command(
     if into == "historian" and (bundle_file is not None or output is not None):
         raise click.UsageError("--bundle and --output go with --into results")
     config, stretch = target.needs_config(), stretch_between(start, end)
-    with JournalView(target.state_dir) as view, _quiet():
+    with JournalView(target.state_dir) as view:
         if into == "historian":
             _into_historian(target, view, config, stretch)
         else:
@@ -167,14 +164,3 @@ def _into_historian(target: JournalTarget, view: JournalView, config: GatewayCon
 
 def _tell_trouble(text: str) -> None:
     click.echo(f"\nInfluxDB: {text}; tried again" if text else "\nInfluxDB takes pages again", err=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what the blocks and the historian log: what matters of it is in the answer."""
-    configured = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    try:
-        yield
-    finally:
-        structlog.configure(**configured)

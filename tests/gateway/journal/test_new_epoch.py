@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,22 @@ def test_what_is_delivered_is_set_aside_as_a_journal_of_its_own(tmp_path: Path) 
     assert values(done.new_epoch.aside) == before
     assert verify(done.new_epoch.aside).is_fine
     assert len(list((tmp_path / "segments").glob("*.wseg*"))) == 1
+
+
+def test_a_backup_that_comes_back_again_overwrites_nothing(tmp_path: Path) -> None:
+    """What was set aside the first time stays when an older copy of the same epoch is repaired as well."""
+    asyncio.run(make_journal(tmp_path / "backup"))
+    state = tmp_path / "state"
+    for _ in range(2):
+        for name in ("journal.sqlite", "journal.last", "segments"):
+            path = state / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.copytree(tmp_path / "backup", state, dirs_exist_ok=True)
+        repair(state, "gw-1", new_epoch=True)
+
+    first, second = sorted((state / "set-aside").iterdir())
+    assert second.name == f"{first.name}-2"
+    assert values(first) == values(second) == values(tmp_path / "backup")
 
 
 async def test_the_gateway_goes_on_from_there(tmp_path: Path) -> None:
