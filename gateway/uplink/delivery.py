@@ -193,17 +193,21 @@ class Delivery:
     async def _send_backlog(self, cloud: CloudClient) -> None:
         while True:
             await self._window()
+            changed = self._outbox.changed
             entry = await self._outbox.next_backlog()
             if entry is None:
-                await self._outbox.wait(self._config.retry_max_s)
+                await self._outbox.wait(changed, self._config.retry_max_s)
             else:
                 await self._send(cloud, entry, Priority.BACKLOG)
 
     async def _send_supply(self, cloud: CloudClient) -> None:
         while self._supply is not None:
             await self._window()
-            if not self._outbox.drained or not await self._supply(cloud):
-                await self._outbox.wait(self._config.retry_max_s)
+            changed = self._outbox.changed
+            if not self._outbox.drained:
+                await self._outbox.wait(changed, self._config.retry_max_s)
+            elif not await self._supply(cloud):
+                await asyncio.sleep(self._config.retry_max_s)
         await asyncio.Event().wait()
 
     async def _window(self) -> None:

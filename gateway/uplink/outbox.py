@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import suppress
 
 from gateway.config import Backlog
 from gateway.journal import Journal, SegmentEntry, SegmentStore
@@ -22,7 +23,11 @@ _MOST_TOLD = 1000  # of the shelf
 
 
 class Outbox:
-    """What of *journal* is to be sent; each segment is handed out to one sender at a time."""
+    """What of *journal* is to be sent; each segment is handed out to one sender at a time.
+
+    Attributes:
+        changed: Is set, and replaced, when what can be handed out may have changed. Take it before you look.
+    """
 
     def __init__(self, journal: Journal, condition: UplinkCondition, backlog: Backlog) -> None:
         self._journal = journal
@@ -32,7 +37,7 @@ class Outbox:
         self._edge = 0  # what ends after this page is live
         self._taken: set[Range] = set()
         self._failures: Counter[Range] = Counter()
-        self._changed = asyncio.Event()
+        self.changed = asyncio.Event()
         self._picking = asyncio.Lock()
         self._no_backlog = False
 
@@ -77,19 +82,16 @@ class Outbox:
                 self.wake()
             return None
 
-    async def wait(self, seconds: float) -> None:
-        """Wait until there may be a new backlog, or so many seconds."""
-        changed = self._changed
-        try:
+    async def wait(self, since: asyncio.Event, seconds: float) -> None:
+        """Wait until something changes, or has changed *since*, but no longer than so many seconds."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await changed.wait()
-        except TimeoutError:
-            return
+                await since.wait()
 
     def wake(self) -> None:
         """Have those who wait look again."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     async def accepted(self, entry: SegmentEntry) -> None:
         """Note, durably, that the cloud has *entry*."""
