@@ -504,6 +504,8 @@ class JournalDatabase:
             adopted, after = [*self._last_segments(), *adopted], self.counters.compacted_pages
         pages = rows = 0
         for content in adopted:
+            if not len(content):
+                continue
             newest.apply(newest.examine(content)[1])
         for seq, payload, checksum in self.writer.execute(
             "SELECT seq, payload, checksum FROM page WHERE seq > ? ORDER BY seq", (after,)

@@ -11,7 +11,7 @@ from gateway.journal import Journal, JournalMismatch, SegmentStore, compact_once
 from models.records import Observations, Page
 from tests.gateway.journal.test_journal import change, take
 from tests.gateway.journal.test_quarantine import journal_of, kinds
-from tests.strategies import NOON_NS, SECOND_NS, make_observations
+from tests.strategies import NOON_NS, SECOND_NS, make_event, make_observations
 
 PAGES = 6
 
@@ -138,4 +138,16 @@ async def test_damaged_newest_rows_are_found_again(tmp_path: Path) -> None:
     assert isinstance(repeated, Observations)
     assert await journal.append(repeated) is None
     assert "newest rows" in journal.warnings[0]
+    await journal.close()
+
+
+async def test_a_segment_of_results_alone_is_taken_over_too(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path, "gw-1")
+    await journal.append_results(make_event("alone"))
+    await compact_once(journal, max_pages=1)
+    await journal.close()
+    change(tmp_path, "DELETE FROM segment")
+    change(tmp_path, "DELETE FROM page")
+    journal = await Journal.open(tmp_path, "gw-1")
+    assert (journal.last_seq, len(await SegmentStore(journal).segments())) == (1, 1)
     await journal.close()
