@@ -24,6 +24,7 @@ from gateway.journal.errors import PageDamaged, SegmentDamaged, Unwritable
 from gateway.journal.holes import Hole
 from gateway.journal.mending import mend
 from gateway.journal.replay import pages_after
+from gateway.journal.segment_files import remove_orphans
 from models.records import Observations, Page, Results, Stream
 
 _PREFETCH_PAGES = 64
@@ -75,6 +76,7 @@ class Journal:
         loop = asyncio.get_running_loop()
         try:
             database = await loop.run_in_executor(writer, JournalDatabase, state_dir, gateway_id)
+            await loop.run_in_executor(writer, remove_orphans, database.segments.folder, database.segments.names())
         except BaseException:
             writer.shutdown(wait=False)
             reader.shutdown(wait=False)

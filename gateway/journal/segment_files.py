@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
+
+import structlog
 
 from gateway.journal.entries import SegmentEntry
 from models.records import Observations
 from models.segment import Segment, decode_segment, segment_digest
+
+log = structlog.get_logger()
 
 _MOST_ASIDE = 16
 _MOST_ASIDE_BYTES = 64 * 2**20
@@ -66,6 +71,17 @@ def put_aside(path: Path) -> None:
             size += file.stat().st_size
             if place >= _MOST_ASIDE or size > _MOST_ASIDE_BYTES:
                 file.unlink()
+
+
+def remove_orphans(folder: Path, recorded: Collection[str]) -> None:
+    """Remove files that a crash left between writing and recording them; only before anything is written."""
+    for path in folder.glob("*.wseg*"):
+        if path.name not in recorded:
+            log.info(
+                "segment file without a record removed; its pages are in another, or compacted again", path=path.name
+            )
+            with suppress(OSError):
+                path.unlink()
 
 
 def _sync(folder: Path) -> None:

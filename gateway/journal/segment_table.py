@@ -33,17 +33,22 @@ class SegmentTable:
     """The segments of one journal; `JournalDatabase` owns it.
 
     Attributes:
+        folder: Where their files are.
         age: How long the journal has been open in all; kept with every segment that is recorded.
         size: Bytes of all files.
     """
 
     def __init__(self, database: JournalDatabase) -> None:
         self._database = database
-        self._folder = database.path.parent / "segments"
+        self.folder = database.path.parent / "segments"
         self.age = RunningTime(database.writer)
         self.size = int(database.writer.execute("SELECT coalesce(sum(size), 0) FROM segment").fetchone()[0])
 
     # What there is
+
+    def names(self) -> frozenset[str]:
+        """Return the names of all recorded files; on the writing thread."""
+        return frozenset(name for (name,) in self._database.writer.execute("SELECT path FROM segment"))
 
     def last(self) -> SegmentEntry | None:
         """Return the newest segment; on the writing thread."""
@@ -320,7 +325,7 @@ class SegmentTable:
     ) -> list[SegmentEntry]:
         """Return the segments that *where* selects, oldest first; on the reading thread unless told otherwise."""
         chosen = connection or self._database.reader
-        return select_segments(chosen, self._folder, where, arguments, limit, newest_first=newest_first)
+        return select_segments(chosen, self.folder, where, arguments, limit, newest_first=newest_first)
 
 
 def select_segments(

@@ -134,7 +134,6 @@ async def compact(journal: Journal, *, interval_s: float, max_pages: int) -> Non
     A segment is closed *interval_s* after its first page was seen, or at *max_pages* pages. What cannot be written
     (a full disk) is tried again; the pages stay until it could.
     """
-    await remove_orphans(journal)
     while await journal.wait_beyond(journal.counters.compacted_pages):
         enough = journal.counters.compacted_pages + max_pages
         try:
@@ -216,16 +215,6 @@ def verify_chain(
         if told != (entry.first_seq, entry.last_seq, entry.previous, entry.chain_digest):
             problems.append(ChainProblem(entry=entry, problem="its file says another range or other links"))
     return problems
-
-
-async def remove_orphans(journal: Journal) -> None:
-    """Remove files that a crash left between writing and recording them."""
-    entries = await journal.read(lambda database: database.segments.select())
-    recorded = {entry.path for entry in entries}
-    folder = journal.state_dir / "segments"
-    for path in [path for path in folder.glob("*.wseg*") if path not in recorded]:
-        log.info("segment file without a record removed; its pages are compacted again", path=str(path))
-        path.unlink()
 
 
 def _record(database: JournalDatabase, entry: SegmentEntry) -> None:

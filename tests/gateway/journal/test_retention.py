@@ -12,7 +12,7 @@ import pytest
 from gateway.config import JournalConfig
 from gateway.journal import Journal, SegmentEntry, SegmentStore, compact_once, retention
 from gateway.journal.retention import enforce, usage
-from gateway.journal.segments import remove_orphans, verify_chain
+from gateway.journal.segments import verify_chain
 from models.records import Observations, Stream, from_ns
 from models.segment import Expired, decode_segment
 from tests.strategies import NOON_NS, SECOND_NS
@@ -267,5 +267,7 @@ async def test_a_crash_before_the_files_go_leaves_orphans_that_go_later(
     monkeypatch.setattr(retention, "_unlink", lambda _: None)
     await enforce(journal, JournalConfig(max_size_mib=1, min_free_mib=0))
     assert len(list((tmp_path / "segments").iterdir())) == 4
-    await remove_orphans(journal)
+    await journal.close()
+    again = await Journal.open(tmp_path, "gw-1")
     assert [path.name[-17:] for path in (tmp_path / "segments").iterdir()] == ["000000000004.wseg"]
+    await again.close()

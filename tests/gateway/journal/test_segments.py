@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.errors import JournalError
 from gateway.journal import Journal, JournalReader, SegmentEntry, SegmentStore, compact, compact_once
 from gateway.journal.mending import mend
-from gateway.journal.segments import remove_orphans, verify_chain
+from gateway.journal.segments import verify_chain
 from models.records import Observations, Page, Results, from_ns
 from models.segment import Expired, decode_segment, encode_segment, segment_digest
 from tests.strategies import NOON_NS, SECOND_NS, make_event, make_observations, same
@@ -148,7 +148,7 @@ async def test_seqs_and_repeats_go_on_after_all_pages_are_deleted(journal: Journ
     await again.close()
 
 
-async def test_a_file_without_a_record_is_removed(journal: Journal) -> None:
+async def test_a_file_without_a_record_is_removed(journal: Journal, tmp_path: Path) -> None:
     """What a crash between writing and recording leaves; recorded files stay."""
     await fill(journal, 2)
     entry = await compact_once(journal, max_pages=1)
@@ -156,7 +156,8 @@ async def test_a_file_without_a_record_is_removed(journal: Journal) -> None:
     orphans = [entry.path.with_name(f"{journal.epoch}-000000000002-000000000002.wseg{end}") for end in ("", ".part")]
     for orphan in orphans:
         orphan.write_bytes(b"half")
-    await remove_orphans(journal)
+    await journal.close()
+    await (await Journal.open(tmp_path, "gw-1")).close()
     assert list(entry.path.parent.iterdir()) == [entry.path]
 
 
@@ -404,7 +405,6 @@ async def test_a_close_while_a_segment_is_written_ends_the_compactor(journal: Jo
     await journal.close()
     await compactor
     again = await Journal.open(tmp_path, "gw-1")
-    await remove_orphans(again)
     await compact_once(again, max_pages=9)
     assert ranges(await SegmentStore(again).segments()) == [(1, 3)]
     assert again.counters.pending == 9
