@@ -35,6 +35,17 @@ _LOST: Final = "its place in the journal's file is damaged"
 log = structlog.get_logger()
 
 
+def _is_sound(journal: Mapping[str, Any]) -> bool:
+    """Return whether the journal's own row has values of the kinds that its table takes."""
+    texts = [journal.get("gateway_id"), journal.get("epoch")]
+    counts = [journal.get(name, 0) for name in ("appended", "repeats_dropped", "purged_pages", "purged_delivered")]
+    return (
+        all(isinstance(text, str) and text for text in texts)
+        and all(isinstance(count, int) and count >= 0 for count in counts)
+        and isinstance(journal.get("age_s", 0.0), int | float)
+    )
+
+
 def is_gone(path: Path) -> bool:
     """Return whether the journal at *path* is missing, while what lies around it says that there was one."""
     is_there = path.is_file() and path.stat().st_size > 0
@@ -154,7 +165,7 @@ class _Salvage:
 
     def run(self) -> str:
         rows = self._rows("journal")
-        journal = rows[0] if rows else {}
+        journal = rows[0] if rows and _is_sound(rows[0]) else {}
         head = self._witness.head
         epoch = journal.get("epoch") or (head.epoch if head else "") or epoch_of_files(self._folder)
         create(self._new, journal.get("gateway_id") or self._gateway_id, epoch or secrets.token_hex(8))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from gateway.cli import main
+from gateway.errors import JournalError
 from gateway.journal import Journal, JournalLocked
 from gateway.journal.repair import repair
 from gateway.journal.verify import verify
@@ -128,6 +131,41 @@ def test_a_damaged_file_is_salvaged(tmp_path: Path) -> None:
     assert bytes(data) in [file.read_bytes() for file in tmp_path.rglob("*.sqlite")]
     assert counted == 175 * PAGE == len(values) + sum(expired.values())
     assert 0 < sum(expired.values()) < 40 * PAGE
+
+
+def harm(folder: Path, chance: random.Random) -> None:
+    """Flip bits, blank a stretch or cut the end, in the database, the witness or a segment."""
+    database = folder / "journal.sqlite"
+    path = chance.choice([database, database, folder / "journal.last", *sorted((folder / "segments").iterdir())])
+    data = bytearray(path.read_bytes())
+    start = chance.randrange(len(data))
+    match chance.choice(["flips", "blank", "cut"]):
+        case "flips":
+            for _ in range(chance.choice([1, 20])):
+                data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        case "blank":
+            data[start : start + 4096] = bytes(len(data[start : start + 4096]))
+        case "cut":
+            del data[start:]
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_damage_is_told_and_repaired(tmp_path: Path, seed: int) -> None:
+    """Whatever a disk does: findings or one clear error, and a repair after which everything adds up."""
+    asyncio.run(make_journal(tmp_path, pages=40, compacted=18, delivered=6))
+    whole = asyncio.run(contents(tmp_path))[0]
+    chance = random.Random(seed)
+    for _ in range(chance.randint(1, 3)):
+        harm(tmp_path, chance)
+    with suppress(JournalError):
+        verify(tmp_path)
+
+    assert repair(tmp_path, "gw-1").left == ()
+    values, expired, counted = asyncio.run(contents(tmp_path))
+    assert len(values) + sum(expired.values()) == counted
+    assert set(values) <= set(whole)
+    assert len(values) == len(set(values))
 
 
 def test_nothing_is_done_to_a_whole_journal(tmp_path: Path) -> None:
