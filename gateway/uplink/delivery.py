@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +24,7 @@ import structlog
 from gateway.config import UplinkConfig
 from gateway.errors import JournalError, UploadDeferred, UploadRefused
 from gateway.journal import Journal, SegmentEntry, SegmentStore
-from gateway.journal.errors import SegmentDamaged
+from gateway.journal.errors import CommitFailed, SegmentDamaged
 from gateway.uplink.backoff import Backoff
 from gateway.uplink.client import CloudClient, Range
 from gateway.uplink.condition import UplinkCondition
@@ -110,7 +111,8 @@ class Delivery:
 
     async def run(self) -> None:
         """Connect, and connect again, until the journal is closed."""
-        await self._outbox.offer_again()
+        with suppress(CommitFailed):  # then they stay on the shelf for this time
+            await self._outbox.offer_again()
         async with CloudClient(self._config, self._journal.gateway_id, self._pacer) as cloud:
             while not self._journal.closed:
                 try:
@@ -118,11 +120,18 @@ class Delivery:
                 except UploadDeferred as deferred:
                     _disconnected(self._condition, str(deferred))
                     await asyncio.sleep(self._backoff.wait_s(deferred.wait_s))
+                except JournalError as error:
+                    if self._journal.closed:
+                        return
+                    # A disk that is full or fails for a while: what was sent and not noted is sent again.
+                    _disconnected(self._condition, str(error))
+                    await asyncio.sleep(self._backoff.wait_s())
 
     async def measure(self) -> None:
         """Tell the condition, every few seconds, what waits."""
         while not self._journal.closed:
-            await self._outbox.measure()
+            with suppress(CommitFailed):  # the disk fails now, which others tell
+                await self._outbox.measure()
             self._condition.budget_left_bytes = self._cutting.budget_left_bytes
             self._condition.bytes_sent = self._pacer.taken
             self._condition.express_waiting = len(self._express)
@@ -167,7 +176,14 @@ class Delivery:
     async def _send_express(self, cloud: CloudClient) -> None:
         while True:
             seq = await self._express.next()
-            page = await self._express.page(seq)
+            try:
+                page = await self._express.page(seq)
+            except JournalError as error:
+                if self._journal.closed or isinstance(error, CommitFailed):
+                    raise  # the disk fails now; the page is there
+                log.warning("page cannot be sent ahead of its segment", seq=seq, reason=str(error))
+                await self._express.done([seq])
+                continue
             if not _inside((seq, seq), self._held):
                 await self._send_page(cloud, page)
             if self._on_advisories is not None and isinstance(page.content, Results) and page.content.advisories:
@@ -251,7 +267,8 @@ class Delivery:
         self._condition.segments_sent += 1
         self._condition.bytes_sent = self._pacer.taken
         if live:
-            self._condition.live_latency_s = max(time.time() - entry.path.stat().st_mtime, 0.0)
+            with suppress(OSError):  # what is delivered may be purged at once
+                self._condition.live_latency_s = max(time.time() - entry.path.stat().st_mtime, 0.0)
 
     async def _refused(self, entry: SegmentEntry, reason: str) -> None:
         log.error("segment refused; it is kept on the shelf", pages=(entry.first_seq, entry.last_seq), reason=reason)

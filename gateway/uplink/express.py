@@ -14,13 +14,17 @@ from functools import partial
 from typing import Final, Literal
 
 import msgspec
+import structlog
 
 from gateway.errors import JournalError
 from gateway.journal import Journal, JournalReader
 from gateway.journal.database import JournalDatabase
+from gateway.journal.errors import CommitFailed
 from gateway.journal.replay import pages_after
 from models.page import PageError, decode_content
 from models.records import Page, Results
+
+log = structlog.get_logger()
 
 READER = "uplink"
 ADVISORY: Final = 0
@@ -28,6 +32,7 @@ EVENT: Final = 1
 _MOST_WAITING = 1000
 _LOOK_PAGES = 256
 _COMMIT_PAGES = 256
+_RETRY_S = 5.0
 
 _Urgency = Literal[0, 1]
 
@@ -70,13 +75,20 @@ class Express:
     async def watch(self) -> None:
         """Look at every page that is committed, until the journal is closed."""
         while await self._journal.wait_beyond(self._looked):
-            found, looked = await self._journal.read(partial(_look, after=self._looked))
-            self._looked = looked
-            if found:
-                self._waiting = dict.fromkeys(sorted({*self._waiting, *found})[:_MOST_WAITING])
-                self._wake()
-            if found or looked - self._reader.position >= _COMMIT_PAGES:
-                await self.save()
+            try:
+                await self._look()
+            except CommitFailed as error:  # the disk fails now; what could not be noted is looked at after a restart
+                log.warning("what is to be sent ahead is not noted", reason=str(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def _look(self) -> None:
+        found, looked = await self._journal.read(partial(_look, after=self._looked))
+        self._looked = looked
+        if found:
+            self._waiting = dict.fromkeys(sorted({*self._waiting, *found})[:_MOST_WAITING])
+            self._wake()
+        if found or looked - self._reader.position >= _COMMIT_PAGES:
+            await self.save()
 
     async def next(self) -> int:
         """Return the seq of the page that goes next; wait for one."""

@@ -19,7 +19,7 @@ from gateway.uplink import UplinkCondition, deliver
 from models.records import Advisory, AdvisoryState, Observations, Stream
 
 ROWS = 20
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Link:

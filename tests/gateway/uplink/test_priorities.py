@@ -11,10 +11,11 @@ import pytest
 from aiohttp import web
 
 from cloud_service.testing import CloudProcess
-from gateway.errors import UploadDeferred
-from gateway.journal import Journal, compact_once
+from gateway.errors import JournalError, UploadDeferred
+from gateway.journal import CommitFailed, Journal, SegmentStore, compact_once
 from gateway.uplink import CloudClient, delivery
-from models.records import Advisory, Results
+from gateway.uplink.express import Express
+from models.records import Advisory, Page, Results
 from tests.gateway.uplink.answering import answering
 from tests.gateway.uplink.rig import ROWS, an_advisory, delivering, enrolled, fill, times_in_lake, until, uplink
 from tests.integration.faults.chaos_proxy import ChaosProxy, Way
@@ -195,3 +196,44 @@ async def test_a_segment_whose_page_went_ahead_is_delivered_too(
         await compact_once(journal, max_pages=10)
         await until(lambda: journal.counters.segments_pending == 0)
     assert await ledger(cloud, journal) == [(1, 1)]
+
+
+@pytest.mark.parametrize("method", ["mark_delivered", "withdraw_outside"])
+async def test_a_disk_that_fails_for_a_while_ends_nothing(
+    cloud: CloudProcess, journal: Journal, gateway_id: str, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """What the cloud has and could not be noted here is sent again and stored once."""
+    note = getattr(SegmentStore, method)
+    failures: list[list[tuple[int, int]]] = []
+
+    async def fail_twice(store: SegmentStore, ranges: list[tuple[int, int]]) -> int:
+        if len(failures) < 2:
+            failures.append(ranges)
+            raise CommitFailed("the disk is full")
+        return int(await note(store, ranges))
+
+    monkeypatch.setattr(SegmentStore, method, fail_twice)
+    await fill(journal, 3)
+    async with delivering(journal, uplink(cloud, gateway_id)):
+        await until(lambda: journal.counters.segments_pending == 0)
+    assert len(failures) == 2
+    assert times_in_lake(cloud, gateway_id) == list(range(3 * ROWS))
+
+
+async def test_a_page_that_is_gone_is_not_waited_for(
+    cloud: CloudProcess, journal: Journal, gateway_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its segment, or what took its place, tells what became of it; others go ahead."""
+    page = Express.page
+
+    async def gone(express: Express, seq: int) -> Page:
+        if seq == 1:
+            raise JournalError("page 1 is gone")
+        return await page(express, seq)
+
+    monkeypatch.setattr(Express, "page", gone)
+    for name in ("a", "b"):
+        await journal.append_results(Results(advisories=(an_advisory(name),)))
+    async with delivering(journal, uplink(cloud, gateway_id)) as condition:
+        await until(lambda: condition.express_sent == 1)
+    assert await ledger(cloud, journal) == [(2, 2)]
