@@ -13,9 +13,10 @@ import secrets
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -27,26 +28,24 @@ from gateway.journal.committing import Advance, Append, Work
 from gateway.journal.connections import Connections, is_damage, is_unknown
 from gateway.journal.counters import JournalCounters
 from gateway.journal.counting import tally
-from gateway.journal.entries import read_segment
 from gateway.journal.errors import CommitFailed, JournalLocked, JournalMismatch, PageDamaged, Unwritable
 from gateway.journal.holes import Holes, HolesChange
 from gateway.journal.joining import Joiner, joined
-from gateway.journal.newest import Change, Newest
+from gateway.journal.newest import Change
 from gateway.journal.pages import PageRow, checked_content, cut, insert, is_stored
 from gateway.journal.quarantine import put_aside
 from gateway.journal.recovery import finish, is_gone, salvage
 from gateway.journal.schema import SCHEMA_VERSION, create, migrate
 from gateway.journal.segment_table import SegmentTable
 from gateway.journal.settling import Settling
+from gateway.journal.stored_rows import newest_rows, stored_rows
 from gateway.journal.witness import Head, Witness
-from models.records import BoolArray, Observations, Page, Results, Stream
-from models.segment import SegmentError, decode_segment
+from models.records import BoolArray, Observations, Page, Results
 
 # The newest rows are saved after so many pages or rows, so that a start reads no more than these.
 _SAVE_PAGES = 512
 _SAVE_ROWS = 1_000_000
 _TOLD = 10
-_LOOKED_AT = 64
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -94,24 +93,25 @@ class JournalDatabase:
 
     def _open(self, *, is_start: bool) -> None:
         """Open the tables; what is damaged beyond SQLite's understanding is salvaged first."""
-        finish(self.path)
+        is_salvaged = finish(self.path)
         if self.connections.is_damaged or is_gone(self.path):
             self._salvage()
-            is_start = True
+            is_salvaged = True
         try:
-            self._open_tables(is_start=is_start)
-        except (sqlite3.Error, Unwritable) as error:
-            if not is_damage(error.__cause__ or error) and not is_unknown(error.__cause__ or error):
+            self._open_tables(is_start=is_start or is_salvaged, is_salvaged=is_salvaged)
+        except (sqlite3.Error, Unwritable, UnicodeDecodeError) as error:
+            cause = error.__cause__ or error
+            if not (is_damage(cause) or is_unknown(cause) or isinstance(cause, UnicodeDecodeError)):
                 raise
             self._salvage()
-            self._open_tables(is_start=True)
+            self._open_tables(is_start=True, is_salvaged=True)
 
     def _salvage(self) -> None:
         self.connections.close()
         self.told.append(salvage(self.path, self.gateway_id))
         self.connections.is_damaged = False
 
-    def _open_tables(self, *, is_start: bool) -> None:
+    def _open_tables(self, *, is_start: bool, is_salvaged: bool) -> None:
         self.connections.open()
         self.witness.close()
         self.witness = Witness(self.path.parent / "journal.last")
@@ -123,13 +123,14 @@ class JournalDatabase:
             epoch=self.epoch,
             witness=self.witness,
             is_start=is_start,
+            is_salvaged=is_salvaged,
         )
         with self.transaction():
             settled = settling.settle()
         self.told.extend(settled.told)
         self.counters = settled.tally.counters
         self.segments = SegmentTable(self)
-        self.newest, self._unsaved_pages, self._unsaved_rows = self._restore_newest(settled.adopted)
+        self.newest, self._unsaved_pages, self._unsaved_rows = newest_rows(self, settled.adopted)
         self.holes = Holes(self.writer)
         positions = dict(self.writer.execute("SELECT reader, seq FROM position").fetchall())
         self.witness.begin(Head(gateway_id=self.gateway_id, epoch=self.epoch, positions=positions))
@@ -236,7 +237,7 @@ class JournalDatabase:
             opened=alone.opened,
             filled=alone.filled,
             newest=self.newest.source_time,
-            stored=self._stored_rows,
+            stored=partial(stored_rows, self),
         )
         new, change = self._new_rows(observations, holes)
         count = int(np.count_nonzero(new))
@@ -438,30 +439,6 @@ class JournalDatabase:
             content=checked_content(self.path, seq, payload, checksum),
         )
 
-    def _stored_rows(self, streams: Collection[Stream], start_ns: int, end_ns: int) -> Observations:
-        """Return the stored rows of *streams* with ``start_ns <= source time <= end_ns``; on the writing thread."""
-        parts: list[Observations] = []
-        for entry in self.segments.select(
-            "start_time <= ? AND end_time >= ?", (end_ns, start_ns), connection=self.writer
-        ):
-            try:
-                parts.append(_rows_of(decode_segment(read_segment(entry)).observations, streams, start_ns, end_ns))
-            except (JournalError, SegmentError) as error:
-                log.warning("segment not searched; rows it has may be stored again", error=str(error))
-        pages = self.writer.execute(
-            "SELECT seq, payload, checksum FROM page WHERE observations > 0 AND seq > ?",
-            (self.counters.compacted_pages,),
-        )
-        for seq, payload, checksum in pages:
-            try:
-                content = checked_content(self.path, seq, payload, checksum)
-            except PageDamaged as damaged:
-                log.warning("page not searched; rows it had may be stored again", error=str(damaged))
-                continue
-            if isinstance(content, Observations):
-                parts.append(_rows_of(content, streams, start_ns, end_ns))
-        return Observations.concatenate(parts)
-
     # Opening
 
     def _identify(self) -> str:
@@ -490,43 +467,6 @@ class JournalDatabase:
         """Count everything anew."""
         return tally(self.writer).counters
 
-    def _restore_newest(self, adopted: Sequence[Observations]) -> tuple[Newest, int, int]:
-        """Return the newest rows, and how many pages and rows there are since they were saved.
-
-        They are as of the saved ones, or of the last segments when those are damaged; then *adopted* and the pages.
-        """
-        row = self.writer.execute("SELECT seq, snapshot FROM newest").fetchone()
-        after, newest = (0, Newest()) if row is None else (int(row[0]), Newest())
-        try:
-            newest = Newest() if row is None else Newest.from_bytes(row[1])
-        except ValueError as error:
-            self.told.append(f"{self.path}: {error}; they are taken from the last {_LOOKED_AT} segments")
-            adopted, after = [*self._last_segments(), *adopted], self.counters.compacted_pages
-        pages = rows = 0
-        for content in adopted:
-            if not len(content):
-                continue
-            newest.apply(newest.examine(content)[1])
-        for seq, payload, checksum in self.writer.execute(
-            "SELECT seq, payload, checksum FROM page WHERE seq > ? ORDER BY seq", (after,)
-        ):
-            try:
-                page = checked_content(self.path, seq, payload, checksum)
-            except PageDamaged:
-                continue  # put aside when it is its turn to be read
-            if isinstance(page, Observations) and len(page):
-                newest.apply(newest.examine(page)[1])
-                rows += len(page)
-            pages += 1
-        return newest, pages, rows
-
-    def _last_segments(self) -> list[Observations]:
-        found = []
-        for entry in self.segments.select(limit=_LOOKED_AT, connection=self.writer, newest_first=True):
-            with suppress(JournalError, SegmentError):
-                found.append(decode_segment(read_segment(entry)).observations)
-        return [observations for observations in reversed(found) if len(observations)]
-
 
 def take_lock(path: Path, journal: Path) -> BinaryIO:
     """Take the journal for this process; the system lets go of it when the process ends, however it ends.
@@ -541,12 +481,3 @@ def take_lock(path: Path, journal: Path) -> BinaryIO:
         lock.close()
         raise JournalLocked(f"{journal}: is open in another process; this one (pid {os.getpid()}) stops") from error
     return lock
-
-
-def _rows_of(observations: Observations, streams: Collection[Stream], start_ns: int, end_ns: int) -> Observations:
-    """Return the rows of *streams* with ``start_ns <= source time <= end_ns``."""
-    time = observations.source_time
-    wanted = np.array([stream in streams for stream in observations.streams], np.bool_)
-    rows = (time >= start_ns) & (time <= end_ns)
-    rows[rows] = wanted[observations.stream[rows]]
-    return observations.take(rows)

@@ -30,20 +30,10 @@ from gateway.journal.witness import Witness
 _SMALL_TABLES: Final = ("segment", "hole", "filled", "late", "expired", "quarantine")
 _SIDE_FILES: Final = ("-wal", "-shm", "")  # in this order: a log must never lie beside a journal it is not of
 _UNSEEN_PAGES: Final = 4096  # more than are ever committed before they are in a segment
+_BROKEN: Final = "\ufffd"  # stands in a text for what is none
 _LOST: Final = "its place in the journal's file is damaged"
 
 log = structlog.get_logger()
-
-
-def _is_sound(journal: Mapping[str, Any]) -> bool:
-    """Return whether the journal's own row has values of the kinds that its table takes."""
-    texts = [journal.get("gateway_id"), journal.get("epoch")]
-    counts = [journal.get(name, 0) for name in ("appended", "repeats_dropped", "purged_pages", "purged_delivered")]
-    return (
-        all(isinstance(text, str) and text for text in texts)
-        and all(isinstance(count, int) and count >= 0 for count in counts)
-        and isinstance(journal.get("age_s", 0.0), int | float)
-    )
 
 
 def is_gone(path: Path) -> bool:
@@ -56,11 +46,13 @@ def _has_traces(path: Path) -> bool:
     return bool(epoch_of_files(path.parent / "segments")) or Witness(path.parent / "journal.last").head is not None
 
 
-def finish(path: Path) -> None:
-    """Finish what a salvage had begun when the process died."""
+def finish(path: Path) -> bool:
+    """Finish what a salvage had begun when the process died; return whether there was one."""
     whole = path.with_name("journal.salvaged")
-    if whole.exists():
-        _swap(path, whole)
+    if not whole.exists():
+        return False
+    _swap(path, whole)
+    return True
 
 
 def salvage(path: Path, gateway_id: str) -> str:
@@ -165,7 +157,7 @@ class _Salvage:
 
     def run(self) -> str:
         rows = self._rows("journal")
-        journal = rows[0] if rows and _is_sound(rows[0]) else {}
+        journal = rows[0] if rows else {}
         head = self._witness.head
         epoch = journal.get("epoch") or (head.epoch if head else "") or epoch_of_files(self._folder)
         create(self._new, journal.get("gateway_id") or self._gateway_id, epoch or secrets.token_hex(8))
@@ -176,10 +168,10 @@ class _Salvage:
         saved = self._copy_newest()
         purged = self._first_segment() - 1 if not journal else journal.get("purged_pages", 0)
         self._new.execute("UPDATE journal SET purged_pages = ?", (purged,))
-        compacted = self._compacted(epoch, purged)
+        compacted, in_files = self._compacted(epoch, purged)
         copied, lost, counted = self._copy_pages(min(saved, compacted), compacted)
         if not journal:
-            self._count_again(purged)
+            self._count_again(purged, in_files)
         return (
             f"{copied} pages of its table were carried over, {lost} were lost, with {counted} observations that are "
             "counted as damaged"
@@ -204,6 +196,8 @@ class _Salvage:
 
     def _insert(self, table: str, rows: list[dict[str, Any]]) -> None:
         for row in rows:
+            if any(isinstance(value, str) and _BROKEN in value for value in row.values()):
+                continue
             names, places = ", ".join(row), ", ".join("?" * len(row))
             with suppress(sqlite3.Error):  # a row that its own table would not take is not what was written
                 self._new.execute(
@@ -239,14 +233,16 @@ class _Salvage:
         names = [int(path.name.split("-")[1]) for path in self._folder.glob("*-*-*.wseg")]
         return min([*names, first if first is not None else 2**62, *([1] if not names and first is None else [])])
 
-    def _compacted(self, epoch: str, purged: int) -> int:
-        """Return the last page that is in a segment, or in a segment's file that can be taken over."""
+    def _compacted(self, epoch: str, purged: int) -> tuple[int, int]:
+        """Return the last page that is in a segment, or in a file that can be taken over, and what such files hold."""
+        in_files = 0
         after = max(purged, self._new.execute("SELECT coalesce(max(last_seq), 0) FROM segment").fetchone()[0])
         while orphan := orphan_after(self._folder, gateway_id=self._gateway_id, epoch=epoch, after=after):
             after = orphan.entry.last_seq
-        return int(after)
+            in_files += orphan.entry.observations
+        return int(after), in_files
 
-    def _count_again(self, purged: int) -> None:
+    def _count_again(self, purged: int, in_files: int) -> None:
         """Without the journal's own row: what is not found was purged, if anything was."""
         if purged:
             last = self._witness.last
@@ -255,7 +251,7 @@ class _Salvage:
                 "(SELECT coalesce(sum(observations), 0) FROM segment) + "
                 "(SELECT coalesce(sum(observations), 0) FROM expired)"
             ).fetchone()[0]
-            gone = max((last.appended if last else 0) - found, 0)
+            gone = max((last.appended if last else 0) - found - in_files, 0)
             self._new.execute(
                 "UPDATE journal SET purged_delivered = ?, appended = max(appended, ?)", (gone, gone + found)
             )

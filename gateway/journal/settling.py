@@ -58,6 +58,7 @@ class Settling:
         epoch: Its own.
         witness: What was committed last.
         is_start: Whether no segment is being written now, so that any file that fits may be taken over.
+        is_salvaged: Whether the total is of all that was ever stored, and not of what the tables hold.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Settling:
         epoch: str,
         witness: Witness,
         is_start: bool,
+        is_salvaged: bool,
     ) -> None:
         self._writer = connection
         self._path = path
@@ -78,6 +80,7 @@ class Settling:
         is_ours = witness.head is not None and witness.head.epoch == epoch
         self._committed = witness.pages if is_ours else {}
         self._is_start = is_start
+        self._is_salvaged = is_salvaged
         self._adopted: list[Observations] = []
         self._told: list[str] = []
 
@@ -142,7 +145,8 @@ class Settling:
             ),
         )
         again = sum(count for seq, count in orphan.by_page.items() if seq > last)
-        self._writer.execute("UPDATE journal SET appended = appended + ?", (again,))
+        if not self._is_salvaged:
+            self._writer.execute("UPDATE journal SET appended = appended + ?", (again,))
         self._adopted.append(orphan.observations)
         log.warning("segment file taken over", first_seq=entry.first_seq, last_seq=entry.last_seq, found_again=again)
 
