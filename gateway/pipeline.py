@@ -169,6 +169,8 @@ class Gateway:
                 supply=supply.send,
             )
             segments.append(start(work, "uplink"))
+        else:
+            await journal.forget_reader("uplink")
         rest = [start(self._watch_positions(), "positions")]
         if self._config_file is not None:
             rest.append(start(self._follow(self._config_file), "configuration"))
