@@ -30,10 +30,22 @@ from gateway.journal.witness import Witness
 _SMALL_TABLES: Final = ("segment", "hole", "filled", "late", "expired", "quarantine")
 _SIDE_FILES: Final = ("-wal", "-shm", "")  # in this order: a log must never lie beside a journal it is not of
 _UNSEEN_PAGES: Final = 4096  # more than are ever committed before they are in a segment
+_UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)  # a damaged name breaks the very message about it
 _BROKEN: Final = "\ufffd"  # stands in a text for what is none
 _LOST: Final = "its place in the journal's file is damaged"
 
 log = structlog.get_logger()
+
+
+def _is_sound(journal: Mapping[str, Any]) -> bool:
+    """Return whether the journal's own row has values of the kinds that its table takes."""
+    texts = [journal.get("gateway_id"), journal.get("epoch")]
+    counts = [journal.get(name, 0) for name in ("appended", "repeats_dropped", "purged_pages", "purged_delivered")]
+    return (
+        all(isinstance(text, str) and text for text in texts)
+        and all(isinstance(count, int) and count >= 0 for count in counts)
+        and isinstance(journal.get("age_s", 0.0), int | float)
+    )
 
 
 def is_gone(path: Path) -> bool:
@@ -115,7 +127,7 @@ def _open_damaged(path: Path) -> sqlite3.Connection:
     """Open what is left for reading; an empty one when there is nothing that SQLite would take for a database."""
     if not path.is_file():
         return sqlite3.connect(":memory:")
-    with suppress(sqlite3.Error):
+    with suppress(*_UNREADABLE):
         return _readable(path)
     copy = path.with_name("journal.copy")
     for suffix in ("", "-wal"):
@@ -127,7 +139,7 @@ def _open_damaged(path: Path) -> sqlite3.Connection:
         file.write(bytes([0, 0, 0, 4]))
         file.seek(56)
         file.write(bytes([0, 0, 0, 1]))
-    with suppress(sqlite3.Error):
+    with suppress(*_UNREADABLE):
         return _readable(copy)
     return sqlite3.connect(":memory:")
 
@@ -136,7 +148,7 @@ def _readable(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error:
+    except _UNREADABLE:
         connection.close()
         raise
     return connection
@@ -157,7 +169,7 @@ class _Salvage:
 
     def run(self) -> str:
         rows = self._rows("journal")
-        journal = rows[0] if rows else {}
+        journal = rows[0] if rows and _is_sound(rows[0]) else {}
         head = self._witness.head
         epoch = journal.get("epoch") or (head.epoch if head else "") or epoch_of_files(self._folder)
         create(self._new, journal.get("gateway_id") or self._gateway_id, epoch or secrets.token_hex(8))
@@ -188,7 +200,7 @@ class _Salvage:
                 names = [column[0] for column in cursor.description]
                 for row in cursor:
                     found.setdefault(tuple(row), dict(zip(names, row, strict=True)))
-            except sqlite3.Error:
+            except _UNREADABLE:
                 self._is_whole = False
                 continue
             break
@@ -199,7 +211,7 @@ class _Salvage:
             if any(isinstance(value, str) and _BROKEN in value for value in row.values()):
                 continue
             names, places = ", ".join(row), ", ".join("?" * len(row))
-            with suppress(sqlite3.Error):  # a row that its own table would not take is not what was written
+            with suppress(*_UNREADABLE):  # a row that its own table would not take is not what was written
                 self._new.execute(
                     f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})",  # noqa: S608 - names of our columns
                     tuple(row.values()),
@@ -305,7 +317,7 @@ class _Salvage:
                     (after,),
                 )
                 found.update((seq, count) for seq, count in rows)  # what came before an error stays
-            except sqlite3.Error:
+            except _UNREADABLE:
                 continue
             break
         return found
@@ -322,7 +334,7 @@ class _Salvage:
                         raise sqlite3.DatabaseError("a row is out of order")
                     after = row["seq"]
                     yield row
-            except sqlite3.Error:
+            except _UNREADABLE:
                 self._is_whole = False
                 following = next((found for seq in range(after + 1, last + 1) if (found := self._page(seq))), None)
                 if following is None:
@@ -337,7 +349,7 @@ class _Salvage:
         try:
             cursor = self._old.execute("SELECT * FROM page NOT INDEXED WHERE seq = ?", (seq,))
             values = cursor.fetchone() or ()
-        except sqlite3.Error:
+        except _UNREADABLE:
             return None
         row = {column[0]: value for column, value in zip(cursor.description, values, strict=False)}
         return row if row.get("seq") == seq else None

@@ -25,6 +25,7 @@ from gateway.journal.witness import Witness
 from models.records import Observations
 
 _VANISHED: Final = "it was committed and is not in the journal any more"
+_NOT_FOUND: Final = "observations of pages that nothing tells any more"
 _COLUMNS = (
     "first_seq, last_seq, path, digest, previous, stands_for, size, observations, start_time, end_time, closed_age_s, "
     "expired"
@@ -223,6 +224,8 @@ class Settling:
             self._told.append("the count of all observations was damaged; it is as it was at the last commit")
         elif missing > 0:
             expire(self._writer, missing)
+            seq, now = found.counters.pages + 1, time.time_ns()
+            insert(self._writer, [tombstone(seq, observations=missing, reason=_NOT_FOUND, time_ns=now)])
             self._told.append(f"{missing} observations that were stored are not found; they are counted as damaged")
         elif missing < 0:
             self._writer.execute("UPDATE journal SET appended = appended + ?", (-missing,))
