@@ -60,7 +60,7 @@ async def pages_after(journal: Journal, after: int) -> list[Page]:
 
 async def test_everything_acknowledged_is_there_after_kills(tmp_path: Path) -> None:
     """Killed at random moments, again and again: every acknowledged row once, seqs without a hole, nothing twice."""
-    chance = random.Random(20260302)  # noqa: S311 - moments, not secrets
+    chance = random.Random(20260302)
     acknowledged: dict[int, int] = {}
     for _ in range(5):
         said = run_until_killed(tmp_path, "append", lines=chance.randint(1, 60), further_s=chance.uniform(0, 0.02))
@@ -91,7 +91,7 @@ async def results_match_position(reader: JournalReader) -> bool:
 
 async def test_position_results_and_state_move_together(tmp_path: Path) -> None:
     """A reader that is killed at random moments has its results exactly up to its position."""
-    chance = random.Random(7)  # noqa: S311 - moments, not secrets
+    chance = random.Random(7)
     for _ in range(4):
         run_until_killed(tmp_path, "commit", lines=chance.randint(1, 40), further_s=chance.uniform(0, 0.02))
         journal = await Journal.open(tmp_path, "gw-1")
@@ -144,7 +144,7 @@ def rows_and_holes_match(stored: list[int], missing: set[int], said: list[int]) 
 
 async def test_rows_and_holes_move_together(tmp_path: Path) -> None:
     """Killed at random moments: what is not stored is in an open hole, what was filled is stored, and once."""
-    chance = random.Random(11)  # noqa: S311 - moments, not secrets
+    chance = random.Random(11)
     newest = 0
     for _ in range(5):
         said = run_until_killed(tmp_path, "backfill", lines=chance.randint(1, 40), further_s=chance.uniform(0, 0.02))
