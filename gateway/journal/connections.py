@@ -70,8 +70,13 @@ class Connections:
         self.is_damaged = False
         self.transactions = 0
 
-    def open(self) -> None:
+    def open(self, *, has_failed: bool = False) -> None:
         """Open both, anew if they are open.
+
+        Args:
+            has_failed: Whether the disk has failed under them. What a failed flush left in the log may be in memory
+                alone, and be taken for written by the next flush: it goes into the database, and the log begins anew,
+                before anything is told of it or built on it.
 
         Raises:
             sqlite3.Error: If that fails; then both are closed, and `in_doubt` stays.
@@ -86,6 +91,8 @@ class Connections:
                 self.writer.execute("PRAGMA auto_vacuum = INCREMENTAL")  # says nothing to a file that is there already
                 self.writer.execute("PRAGMA journal_mode = WAL")
                 self.writer.execute("PRAGMA synchronous = FULL")
+                if has_failed and self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    raise sqlite3.OperationalError("somebody who reads it keeps the log from beginning anew")
             except sqlite3.Error:
                 self.close()
                 raise

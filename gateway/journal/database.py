@@ -112,7 +112,7 @@ class JournalDatabase:
         self.connections.is_damaged = False
 
     def _open_tables(self, *, is_start: bool, is_salvaged: bool) -> None:
-        self.connections.open()
+        self.connections.open(has_failed=not is_start)
         self.witness.close()
         self.witness = Witness(self.path.parent / "journal.last")
         self.epoch = self._identify()
