@@ -276,7 +276,7 @@ class UplinkConfig(_Table, frozen=True, kw_only=True):
     ca_file: Path
     certificate_file: Path
     key_file: Path
-    segment_interval_s: float = 5.0
+    segment_interval_s: float = 3.0
     segment_max_pages: int = 256
     retry_min_s: float = 0.5
     retry_max_s: float = 30.0

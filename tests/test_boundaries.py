@@ -19,8 +19,18 @@ FORBIDDEN = {
 
 
 def _imports(path: Path) -> set[str]:
+    """Return what the module cannot do without: an import that may fail is none."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    optional = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try) and any("ImportError" in ast.dump(handler) for handler in node.handlers)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in optional:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
