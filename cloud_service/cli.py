@@ -10,7 +10,7 @@ import click
 import msgspec
 import structlog
 
-from cloud_service.command import REFUSED, Cloud, as_json, print_json, tell, time_of, told_plainly, with_cloud
+from cloud_service.command import EXIT_FOUND, Cloud, as_json, print_json, tell, time_of, told_plainly, with_cloud
 from cloud_service.config import SAMPLE, Address, load_config, read_access_token
 from cloud_service.fleet import gateways, maintenance
 from cloud_service.ingest.cli import ledger
@@ -47,7 +47,7 @@ def main() -> None:
 @as_json
 def init(folder: Path, server_names: tuple[str, ...], *, as_json: bool) -> None:
     """Make FOLDER a cloud service: configuration, certificate authority, signing key, database."""
-    with told_plainly():
+    with told_plainly(as_json=as_json):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "cloud.toml"
         if not path.exists():
@@ -146,7 +146,7 @@ def train(cloud: Cloud, asset_class: str, *, wait_for_data: bool, as_json: bool)
         sentence += f" Raw data from before failures had not come: {'; '.join(trained.missing)}."
     tell(trained, sentence, as_json=as_json)
     if not trained.released:
-        sys.exit(REFUSED)
+        sys.exit(EXIT_FOUND)
 
 
 @main.command()
@@ -195,7 +195,7 @@ def rollout(
     }
     tell(told, "\n".join(f"{h['host']}: {h['outcome']} {h['reason']}".rstrip() for h in hosts), as_json=as_json)
     if not report.succeeded:
-        sys.exit(REFUSED)
+        sys.exit(EXIT_FOUND)
 
 
 @main.command()

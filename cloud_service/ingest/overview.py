@@ -49,7 +49,7 @@ class JournalOverview:
     withheld: int
     expired: dict[str, int]
     held: list[Range]
-    holes: list[Range]
+    missing: list[Range]
     quarantined: list[Kept]
 
 
@@ -75,14 +75,14 @@ def overview(session: Session) -> list[JournalOverview]:
                 withheld=withheld,
                 expired=expired,
                 held=ranges,
-                holes=holes(ranges),
+                missing=missing(ranges),
                 quarantined=kept[key],
             )
         )
     return found
 
 
-def holes(held: Sequence[Range]) -> list[Range]:
+def missing(held: Sequence[Range]) -> list[Range]:
     """Return what is missing before and between the ranges of *held*; pages count from 1."""
     return [(earlier[1] + 1, later[0] - 1) for earlier, later in pairwise([(0, 0), *held]) if later[0] > earlier[1] + 1]
 

@@ -9,21 +9,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import msgspec
 from sqlalchemy.orm import Session
 
-from cloud_service.command import Cloud, as_json, with_cloud
+from cloud_service.command import Cloud, as_json, many, print_json, utc_time_of, with_cloud
 from cloud_service.requests import asking
-from cloud_service.requests.errors import RequestRefused
 from cloud_service.requests.tables import RequestRow
 from cloud_service.requests.waiting import parts_held, wait_for
 
 
 @click.command("request-data")
 @click.argument("asset_id", required=False)
-@click.option("--from", "start", help="First source time, with zone, e.g. 2026-03-02T14:30:00Z.")
-@click.option("--to", "end", help="Source time to which, exclusive.")
-@click.option("--channel", "channels", multiple=True, help="Channel; may be given several times. [default: all]")
+@click.option("--from", "start", metavar="TIME", help="First source time.")
+@click.option("--to", "end", metavar="TIME", help="The source time that ends it.")
+@click.option("--channel", "channels", multiple=True, help="Only this channel; may be given again.")
 @click.option("--wait", is_flag=True, help="Wait until everything asked for has come.")
 @click.option("--list", "listed", is_flag=True, help="List requests, those for ASSET_ID alone when it is given.")
 @click.option("--cancel", "cancelled", metavar="REQUEST_ID", help="Take an open request back.")
@@ -41,7 +39,11 @@ def request_data(
     cancelled: str | None,
     as_json: bool,
 ) -> None:
-    """Ask for what gateways kept back of ASSET_ID between two times; its gateway sends it when it has nothing else."""
+    """Ask for raw data that was kept back.
+
+    Of ASSET_ID, between two times; its gateway sends it when it has nothing else to send. A TIME is in UTC where it
+    names no offset; --to TIME is the first that is not in it.
+    """
     if cancelled is not None:
         _cancel(cloud, cancelled, as_json=as_json)
     elif listed:
@@ -49,7 +51,7 @@ def request_data(
     elif asset_id is None or start is None or end is None:
         raise click.UsageError("give ASSET_ID, --from and --to, or --list, or --cancel")
     else:
-        interval = _time(start, "--from"), _time(end, "--to")
+        interval = utc_time_of(start, "--from"), utc_time_of(end, "--to")
         with cloud.store.writing() as session:
             asked = asking.ask(session, asset_id, *interval, channels=channels)
         if not as_json:
@@ -63,8 +65,8 @@ def request_data(
 
 def _asked_sentence(asked: asking.Asked) -> str:
     sentences = [
-        f"asked {row.gateway_id} for {len(row.channel_names)} channels of {row.asset_id} "
-        f"({row.parts} parts): request {row.request_id}"
+        f"asked {row.gateway_id} for {many(len(row.channel_names), 'channel')} of {row.asset_id} "
+        f"({many(row.parts, 'part')}): request {row.request_id}"
         for row in asked.new
     ]
     sentences += [f"request {row.request_id}, {row.state}, has some of it already" for row in asked.earlier]
@@ -91,7 +93,7 @@ def _cancel(cloud: Cloud, request_id: str, *, as_json: bool) -> None:
 def _print(session: Session, rows: Sequence[RequestRow], *, as_json: bool) -> None:
     told = [_told(session, row) for row in rows]
     if as_json:
-        click.echo(msgspec.json.encode({"requests": told}).decode())
+        print_json({"requests": told})
         return
     for one in told:
         line = (
@@ -109,13 +111,6 @@ def _told(session: Session, row: RequestRow) -> dict[str, Any]:
         "channels": row.channel_names,
         "parts_held": parts_held(session, row),
     }
-
-
-def _time(text: str, option: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as error:
-        raise RequestRefused(f"{option} {text!r} is not a time ({error}); nothing is asked for", option) from error
 
 
 @contextmanager

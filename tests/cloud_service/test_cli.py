@@ -44,7 +44,7 @@ def test_a_wrong_configuration_ends_with_one_line(config: Path) -> None:
     """It names the file and the key, for every command."""
     config.write_text("[ingest]\nadress = 1\n")
     for command in (["check-config"], ["ledger"], ["serve"]):
-        output = run(*command, "--config", config, code=1).output
+        output = run(*command, "--config", config, code=2).output
         assert "cloud.toml" in output
         assert "adress" in output
         assert "Traceback" not in output
@@ -99,5 +99,13 @@ def test_nothing_released_is_nothing_rolled_out(config: Path, tmp_path: Path) ->
     assert "either" in run(*base, code=2).output
 
 
-def test_an_empty_ledger_is_an_empty_list(config: Path) -> None:
-    assert told("ledger", "--config", config) == []
+def test_an_empty_ledger_has_no_journals(config: Path) -> None:
+    assert told("ledger", "--config", config) == {"journals": [], "rejections": []}
+
+
+def test_what_goes_wrong_is_data_too(config: Path) -> None:
+    """The shape is that of the gateway's commands; 1 is a fault, 2 usage or configuration."""
+    fault = told("revoke", "gw-2", "--config", config, code=1)
+    usage = told("request-data", "pump-01", "--from", "soon", "--to", "later", "--config", config, code=2)
+    assert (fault["error"], set(fault)) == ("EnrollmentError", {"error", "reason", "next_step"})
+    assert (usage["error"], usage["reason"]) == ("UsageError", "--from 'soon' is not a time, as 2026-03-02T08:00")

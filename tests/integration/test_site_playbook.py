@@ -121,7 +121,7 @@ class Site:
         """Return what the cloud holds, by journal."""
         command = [str(PROGRAMS / "wearsight-cloud"), "ledger", "--json", "--config", str(self.cloud / "cloud.toml")]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        journals: list[dict[str, Any]] = json.loads(done.stdout)
+        journals: list[dict[str, Any]] = json.loads(done.stdout)["journals"]
         return journals
 
 

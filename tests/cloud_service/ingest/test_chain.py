@@ -96,7 +96,7 @@ def test_a_tombstone_fills_its_place_for_good(bare: Cloud) -> None:
     for data in (one, gone, three, gone):
         bare.put(data)
     journal = bare.journal()
-    assert (journal.held, journal.holes) == ([(1, 9)], [])
+    assert (journal.held, journal.missing) == ([(1, 9)], [])
     assert (journal.observations, journal.expired) == (35, {"size_limit": 10})
     line = f'observations_expired_total{{gateway_id="{OWNER}",reason="size_limit"}} 10.0'
     assert line in metrics_text(bare.store).decode()

@@ -45,7 +45,7 @@ def requests(config: Path, *arguments: str) -> list[dict[str, Any]]:
 
 def test_data_is_asked_for_listed_and_cancelled(config: Path) -> None:
     """A sentence for people, an object for programs; asked again it says what covers it."""
-    assert "asked gw-1 for 1 channels of pump-01 (5 parts)" in run(config, "pump-01", *INTERVAL)
+    assert "asked gw-1 for 1 channel of pump-01 (5 parts)" in run(config, "pump-01", *INTERVAL)
     (listed,) = requests(config, "--list")
     assert (listed["state"], listed["parts"], listed["parts_held"], listed["channels"]) == ("open", 5, 0, ["speed_rpm"])
     assert f"request {listed['request_id']}, open, has some of it already" in run(config, "pump-01", *INTERVAL)
@@ -60,8 +60,7 @@ def test_where_nothing_was_kept_back_that_is_said(config: Path) -> None:
         config, "pump-01", *INTERVAL, "--channel", "flow_m3_h", code=1
     )
     assert "no gateway has described an asset pump-99" in run(config, "pump-99", *INTERVAL, code=1)
-    assert "--from 'soon' is not a time" in run(config, "pump-01", "--from", "soon", "--to", "later", code=1)
-    assert "time zone" in run(config, "pump-01", "--from", "2026-03-02", "--to", "2026-03-03", code=1)
+    assert "--from 'soon' is not a time" in run(config, "pump-01", "--from", "soon", "--to", "later", code=2)
     assert "give ASSET_ID" in run(config, "pump-01", code=2)
 
 
