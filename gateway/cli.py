@@ -1,7 +1,4 @@
-"""The program ``wearsight-gateway``.
-
-Exit codes: 0 fine, 1 the service ended by a fault or ``doctor`` found one, 2 usage or configuration, 3 bundle refused.
-"""
+"""The program ``wearsight-gateway``."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ import msgspec
 import structlog
 
 from gateway.bundles.slots import BundleSlots
+from gateway.command import EXIT_CONFIG, EXIT_FAULT, EXIT_FOUND, config_option, json_option, tell
 from gateway.commissioning.cli import opcua
 from gateway.config import GatewayConfig
 from gateway.config_file import check_config, load_config
@@ -29,18 +27,6 @@ from gateway.pipeline import bundle_slots, run
 from gateway.replay.cli import replay_command
 from models.bundle.errors import BundleError
 
-EXIT_FAULT, EXIT_CONFIG, EXIT_REFUSED = 1, 2, 3
-
-_config_option = click.option(
-    "--config",
-    "config_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("gateway.toml"),
-    show_default=True,
-    help="The gateway's configuration.",
-)
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
-
 
 @click.group()
 @click.version_option(installed_version("wearsight"), prog_name="wearsight-gateway")
@@ -50,7 +36,7 @@ def main() -> None:
 
 
 @main.command("run")
-@_config_option
+@config_option
 def run_command(config_file: Path) -> None:
     """Run the gateway until SIGTERM or SIGINT."""
     config = _checked(config_file)
@@ -65,7 +51,7 @@ def run_command(config_file: Path) -> None:
 
 
 @main.command("check-config")
-@_config_option
+@config_option
 def check_config_command(config_file: Path) -> None:
     """Check the configuration and the files it names, without touching the network."""
     config = _checked(config_file)
@@ -73,20 +59,20 @@ def check_config_command(config_file: Path) -> None:
 
 
 @main.command("version")
-@_json_option
+@json_option
 def version_command(*, as_json: bool) -> None:
     """Print the version."""
     version = installed_version("wearsight")
-    _print({"version": version}, version, as_json=as_json)
+    tell({"version": version}, version, as_json=as_json)
 
 
 @main.command("doctor")
-@_config_option
-@_json_option
+@config_option
+@json_option
 def doctor_command(config_file: Path, *, as_json: bool) -> None:
     """Look for what keeps this gateway from working, and say the next step."""
     findings = asyncio.run(examine(config_file))
-    _print(findings, "\n".join(_line(finding) for finding in findings), as_json=as_json)
+    tell(findings, "\n".join(_line(finding) for finding in findings), as_json=as_json)
     if any(f.level == "fault" for f in findings):
         sys.exit(EXIT_FAULT)
 
@@ -104,8 +90,8 @@ def bundle() -> None:
 
 @bundle.command("install")
 @click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_config_option
-@_json_option
+@config_option
+@json_option
 def install_command(archive: Path, config_file: Path, *, as_json: bool) -> None:
     """Check ARCHIVE and make it live, or refuse it and leave everything as it is."""
     slots = _slots(config_file)
@@ -114,13 +100,13 @@ def install_command(archive: Path, config_file: Path, *, as_json: bool) -> None:
     except (BundleError, BundleRefused) as error:
         _refuse(error, as_json=as_json)
     data = {"installed": True, **msgspec.to_builtins(report)}
-    _print(data, f"{report.asset_class} version {report.version} is live", as_json=as_json)
+    tell(data, f"{report.asset_class} version {report.version} is live", as_json=as_json)
 
 
 @bundle.command("rollback")
 @click.argument("asset_class")
-@_config_option
-@_json_option
+@config_option
+@json_option
 def rollback_command(asset_class: str, config_file: Path, *, as_json: bool) -> None:
     """Make the bundle of ASSET_CLASS live that was live before; needs no network."""
     try:
@@ -128,17 +114,17 @@ def rollback_command(asset_class: str, config_file: Path, *, as_json: bool) -> N
     except (BundleError, BundleRefused) as error:
         _refuse(error, as_json=as_json)
     data = {"asset_class": asset_class, "version": manifest.version}
-    _print(data, f"{asset_class} version {manifest.version} is live again", as_json=as_json)
+    tell(data, f"{asset_class} version {manifest.version} is live again", as_json=as_json)
 
 
 @bundle.command("list")
-@_config_option
-@_json_option
+@config_option
+@json_option
 def list_command(config_file: Path, *, as_json: bool) -> None:
     """List the bundles on disk."""
     slots = _slots(config_file).listing()
     lines = [f"{s.asset_class} version {s.version}{' (live)' if s.live else ''}" for s in slots]
-    _print(slots, "\n".join(lines) or "no bundles", as_json=as_json)
+    tell(slots, "\n".join(lines) or "no bundles", as_json=as_json)
 
 
 def _checked(config_file: Path) -> GatewayConfig:
@@ -172,16 +158,12 @@ def _refuse(error: BundleError | BundleRefused, *, as_json: bool) -> NoReturn:
         body = {"installed": False, "cause": type(error).__name__, "reason": str(error)}
         click.echo(msgspec.json.encode(body).decode())
     click.echo(f"refused ({type(error).__name__}): {error}", err=True)
-    sys.exit(EXIT_REFUSED)
+    sys.exit(EXIT_FOUND)
 
 
 def _line(finding: Finding) -> str:
     step = f"\n        → {finding.next_step}" if finding.next_step else ""
     return f"{finding.level:7} {finding.subject}: {finding.message}{step}"
-
-
-def _print(data: object, text: str, *, as_json: bool) -> None:
-    click.echo(msgspec.json.encode(data).decode() if as_json else text)
 
 
 def _log_as_json() -> None:

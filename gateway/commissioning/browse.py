@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from gateway.commissioning.pattern import Pattern
-from gateway.commissioning.progress import progress_bar
 from gateway.commissioning.server_argument import Session, Target, session
 from gateway.commissioning.walk import NODES_MOST, Variable, Walk, describe, find, walk
 from gateway.commissioning.width import fitted, widths_of
+from gateway.progress import progress_bar
 from gateway.tag_list import join_path, split_path
 
 _NAME_WIDTH_MOST = 48

@@ -13,7 +13,6 @@ import numpy as np
 from asyncua import ua
 from asyncua.ua.attribute_ids import AttributeIds
 
-from gateway.commissioning.progress import progress_bar
 from gateway.commissioning.server_argument import NothingConfigured, Session, Target, session
 from gateway.commissioning.watching import Arrived, Granted, watched
 from gateway.data_acquisition.clock import EARLIEST_NS
@@ -23,6 +22,7 @@ from gateway.data_acquisition.profiles import budget
 from gateway.data_acquisition.publishing import Item
 from gateway.data_acquisition.resolution import Discovery, FoundChannel, resolve
 from gateway.data_acquisition.tags import wanted_tags
+from gateway.progress import progress_bar
 from models.records import Int64Array
 
 _SECOND_NS = 1_000_000_000

@@ -12,12 +12,13 @@ import click
 import msgspec
 import structlog
 
+from gateway.command import EXIT_FAULT, json_option
 from gateway.commissioning import check as checking
 from gateway.commissioning import snapshot as snapshots
 from gateway.commissioning.endpoints import endpoints_command
 from gateway.commissioning.find_commands import browse_command, pick_command
 from gateway.commissioning.importing import import_command
-from gateway.commissioning.server_argument import EXIT_FAULT, Target, fail, finish, server_argument, target_command
+from gateway.commissioning.server_argument import Target, fail, finish, server_argument, target_command
 from gateway.commissioning.snapshot_file import read_snapshot
 from gateway.commissioning.trust import renew_command, trust_command, trusted_command
 from gateway.commissioning.walk import NODES_MOST
@@ -146,7 +147,7 @@ def snapshot_command(target: Target, path: str, output: Path, seconds: float, mo
 @click.option("--loop", is_flag=True, help="Play again and again; without it, the last values stay.")
 @click.option("--seconds", type=click.FloatRange(min=0), help="End after so long; default: at Ctrl-C.")
 @click.option("--pki", type=click.Path(file_okay=False, path_type=Path), help="Folder of its certificate.")
-@click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
+@json_option
 def simulate_command(
     snapshot: Path,
     host: str,

@@ -12,10 +12,11 @@ import click
 import msgspec
 from asyncua.ua.uaerrors import UaError
 
+from gateway.command import EXIT_FAULT, json_option
 from gateway.commissioning.foreign import ForeignList, Imported, UnreadableList, to_rows
 from gateway.commissioning.kepware import is_header, read_kepware
 from gateway.commissioning.opc_publisher import read_opc_publisher
-from gateway.commissioning.server_argument import EXIT_FAULT, Target, fail, session
+from gateway.commissioning.server_argument import Target, fail, session
 from gateway.commissioning.telegraf import read_telegraf
 from gateway.config import GatewayConfig
 from gateway.config_file import load_config
@@ -49,7 +50,7 @@ FORMATS = ("auto", "opc-publisher", "telegraf", "kepware")
     show_default=True,
     help="The gateway's configuration; needed to connect.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
+@json_option
 def import_command(
     file: Path,
     *,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
-import msgspec
 from asyncua.client.client import Client
 from asyncua.ua.uaerrors import UaError
 
+from gateway.command import config_option, fail_with, json_option
 from gateway.config import GatewayConfig, Security, ServerConfig
 from gateway.config_file import load_config
 from gateway.data_acquisition.address_space import AddressSpace
@@ -26,7 +25,6 @@ from gateway.errors import ConfigError, GatewayError, ServerUntrusted, SourceUna
 
 T = TypeVar("T")
 
-EXIT_FAULT, EXIT_CONFIG = 1, 2
 _DONE_ONCE = ("; it is tried again", ", and it is tried again", "; it is made anew", "; the service does not start")
 
 
@@ -121,14 +119,7 @@ def target_command(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _OPTIONS = (
-    click.option(
-        "--config",
-        "config_file",
-        type=click.Path(dir_okay=False, path_type=Path),
-        default=Path("gateway.toml"),
-        show_default=True,
-        help="The gateway's configuration.",
-    ),
+    config_option,
     click.option(
         "--security",
         type=click.Choice([security.value for security in Security]),
@@ -143,7 +134,7 @@ _OPTIONS = (
         type=click.Path(file_okay=False, path_type=Path),
         help="Folder of our certificate and the trust list; default: the gateway's, or without one the user's.",
     ),
-    click.option("--json", "as_json", is_flag=True, help="Print data as JSON."),
+    json_option,
 )
 
 
@@ -169,14 +160,7 @@ def fail(error: Exception, server: str, *, as_json: bool) -> NoReturn:
     reason = str(error) or type(error).__name__
     for ending in _DONE_ONCE:
         reason = reason.replace(ending, "")
-    step = _next_step(error, server)
-    if as_json:
-        body = {"error": type(error).__name__, "reason": reason, "next_step": step}
-        click.echo(msgspec.json.encode(body).decode())
-    click.echo(click.style(reason, fg="red"), err=True)
-    if step:
-        click.echo(f"  → {step}", err=True)
-    sys.exit(EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAULT)
+    fail_with(error, reason, _next_step(error, server), as_json=as_json)
 
 
 def _next_step(error: Exception, server: str) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 from asyncua import ua
 
 from gateway.commissioning.browse import Found, variables_of
-from gateway.commissioning.progress import progress_bar
 from gateway.commissioning.server_argument import Session, Target, session
 from gateway.commissioning.snapshot_file import End, Header, Link, Node, SnapshotWriter, writing
 from gateway.commissioning.walk import Place, Raw, Variable, find
@@ -22,6 +21,7 @@ from gateway.config import Sampling
 from gateway.data_acquisition.address_space import node_text
 from gateway.data_acquisition.columns import Columns
 from gateway.data_acquisition.publishing import Item
+from gateway.progress import progress_bar
 from gateway.tag_list import split_path
 from models.records import to_ns
 

@@ -12,8 +12,9 @@ import msgspec
 from asyncua import ua
 from cryptography import x509
 
+from gateway.command import EXIT_FAULT, config_option, json_option
 from gateway.commissioning.endpoints import called, endpoints_of, expected_of
-from gateway.commissioning.server_argument import EXIT_FAULT, Target, fail, finish, server_argument, target_command
+from gateway.commissioning.server_argument import Target, fail, finish, server_argument, target_command
 from gateway.config import Security
 from gateway.config_file import load_config
 from gateway.data_acquisition.certificate import (
@@ -262,20 +263,9 @@ def _remove(target: Target, wanted: str, *, yes: bool) -> None:
         click.echo(f"No longer trusted: {names}. A connection that stands goes on until it ends.")
 
 
-_config_option = click.option(
-    "--config",
-    "config_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("gateway.toml"),
-    show_default=True,
-    help="The gateway's configuration.",
-)
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
-
-
 @click.command("trusted")
-@_config_option
-@_json_option
+@config_option
+@json_option
 def trusted_command(config_file: Path, *, as_json: bool) -> None:
     """List the certificates this gateway trusts; needs no network."""
     try:
@@ -295,8 +285,8 @@ def trusted_command(config_file: Path, *, as_json: bool) -> None:
 
 
 @click.command("renew")
-@_config_option
-@_json_option
+@config_option
+@json_option
 def renew_command(config_file: Path, *, as_json: bool) -> None:
     """Make the gateway a new certificate; servers refuse it until they trust the new one."""
     try:

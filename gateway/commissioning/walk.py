@@ -7,7 +7,7 @@ reached first, in the fewest steps; the walk is bounded by a number of nodes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,6 +21,7 @@ from gateway.data_acquisition.data_types import DataTypes, data_types, held
 from gateway.data_acquisition.messages import status_name
 from gateway.data_acquisition.profiles import chunks
 from gateway.errors import SourceUnavailable
+from gateway.progress import Progress, silent
 from gateway.tag_list import join_path
 
 NODES_MOST = 200_000
@@ -30,12 +31,6 @@ _OBJECTS = ua.NodeId(ua.Int32(ObjectIds.ObjectsFolder))
 _SERVER = ua.NodeId(ua.Int32(ObjectIds.Server))
 _PROPERTIES = ("EURange", "EngineeringUnits", "SampleRate")
 _ATTRIBUTES = (AttributeIds.DataType, AttributeIds.MinimumSamplingInterval)
-
-Progress = Callable[[int, int], None]  # done, of how many
-
-
-def _silent(_done: int, _of: int) -> None:
-    """Tell nobody."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,7 +154,7 @@ async def walk(
     pattern: Pattern | None = None,
     depth: int | None = None,
     most: int = NODES_MOST,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Walk:
     """Return the nodes below the end of *way*, but for those on the way.
 
@@ -204,7 +199,7 @@ async def walk(
 
 
 async def describe(
-    space: AddressSpace, places: Sequence[Place], *, values: bool = False, progress: Progress = _silent
+    space: AddressSpace, places: Sequence[Place], *, values: bool = False, progress: Progress = silent
 ) -> list[Variable]:
     """Return what is known of the variables among *places*; with *values* what they hold now too."""
     variables = [place for place in places if place.is_variable]

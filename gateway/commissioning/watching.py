@@ -9,11 +9,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from gateway.commissioning.server_argument import Session
-from gateway.commissioning.walk import Progress
 from gateway.config import Mode
 from gateway.data_acquisition.columns import Columns, observed
 from gateway.data_acquisition.polling import Polling
 from gateway.data_acquisition.publishing import Item, Publishing, Revised
+from gateway.progress import Progress
 
 _TURN_S = 0.25
 _QUEUED = 64

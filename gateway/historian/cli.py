@@ -1,18 +1,14 @@
-"""The commands ``wearsight-gateway historian …``: make an InfluxDB ready for a gateway, and see how it stands.
-
-Exit codes: 0 fine, 1 the server cannot be had or lacks something, 2 the configuration.
-"""
+"""The commands ``wearsight-gateway historian …``: make an InfluxDB ready for a gateway, and see how it stands."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import click
-import msgspec
 
+from gateway.command import EXIT_FAULT, config_option, fail_with, json_option, tell
 from gateway.config import HistorianConfig, read_secret
 from gateway.config_file import load_config
 from gateway.errors import ConfigError, HistorianError
@@ -20,51 +16,38 @@ from gateway.historian.setup import Step, set_up
 from gateway.historian.survey import HistorianStatus, survey
 from models.records import from_ns
 
-EXIT_FAULT, EXIT_CONFIG = 1, 2
 _SIGNS = {"keep": " ", "create": "+", "change": "~", "remove": "-"}
-
-_config_option = click.option(
-    "--config",
-    "config_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("gateway.toml"),
-    show_default=True,
-    help="The gateway's configuration.",
-)
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
 
 
 @click.group()
 def historian() -> None:
-    """Make the InfluxDB of the configuration ready, and see how it stands."""
+    """Make InfluxDB ready, and see how it stands."""
 
 
 @historian.command("setup")
-@_config_option
+@config_option
 @click.option(
     "--setup-token-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
     help="File with a token that may make buckets, tasks and tokens; the gateway never keeps it.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@_json_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@json_option
 def setup_command(config_file: Path, setup_token_file: Path, *, dry_run: bool, as_json: bool) -> None:
-    """Make buckets, downsampling tasks, InfluxQL names and the gateway's token as configured.
+    """Make InfluxDB ready as configured.
 
-    A second run changes nothing; a changed configuration is shown and made so. What others made there stays as it is.
+    Buckets, downsampling tasks, InfluxQL names, the gateway's token. A second run changes nothing; a changed
+    configuration is shown and made so. What others made there stays as it is.
     """
-    config = _config(config_file)
     try:
+        config = _config(config_file)
         steps = asyncio.run(set_up(config, read_secret(setup_token_file, "--setup-token-file"), dry_run=dry_run))
-    except ConfigError as error:
-        _fail(str(error), EXIT_CONFIG)
-    except (HistorianError, OSError) as error:
-        _fail(str(error), EXIT_FAULT)
+    except (ConfigError, HistorianError, OSError) as error:
+        fail_with(error, str(error), _next_step(error), as_json=as_json)
     changes = sum(step.action != "keep" for step in steps)
     if as_json:
-        data = {"changes": changes, "dry_run": dry_run, "steps": [_as_data(step) for step in steps]}
-        click.echo(msgspec.json.encode(data).decode())
+        tell({"changes": changes, "dry_run": dry_run, "steps": [_as_data(step) for step in steps]}, "", as_json=True)
         return
     for step in steps:
         detail = f": {step.detail}" if step.detail else ""
@@ -73,12 +56,18 @@ def setup_command(config_file: Path, setup_token_file: Path, *, dry_run: bool, a
 
 
 @historian.command("status")
-@_config_option
-@_json_option
+@config_option
+@json_option
 def status_command(config_file: Path, *, as_json: bool) -> None:
-    """Say whether the server answers the gateway's token, what the bucket keeps and its newest value."""
-    status = asyncio.run(survey(_config(config_file)))
-    click.echo(msgspec.json.encode(status).decode() if as_json else _told(status))
+    """Show how InfluxDB stands.
+
+    Whether it answers the gateway's token, what the bucket keeps, and its newest value.
+    """
+    try:
+        status = asyncio.run(survey(_config(config_file)))
+    except ConfigError as error:
+        fail_with(error, str(error), _next_step(error), as_json=as_json)
+    tell(status, _told(status), as_json=as_json)
     if status.trouble:
         sys.exit(EXIT_FAULT)
 
@@ -101,18 +90,20 @@ def _as_data(step: Step) -> dict[str, str]:
 
 
 def _config(config_file: Path) -> HistorianConfig:
-    """Return the table ``[historian]``, or end the program with the reason."""
-    try:
-        config = load_config(config_file)
-    except ConfigError as error:
-        _fail(str(error), EXIT_CONFIG)
+    """Return the table ``[historian]``.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    config = load_config(config_file)
     if config.historian is None:
-        _fail(
-            f"{config_file}: has no [historian]; the gateway's own segments serve, there is nothing to do", EXIT_CONFIG
+        raise ConfigError(
+            f"{config_file}: has no [historian]; the gateway's own segments serve, there is nothing to do"
         )
     return config.historian
 
 
-def _fail(reason: str, code: int) -> NoReturn:
-    click.echo(reason, err=True)
-    sys.exit(code)
+def _next_step(error: Exception) -> str:
+    if isinstance(error, ConfigError):
+        return "correct the named key or option; wearsight-gateway check-config checks a configuration"
+    return "see whether the server answers: wearsight-gateway historian status"

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
-import msgspec
 
-from gateway.commissioning.progress import progress_bar
+from gateway.command import EXIT_FOUND
 from gateway.journal import telling
 from gateway.journal.export import Exported, Wanted, copy_segments, export_observations, export_results, whole_file
-from gateway.journal.journal_argument import EXIT_FOUND, JournalTarget, journal_command
+from gateway.journal.journal_argument import JournalTarget, journal_command
 from gateway.journal.places import stretch_between, stretch_options
 from gateway.journal.repair import repair
 from gateway.journal.sinks import CsvSink, JsonLinesSink, ParquetSink, Sink
 from gateway.journal.status import status_of
 from gateway.journal.verify import verify
 from gateway.journal.view import JournalView
+from gateway.progress import Progress, progress_bar, silent
 
 
 @click.group()
@@ -107,20 +107,20 @@ def export_command(
             with _output(output) as file:
                 done = _exported(view, wanted, file, form, tell, results=results)
     body = {
-        "output": None if output is None else str(output),
+        "output": output,
         "written": done.written,
         "lost": done.lost,
         "pages_in_no_segment": outside,
     }
     if target.as_json:
-        click.echo(msgspec.json.encode(body).decode())
+        target.tell(body, "")
     click.echo(telling.of_exported(done, output, outside, "segments" if form == "segments" else "rows"), err=True)
     if done.lost:
         sys.exit(EXIT_FOUND)
 
 
 def _exported(
-    view: JournalView, wanted: Wanted, file: BinaryIO, form: str, tell: Callable[[int, int], None], *, results: bool
+    view: JournalView, wanted: Wanted, file: BinaryIO, form: str, tell: Progress, *, results: bool
 ) -> Exported:
     if results:
         return export_results(view, wanted, JsonLinesSink(file), tell)
@@ -137,10 +137,10 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _progress(output: Path | None) -> Iterator[Callable[[int, int], None]]:
+def _progress(output: Path | None) -> Iterator[Progress]:
     """Show a bar, unless it would stand among the rows."""
     if output is None and sys.stdout.isatty():
-        yield lambda _done, _of: None
+        yield silent
         return
     with progress_bar("exporting") as tell:
         yield tell

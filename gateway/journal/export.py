@@ -7,7 +7,7 @@ it is whole, and not before.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,13 +21,11 @@ from gateway.journal.entries import read_segment
 from gateway.journal.reading import Lost, Stretch, read_pages
 from gateway.journal.sinks import JsonLinesSink, Sink
 from gateway.journal.view import JournalView
+from gateway.progress import Progress, silent
 from models.records import Observations, Page, Results, Stream
 
 _CHUNK_ROWS = 50_000
 _CHUNK_SAMPLES = 500_000  # as text they take some twenty bytes each
-
-# Is told how much is done and of how much.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +62,7 @@ class Exported:
     lost: list[Lost] = field(default_factory=list)
 
 
-def export_observations(
-    view: JournalView, wanted: Wanted, sink: Sink, progress: Progress = lambda _done, _of: None
-) -> Exported:
+def export_observations(view: JournalView, wanted: Wanted, sink: Sink, progress: Progress = silent) -> Exported:
     """Write the observations that are *wanted* of *view* into *sink*, in the order of the log."""
     exported = Exported()
     for pages in _pages(view, wanted, exported, progress, results=False):
@@ -75,9 +71,7 @@ def export_observations(
     return exported
 
 
-def export_results(
-    view: JournalView, wanted: Wanted, sink: JsonLinesSink, progress: Progress = lambda _done, _of: None
-) -> Exported:
+def export_results(view: JournalView, wanted: Wanted, sink: JsonLinesSink, progress: Progress = silent) -> Exported:
     """Write the states, health, advisories, gaps, events and so on that are *wanted*, in the order of the log."""
     exported = Exported()
     for pages in _pages(view, wanted, exported, progress, results=True):
@@ -128,7 +122,7 @@ def _write_records(seq: int, content: Observations | Results, wanted: Wanted, si
 
 
 def copy_segments(
-    view: JournalView, stretch: Stretch, folder: Path, progress: Progress = lambda _done, _of: None
+    view: JournalView, stretch: Stretch, folder: Path, progress: Progress = silent
 ) -> tuple[Exported, int]:
     """Copy the segment files of *stretch* into *folder*, checked, with a ``manifest.json``.
 

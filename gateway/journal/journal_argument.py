@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,15 +11,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-import msgspec
 import structlog
 
+from gateway.command import config_option, fail_with, json_option, tell
 from gateway.config import GatewayConfig, JournalConfig
 from gateway.config_file import load_config
 from gateway.errors import ConfigError, GatewayError
 from gateway.journal.errors import JournalLocked, JournalMismatch
-
-EXIT_FAULT, EXIT_CONFIG, EXIT_FOUND = 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +55,7 @@ class JournalTarget:
 
     def tell(self, data: object, text: str) -> None:
         """Print *data* or *text*, as was asked."""
-        click.echo(msgspec.json.encode(data, enc_hook=str).decode() if self.as_json else text)
+        tell(data, text, as_json=self.as_json)
 
 
 def journal_command(command: Callable[..., None]) -> Callable[..., None]:
@@ -98,35 +95,21 @@ def _quiet() -> Iterator[None]:
 
 
 _OPTIONS = (
-    click.option(
-        "--config",
-        "config_file",
-        type=click.Path(dir_okay=False, path_type=Path),
-        default=Path("gateway.toml"),
-        show_default=True,
-        help="The gateway's configuration.",
-    ),
+    config_option,
     click.option(
         "--journal",
         "journal_dir",
         type=click.Path(file_okay=False, path_type=Path),
         help="Folder of another journal, as a copy; default: state_dir of the configuration.",
     ),
-    click.option("--json", "as_json", is_flag=True, help="Print data as JSON."),
+    json_option,
 )
 
 
 def fail(error: Exception, *, as_json: bool) -> NoReturn:
     """Say what went wrong and the next step, and end the program."""
     reason = str(error).replace("; the service does not start", "").replace("; the gateway does not start", "")
-    step = _next_step(error)
-    if as_json:
-        body = {"error": type(error).__name__, "reason": reason, "next_step": step}
-        click.echo(msgspec.json.encode(body).decode())
-    click.echo(click.style(reason or type(error).__name__, fg="red"), err=True)
-    if step:
-        click.echo(f"  → {step}", err=True)
-    sys.exit(EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAULT)
+    fail_with(error, reason or type(error).__name__, _next_step(error), as_json=as_json)
 
 
 def _next_step(error: Exception) -> str:

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,13 +28,11 @@ from gateway.journal.pages import PageRow, insert
 from gateway.journal.replay import pages_of
 from gateway.journal.segment_files import write_segment
 from gateway.journal.view import JournalView
+from gateway.progress import Progress, silent
 from models.records import GatewayEvent, Page, Results
 from models.segment import encode_segment
 
 SET_ASIDE = "new_epoch"  # why observations that an upload policy kept back are no longer here
-
-# Is told how much is done and of how much.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +96,7 @@ def planned(view: JournalView) -> NewEpoch:
     )
 
 
-def begin(database: JournalDatabase, progress: Progress = lambda _done, _of: None) -> NewEpoch:
+def begin(database: JournalDatabase, progress: Progress = silent) -> NewEpoch:
     """Give the journal a new epoch, and return what became of its pages; *database* is to be closed then.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from gateway.journal.segments import SegmentStore
 from gateway.journal.verify import Finding, Level, verify
 from gateway.journal.view import JournalView
 from gateway.journal.witness import Witness
+from gateway.progress import Progress, silent
 from models.records import GatewayEvent, Results
 from models.segment import SegmentError, decode_segment
 
@@ -48,9 +49,6 @@ _ACTIONS = {
     "sums_differ": "what is not found counts as expired (damaged)",
     "position_ahead": "the reader goes back to the last page",
 }
-
-# Is told how much is done and of how much.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ def repair(
     dry_run: bool = False,
     offer_refused: bool = False,
     new_epoch: bool = False,
-    progress: Progress = lambda _done, _of: None,
+    progress: Progress = silent,
 ) -> Repaired:
     """Repair the journal in *state_dir*.
 

@@ -6,7 +6,7 @@ A gateway may run meanwhile: what it purges or trims while it is looked at is no
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -17,14 +17,12 @@ from gateway.journal.errors import JournalMismatch, PageDamaged
 from gateway.journal.reading import content_of
 from gateway.journal.view import JournalView, Totals
 from gateway.journal.witness import Witness
+from gateway.progress import Progress, silent
 from models.segment import Segment, decode_segment
 
 _ROWS, _MAX_BYTES = 512, 16 * 2**20
 _PAGE_BYTES = 4096  # how much of a segment takes as long as a page
 _MOST_TOLD = 100  # findings of one kind; a disk that died would fill the screen
-
-# Is told how much is done and of how much.
-Progress = Callable[[int, int], None]
 
 
 class Level(StrEnum):
@@ -115,7 +113,7 @@ _KINDS: dict[str, tuple[Level, str, str]] = {
 }  # fmt: skip
 
 
-def verify(state_dir: Path, *, fast: bool = False, progress: Progress = lambda _done, _of: None) -> Verified:
+def verify(state_dir: Path, *, fast: bool = False, progress: Progress = silent) -> Verified:
     """Return whether the journal in *state_dir* holds what it says; *fast* leaves out what is in segment files.
 
     Raises:

@@ -20,15 +20,13 @@ from gateway.historian import InfluxHistorian
 from gateway.journal.export import whole_file
 from gateway.journal.reading import Lost, Stretch, read_pages
 from gateway.journal.view import JournalView
+from gateway.progress import Progress, silent
 from models.records import Observations, Page
 
 _BATCH_ROWS = 20_000
 _BATCH_PAGES = 1000
 _SAVE_S = 1.0
 _LOOK_S = 1.0
-
-# Is told how much is done and of how much.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +88,7 @@ async def write_again(
     task: Task,
     historian: InfluxHistorian,
     place_file: Path,
-    progress: Progress = lambda _done, _of: None,
+    progress: Progress = silent,
     trouble: Callable[[str], None] = lambda _text: None,
 ) -> Written:
     """Write the pages of *task*; where it was cut off before, as *place_file* says, go on there.

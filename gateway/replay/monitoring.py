@@ -17,13 +17,12 @@ from gateway.condition_monitoring.blocks import Blocks, by_zone
 from gateway.condition_monitoring.monitor import BATCH_ROWS
 from gateway.journal.reading import Lost, Stretch, read_pages
 from gateway.journal.view import JournalView
+from gateway.progress import Progress, silent
 from models.records import Advisory, Observations, Page, Results, State, Stream, Zone
 
 Window = tuple[str, datetime]
 Raised = tuple[str, str, datetime]
 Emit = Callable[[int, Results], None]
-# Is told how much is done and of how much.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ def replay(
     stretch: Stretch,
     blocks: Blocks,
     emit: Emit = lambda _seq, _results: None,
-    progress: Progress = lambda _done, _of: None,
+    progress: Progress = silent,
 ) -> Replayed:
     """Run *blocks*, which are new, over the pages of *stretch*; *emit* gets what comes out and after which page.
 

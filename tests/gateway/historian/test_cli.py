@@ -44,6 +44,8 @@ def test_a_server_that_is_not_there_is_named(tmp_path: Path, unused_port: int) -
     assert (told["version"], told["retention_days"]) == ("", None)
     assert "ClientConnectorError" in told["trouble"]
     assert "secret" not in setup.output + status.output
+    fault = json.loads(run(tmp_path, text, "setup", "--dry-run", "--json").stdout)
+    assert (fault["error"], set(fault)) == ("HistorianError", {"error", "reason", "next_step"})
 
 
 def test_the_setup_token_is_a_file(tmp_path: Path) -> None:
