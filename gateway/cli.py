@@ -22,7 +22,7 @@ from gateway.config_file import check_config, load_config
 from gateway.doctor import Finding, examine
 from gateway.errors import BundleRefused, ConfigError, GatewayError
 from gateway.historian.cli import historian
-from gateway.journal.cli import journal
+from gateway.journal_commands.cli import journal
 from gateway.pipeline import bundle_slots, run
 from gateway.replay.cli import replay_command
 from models.bundle.errors import BundleError

@@ -18,12 +18,12 @@ from gateway.condition_monitoring.blocks import Blocks
 from gateway.config import GatewayConfig
 from gateway.errors import BundleRefused, ConfigError, GatewayError
 from gateway.historian import InfluxHistorian
-from gateway.journal.export import whole_file
-from gateway.journal.journal_argument import JournalTarget, journal_command
-from gateway.journal.places import stretch_between, stretch_options
-from gateway.journal.reading import Stretch
-from gateway.journal.sinks import JsonLinesSink
-from gateway.journal.view import JournalView
+from gateway.journal_commands.export import whole_file
+from gateway.journal_commands.journal_argument import JournalTarget, journal_command
+from gateway.journal_commands.places import stretch_between, stretch_options
+from gateway.journal_commands.reading import Stretch
+from gateway.journal_commands.sinks import JsonLinesSink
+from gateway.journal_commands.view import JournalView
 from gateway.progress import progress_bar
 from gateway.replay.history import Written, task_of, write_again
 from gateway.replay.monitoring import Emit, Replayed, replay

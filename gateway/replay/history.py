@@ -17,9 +17,9 @@ import msgspec
 
 from gateway.config import HistorianConfig
 from gateway.historian import InfluxHistorian
-from gateway.journal.export import whole_file
-from gateway.journal.reading import Lost, Stretch, read_pages
-from gateway.journal.view import JournalView
+from gateway.journal_commands.export import whole_file
+from gateway.journal_commands.reading import Lost, Stretch, read_pages
+from gateway.journal_commands.view import JournalView
 from gateway.progress import Progress, silent
 from models.records import Observations, Page
 

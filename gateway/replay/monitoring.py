@@ -15,8 +15,8 @@ import numpy as np
 
 from gateway.condition_monitoring.blocks import Blocks, by_zone
 from gateway.condition_monitoring.monitor import BATCH_ROWS
-from gateway.journal.reading import Lost, Stretch, read_pages
-from gateway.journal.view import JournalView
+from gateway.journal_commands.reading import Lost, Stretch, read_pages
+from gateway.journal_commands.view import JournalView
 from gateway.progress import Progress, silent
 from models.records import Advisory, Observations, Page, Results, State, Stream, Zone
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from gateway.commissioning.width import widths_of
-from gateway.journal.reading import Lost
+from gateway.journal_commands.reading import Lost
 from gateway.replay.history import Written
 from gateway.replay.monitoring import Raised, Replayed
 

@@ -14,8 +14,8 @@ from gateway.cli import main
 from gateway.config import HistorianConfig
 from gateway.historian import InfluxHistorian
 from gateway.journal import Journal, compact_once
-from gateway.journal.reading import Stretch
-from gateway.journal.view import JournalView
+from gateway.journal_commands.reading import Stretch
+from gateway.journal_commands.view import JournalView
 from gateway.replay.history import task_of, write_again
 from models.records import Observations, Stream
 from tests.integration.influxdb import InfluxServer, influx_server

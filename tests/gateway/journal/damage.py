@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from gateway.journal import Hole, Journal, SegmentStore, compact_once
-from gateway.journal.view import JournalView
+from gateway.journal_commands.view import JournalView
 from tests.strategies import NOON_NS, SECOND_NS, make_observations, make_results
 
 ROWS = 20  # of each of three streams, in each page of observations

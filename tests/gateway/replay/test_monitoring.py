@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli import main
-from gateway.journal.reading import Lost, Stretch, read_pages
-from gateway.journal.view import JournalView
+from gateway.journal_commands.reading import Lost, Stretch, read_pages
+from gateway.journal_commands.view import JournalView
 from gateway.replay.monitoring import Replayed, replay
 from gateway.testing import MINUTE_NS, START_NS
 from models.records import Results, Zone, from_ns, to_ns

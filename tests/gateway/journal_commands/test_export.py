@@ -13,10 +13,10 @@ import pytest
 
 from gateway.errors import JournalError
 from gateway.journal import Journal
-from gateway.journal.export import Wanted, copy_segments, export_observations, export_results, whole_file
-from gateway.journal.reading import Stretch
-from gateway.journal.sinks import COLUMNS, CsvSink, JsonLinesSink, ParquetSink, Sink
-from gateway.journal.view import JournalView
+from gateway.journal_commands.export import Wanted, copy_segments, export_observations, export_results, whole_file
+from gateway.journal_commands.reading import Stretch
+from gateway.journal_commands.sinks import COLUMNS, CsvSink, JsonLinesSink, ParquetSink, Sink
+from gateway.journal_commands.view import JournalView
 from models.records import Int64Array, Observations, Stream
 from tests.gateway.journal.damage import ROWS, execute, flip_byte, make_journal, segment_file, time_of
 from tests.strategies import BAD, NOON_NS, make_results, make_waveform
@@ -97,7 +97,7 @@ async def test_odd_values_come_through(tmp_path: Path) -> None:
 
 async def test_large_waveforms_are_written_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written at once is bounded by samples; nothing is left out or written twice."""
-    monkeypatch.setattr("gateway.journal.export._CHUNK_SAMPLES", 5)
+    monkeypatch.setattr("gateway.journal_commands.export._CHUNK_SAMPLES", 5)
     await odd_journal(tmp_path)
     journal = await Journal.open(tmp_path, "gw-1")
     await journal.append(make_waveform([float(n) for n in range(8)], time_ns=time_of(1)))

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import JournalError
 from gateway.journal import Journal
-from gateway.journal.verify import Level, verify
+from gateway.journal_commands.verify import Level, verify
 from tests.gateway.journal.damage import (
     ROWS,
     change_page,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import click
 import numpy as np
 
-from gateway.journal.reading import Stretch
+from gateway.journal_commands.reading import Stretch
 from models.records import to_ns
 
 # What nanoseconds since 1970 can say.

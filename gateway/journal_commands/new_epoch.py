@@ -27,7 +27,7 @@ from gateway.journal.entries import SegmentEntry
 from gateway.journal.pages import PageRow, insert
 from gateway.journal.replay import pages_of
 from gateway.journal.segment_files import write_segment
-from gateway.journal.view import JournalView
+from gateway.journal_commands.view import JournalView
 from gateway.progress import Progress, silent
 from models.records import GatewayEvent, Page, Results
 from models.segment import encode_segment

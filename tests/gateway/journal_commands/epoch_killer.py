@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gateway.journal import new_epoch
 from gateway.journal.database import JournalDatabase
+from gateway.journal_commands import new_epoch
 
 
 def main(folder: Path, step: str, moment: str) -> None:

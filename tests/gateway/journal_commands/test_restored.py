@@ -17,8 +17,8 @@ from cloud_service.pipeline import Intake
 from cloud_service.pki import Identity
 from cloud_service.store import Store
 from gateway.journal import Journal, SegmentStore, compact_once
-from gateway.journal.repair import repair
-from gateway.journal.verify import verify
+from gateway.journal_commands.repair import repair
+from gateway.journal_commands.verify import verify
 from models.segment import decode_segment, segment_digest
 from tests.gateway.journal.damage import ROWS, time_of
 from tests.strategies import make_observations

@@ -14,9 +14,9 @@ from pathlib import Path
 from gateway.errors import JournalError
 from gateway.journal.entries import SegmentEntry, read_segment
 from gateway.journal.errors import JournalMismatch, PageDamaged
-from gateway.journal.reading import content_of
-from gateway.journal.view import JournalView, Totals
 from gateway.journal.witness import Witness
+from gateway.journal_commands.reading import content_of
+from gateway.journal_commands.view import JournalView, Totals
 from gateway.progress import Progress, silent
 from models.segment import Segment, decode_segment
 

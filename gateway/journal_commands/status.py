@@ -10,8 +10,8 @@ import numpy as np
 
 from gateway.config import JournalConfig
 from gateway.journal.errors import PageDamaged
-from gateway.journal.reading import content_of
-from gateway.journal.view import JournalView, Quarantined, Totals
+from gateway.journal_commands.reading import content_of
+from gateway.journal_commands.view import JournalView, Quarantined, Totals
 from models.records import Observations
 
 _LAST_PAGES = 64

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 
 from gateway.commissioning.width import terminal_width, widths_of, with_text
-from gateway.journal.export import Exported
-from gateway.journal.new_epoch import NewEpoch
-from gateway.journal.places import time_text
-from gateway.journal.repair import Repaired
-from gateway.journal.status import JournalStatus, Limit
-from gateway.journal.verify import Finding, Level, Verified
+from gateway.journal_commands.export import Exported
+from gateway.journal_commands.new_epoch import NewEpoch
+from gateway.journal_commands.places import time_text
+from gateway.journal_commands.repair import Repaired
+from gateway.journal_commands.status import JournalStatus, Limit
+from gateway.journal_commands.verify import Finding, Level, Verified
 
 _MIB = 2**20
 _HEADING = 14

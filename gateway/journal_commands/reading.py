@@ -10,7 +10,7 @@ from gateway.journal.entries import SegmentEntry
 from gateway.journal.errors import PageDamaged
 from gateway.journal.pages import PageRow, checked_content
 from gateway.journal.replay import pages_of
-from gateway.journal.view import JournalView
+from gateway.journal_commands.view import JournalView
 from models.records import Observations, Page, Results, to_ns
 
 _LIMIT, _MAX_BYTES = 256, 8 * 2**20

@@ -14,15 +14,22 @@ from typing import BinaryIO
 import click
 
 from gateway.command import EXIT_FOUND
-from gateway.journal import telling
-from gateway.journal.export import Exported, Wanted, copy_segments, export_observations, export_results, whole_file
-from gateway.journal.journal_argument import JournalTarget, journal_command
-from gateway.journal.places import stretch_between, stretch_options
-from gateway.journal.repair import repair
-from gateway.journal.sinks import CsvSink, JsonLinesSink, ParquetSink, Sink
-from gateway.journal.status import status_of
-from gateway.journal.verify import verify
-from gateway.journal.view import JournalView
+from gateway.journal_commands import telling
+from gateway.journal_commands.export import (
+    Exported,
+    Wanted,
+    copy_segments,
+    export_observations,
+    export_results,
+    whole_file,
+)
+from gateway.journal_commands.journal_argument import JournalTarget, journal_command
+from gateway.journal_commands.places import stretch_between, stretch_options
+from gateway.journal_commands.repair import repair
+from gateway.journal_commands.sinks import CsvSink, JsonLinesSink, ParquetSink, Sink
+from gateway.journal_commands.status import status_of
+from gateway.journal_commands.verify import verify
+from gateway.journal_commands.view import JournalView
 from gateway.progress import Progress, progress_bar, silent
 
 

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from gateway.cli import main
 from gateway.errors import JournalError
 from gateway.journal import Journal, JournalLocked
-from gateway.journal.repair import repair
-from gateway.journal.verify import verify
+from gateway.journal_commands.repair import repair
+from gateway.journal_commands.verify import verify
 from tests.gateway.journal.damage import (
     ROWS,
     change_page,

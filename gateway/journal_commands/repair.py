@@ -22,14 +22,14 @@ from gateway.journal.entries import decoded_segment
 from gateway.journal.errors import SegmentDamaged
 from gateway.journal.journal import Journal
 from gateway.journal.mending import mend
-from gateway.journal.new_epoch import NewEpoch, begin, planned
 from gateway.journal.pages import check
-from gateway.journal.recounting import recount
 from gateway.journal.recovery import salvage
 from gateway.journal.segments import SegmentStore
-from gateway.journal.verify import Finding, Level, verify
-from gateway.journal.view import JournalView
 from gateway.journal.witness import Witness
+from gateway.journal_commands.new_epoch import NewEpoch, begin, planned
+from gateway.journal_commands.recounting import recount
+from gateway.journal_commands.verify import Finding, Level, verify
+from gateway.journal_commands.view import JournalView
 from gateway.progress import Progress, silent
 from models.records import GatewayEvent, Results
 from models.segment import SegmentError, decode_segment
@@ -88,7 +88,7 @@ def repair(
         gateway_id: Whose it has to be; None takes what it says.
         dry_run: Only say what would be done.
         offer_refused: Take everything off the refused shelf, so that it is sent again.
-        new_epoch: Begin a new epoch: see `gateway.journal.new_epoch`.
+        new_epoch: Begin a new epoch: see `gateway.journal_commands.new_epoch`.
         progress: Is told how much of the verification is done.
 
     Raises:

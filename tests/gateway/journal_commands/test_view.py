@@ -8,9 +8,9 @@ import pytest
 
 from gateway.errors import JournalError
 from gateway.journal import Journal, JournalMismatch, SegmentStore, compact_once
-from gateway.journal.reading import Lost, Stretch, read_pages
-from gateway.journal.status import status_of
-from gateway.journal.view import JournalView
+from gateway.journal_commands.reading import Lost, Stretch, read_pages
+from gateway.journal_commands.status import status_of
+from gateway.journal_commands.view import JournalView
 from models.records import Observations, Page
 from tests.gateway.journal.damage import ROWS, change_page, execute, flip_byte, make_journal, segment_file, time_of
 from tests.strategies import make_event, make_observations

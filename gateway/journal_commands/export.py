@@ -18,9 +18,9 @@ import numpy as np
 
 from gateway.errors import JournalError
 from gateway.journal.entries import read_segment
-from gateway.journal.reading import Lost, Stretch, read_pages
-from gateway.journal.sinks import JsonLinesSink, Sink
-from gateway.journal.view import JournalView
+from gateway.journal_commands.reading import Lost, Stretch, read_pages
+from gateway.journal_commands.sinks import JsonLinesSink, Sink
+from gateway.journal_commands.view import JournalView
 from gateway.progress import Progress, silent
 from models.records import Observations, Page, Results, Stream
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from gateway.journal import Journal, SegmentStore, compact_once
-from gateway.journal.reading import Lost, Stretch, read_pages
-from gateway.journal.repair import repair
-from gateway.journal.verify import verify
-from gateway.journal.view import JournalView
+from gateway.journal_commands.reading import Lost, Stretch, read_pages
+from gateway.journal_commands.repair import repair
+from gateway.journal_commands.verify import verify
+from gateway.journal_commands.view import JournalView
 from models.records import Observations, Results
 from models.segment import decode_segment
 from tests.gateway.journal.damage import ROWS, make_journal, time_of
