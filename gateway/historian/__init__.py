@@ -3,7 +3,7 @@
 from gateway.historian.condition import HistorianCondition
 from gateway.historian.deep import DeepHistory
 from gateway.historian.embedded import EmbeddedHistorian
-from gateway.historian.historian import Historian, keep_history, read_slices
+from gateway.historian.historian import Historian, keep_history
 from gateway.historian.influx import InfluxHistorian
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "HistorianCondition",
     "InfluxHistorian",
     "keep_history",
-    "read_slices",
 ]

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +19,6 @@ from models.records import Observations, Page, Stream
 
 _BATCH_ROWS = 50_000
 _BATCH_PAGES = 1000
-_MOST_PARTS = 16
 _LAG_S = 1.0
 _EXAMINE_S = 60.0
 _GATHER_S = 1.0  # small pages wait that long for others: one request and one commit a second, not one for each
@@ -154,40 +152,6 @@ async def _gathered(pages: AsyncIterator[Page], gather_s: float) -> AsyncGenerat
 
 def _rows(page: Page) -> int:
     return len(page.content) if isinstance(page.content, Observations) else 1
-
-
-async def read_slices(
-    historian: Historian, streams: Sequence[Stream], start_ns: int, end_ns: int, max_rows: int
-) -> AsyncIterator[Observations]:
-    """Yield what `Historian.read` would return in pieces of at most *max_rows* rows, and hold no more than a few.
-
-    Pieces come in order of time and none is empty; each is of a time of its own, by stream, then time, unless a single
-    moment has more rows than *max_rows*.
-
-    Raises:
-        HistorianError, JournalError: If the historian cannot be read; what was yielded is right.
-    """
-    left = [(start_ns, end_ns)]
-    while left:
-        start, end = left.pop()
-        found = await historian.estimate(streams, start, end) if start < end else 0
-        if not found:
-            continue
-        if found > max_rows and end - start > 1:
-            left += _parts(start, end, min(-(-found // max_rows), _MOST_PARTS))
-            continue
-        rows = await historian.read(streams, start, end)
-        if len(rows) > max_rows and end - start > 1:
-            left += _parts(start, end, 2)
-            continue
-        for first in range(0, len(rows), max_rows):
-            yield rows.take(np.arange(first, min(first + max_rows, len(rows)), dtype=np.intp))
-
-
-def _parts(start: int, end: int, count: int) -> list[tuple[int, int]]:
-    """Return *start* to *end* in *count* equal parts or fewer, the last one first."""
-    edges = sorted({start + (end - start) * place // count for place in range(count + 1)})
-    return list(pairwise(edges))[::-1]
 
 
 def by_stream_and_time(parts: Sequence[Observations], streams: Sequence[Stream]) -> Observations:

@@ -8,8 +8,7 @@ start removes; the range of a recorded segment never changes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from gateway.journal.journal import Journal
 from gateway.journal.mending import mend
 from gateway.journal.segment_files import write_segment
 from models.records import Page
-from models.segment import SegmentError, SegmentTooLarge, decode_segment, encode_segment
+from models.segment import SegmentError, SegmentTooLarge, encode_segment
 
 _MAX_BYTES = 32 * 2**20  # of page payloads: the segment then stays below its own limits
 _TRIM_PAGES = 512  # pages are deleted in lots, since each lot saves the newest rows anew
@@ -180,41 +179,6 @@ def _write(folder: Path, pages: Sequence[Page], before: SegmentEntry | None) -> 
             raise
         return _write(folder, pages[: len(pages) // 2], before)
     return write_segment(folder, data)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChainProblem:
-    """What is wrong with the chain at one segment."""
-
-    entry: SegmentEntry
-    problem: str
-
-
-def verify_chain(
-    entries: Sequence[SegmentEntry], read: Callable[[SegmentEntry], bytes] = read_segment
-) -> list[ChainProblem]:
-    """Return where the chain of *entries*, oldest first, does not hold, by the table and by the files.
-
-    A segment that an earlier version wrote has no link, and one after a purged one cannot be compared with it.
-
-    Args:
-        entries: What the journal has recorded.
-        read: Returns the bytes of one; raises JournalError when they cannot be had.
-    """
-    problems = []
-    for place, entry in enumerate(entries):
-        before = entries[place - 1] if place and entries[place - 1].last_seq + 1 == entry.first_seq else None
-        if before is not None and entry.previous and entry.previous != before.chain_digest:
-            problems.append(ChainProblem(entry=entry, problem="does not follow the segment before it"))
-        try:
-            segment = decode_segment(read(entry))
-        except (JournalError, SegmentError) as error:
-            problems.append(ChainProblem(entry=entry, problem=str(error)))
-            continue
-        told = (segment.first_seq, segment.last_seq, segment.previous, segment.chain_digest)
-        if told != (entry.first_seq, entry.last_seq, entry.previous, entry.chain_digest):
-            problems.append(ChainProblem(entry=entry, problem="its file says another range or other links"))
-    return problems
 
 
 def _record(database: JournalDatabase, entry: SegmentEntry) -> None:

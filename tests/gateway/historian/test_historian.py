@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from gateway.historian import (
     Historian,
     InfluxHistorian,
     keep_history,
-    read_slices,
 )
 from gateway.journal import Journal, compact_once
 from models.records import Observations, Page, Results, Stream
@@ -208,29 +206,10 @@ async def test_many_streams_are_read_at_once(gateway: Gateway) -> None:
     assert same(read, Observations.concatenate([other, rows.take(np.argsort(rows.stream, kind="stable"))]))
 
 
-@pytest.mark.parametrize("max_rows", [7, 40, 1000])
-async def test_slices_are_the_whole(gateway: Gateway, max_rows: int) -> None:
-    """Bounded, in order of time, none empty, nothing twice; over long silences and dense moments."""
-    dense, late = make_observations(streams=4, rows=25), make_observations(streams=4, rows=2, start_ns=NOON_NS + 10**18)
-    for rows in (dense, late):
-        await gateway.store(rows)
-    whole = await gateway.historian.read(dense.streams, *ALWAYS)
-    slices = [part async for part in read_slices(gateway.historian, dense.streams, *ALWAYS, max_rows)]
-    assert all(0 < len(part) <= max_rows for part in slices)
-    assert all(a.source_time.max() <= b.source_time.min() for a, b in pairwise(slices))
-    joined = Observations.concatenate(slices)
-    assert same(joined.take(np.lexsort((joined.source_time, joined.stream))), whole)
-
-
-async def test_nothing_has_no_slices(gateway: Gateway) -> None:
-    rows = make_observations()
-    assert [part async for part in read_slices(gateway.historian, rows.streams, *ALWAYS, 10)] == []
-    assert await gateway.historian.estimate(rows.streams, *ALWAYS) == 0
-
-
 async def test_an_estimate_is_never_0_where_there_is_something(gateway: Gateway) -> None:
     """And near the truth where the times asked for are those of what there is."""
     rows = make_observations(streams=2, rows=50)
+    assert await gateway.historian.estimate(rows.streams, *ALWAYS) == 0
     await gateway.store(rows)
     assert await gateway.historian.estimate(rows.streams, NOON_NS, NOON_NS + 50 * SECOND_NS) == 100
     assert await gateway.historian.estimate(rows.streams, NOON_NS, NOON_NS + 1) >= 1
@@ -249,8 +228,7 @@ async def test_waveforms_come_out_of_the_segments(gateway: Gateway) -> None:
         deep = DeepHistory(deep, embedded)
     await compact_once(gateway.journal, max_pages=4)
     assert same(await deep.read(streams, *ALWAYS), await embedded.read(streams, *ALWAYS))
-    slices = [part async for part in read_slices(deep, streams, *ALWAYS, 4)]
-    assert sum(part.samples.size for part in slices) == 12
+    assert (await deep.read(streams, *ALWAYS)).samples.size == 12
 
 
 async def test_what_only_one_of_two_has_is_read(tmp_path: Path) -> None:

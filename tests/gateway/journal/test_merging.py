@@ -10,10 +10,10 @@ import pytest
 from gateway.historian.embedded import EmbeddedHistorian
 from gateway.journal import Journal, SegmentStore, compact_once, merging
 from gateway.journal.merging import merge_small
-from gateway.journal.segments import verify_chain
 from models.fingerprints import page_fingerprints
 from models.records import Stream
 from models.segment import cut_segment, decode_segment
+from tests.gateway.journal.chain import verify_chain
 from tests.strategies import NOON_NS, SECOND_NS, make_event, make_observations, same
 
 ALWAYS = -(2**62), 2**62
@@ -123,3 +123,24 @@ async def test_what_is_tried_again_after_a_commit_in_doubt_is_done_once(journal:
     for _ in range(2):
         assert await journal.write(lambda database: database.segments.purge([merged], "size_limit")) == [merged]
     assert journal.counters == counters
+
+
+async def test_what_is_merged_fits_into_memory(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows bound it too: a run is merged as soon as hardly another segment fits, and is let alone from then on."""
+    monkeypatch.setattr(merging, "_SMALL_ROWS", 15)
+    monkeypatch.setattr(merging, "_MOST_ROWS", 40)
+    store = await fill(journal, 4)
+    rows = [entry.observations for entry in await store.segments()]
+    assert rows == [12, 12, 12, 12]
+    await store.mark_delivered([(1, 8)])
+    merged = await merge_small(journal)
+    assert merged is not None
+    assert (merged.last_seq, merged.observations) == (6, 36)
+    assert await merge_small(journal) is None
+
+
+async def test_a_few_that_others_can_still_join_are_not_merged(journal: Journal) -> None:
+    """Each merge writes all rows again, so it waits until it is worth it."""
+    store = await fill(journal, 3)
+    await store.mark_delivered([(1, 6)])
+    assert await merge_small(journal) is None

@@ -12,9 +12,9 @@ import pytest
 from gateway.config import JournalConfig
 from gateway.journal import Journal, SegmentEntry, SegmentStore, compact_once, retention
 from gateway.journal.retention import enforce, usage
-from gateway.journal.segments import verify_chain
 from models.records import Observations, Stream, from_ns
 from models.segment import Expired, decode_segment
+from tests.gateway.journal.chain import verify_chain
 from tests.strategies import NOON_NS, SECOND_NS
 
 MIB = 2**20

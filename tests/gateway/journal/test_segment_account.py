@@ -11,7 +11,7 @@ from gateway.config import JournalConfig
 from gateway.journal import Journal, SegmentStore, compact_once, merging, retention
 from gateway.journal.merging import merge_small
 from gateway.journal.retention import enforce, usage
-from gateway.journal.segments import verify_chain
+from tests.gateway.journal.chain import verify_chain
 from tests.strategies import NOON_NS, SECOND_NS, make_event, make_observations
 
 STEPS = 40

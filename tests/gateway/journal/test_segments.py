@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from gateway.errors import JournalError
 from gateway.journal import Journal, JournalReader, SegmentEntry, SegmentStore, compact, compact_once
 from gateway.journal.mending import mend
-from gateway.journal.segments import verify_chain
 from models.records import Observations, Page, Results, from_ns
 from models.segment import Expired, decode_segment, encode_segment, segment_digest
+from tests.gateway.journal.chain import verify_chain
 from tests.strategies import NOON_NS, SECOND_NS, make_event, make_observations, same
 
 
