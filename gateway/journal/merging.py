@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from gateway.journal.database import JournalDatabase
     from gateway.journal.journal import Journal
 
-_SMALL_BYTES = 2**20
-_MOST_BYTES, _MOST_ROWS = 8 * 2**20, 2_000_000
+# What is merged is in memory as a whole, some 200 bytes a row: these limits keep that to 60 MB.
+_SMALL_BYTES, _MOST_BYTES = 2**20, 8 * 2**20
+_SMALL_ROWS, _MOST_ROWS = 75_000, 300_000
+_MOST_PAGES = 100_000
 _AT_LEAST, _AT_MOST = 64, 256  # segments: fewer are not worth it yet, unless they are large enough together
 _LOOKED_AT = 4096
 
@@ -52,8 +54,9 @@ async def merge_small(journal: Journal) -> SegmentEntry | None:
 def _next_run(database: JournalDatabase) -> list[SegmentEntry]:
     """Return the oldest run that is worth merging. The newest segments are not looked at: they still come."""
     small = database.segments.select(
-        "delivered_time IS NOT NULL AND size < ? AND NOT (stands_for <> '' AND start_time IS NULL)",
-        (_SMALL_BYTES,),
+        "delivered_time IS NOT NULL AND size < ? AND observations < ? AND last_seq - first_seq < ? "
+        "AND NOT (stands_for <> '' AND start_time IS NULL)",
+        (_SMALL_BYTES, _SMALL_ROWS, _MOST_PAGES // 2),
         _LOOKED_AT,
     )
     return next((run for run in _runs(small) if _is_worth_it(run)), [])
@@ -62,24 +65,31 @@ def _next_run(database: JournalDatabase) -> list[SegmentEntry]:
 def _runs(entries: Sequence[SegmentEntry]) -> list[list[SegmentEntry]]:
     """Cut *entries* where they do not follow each other, were cut otherwise, or become too much for one."""
     runs: list[list[SegmentEntry]] = []
+    size = rows = 0
     for entry in entries:
         run = runs[-1] if runs else []
+        size, rows = size + entry.size, rows + entry.observations
         if (
             run
             and run[-1].last_seq + 1 == entry.first_seq
             and run[-1].cut == entry.cut
             and len(run) < _AT_MOST
-            and sum(one.size for one in run) + entry.size <= _MOST_BYTES
-            and sum(one.observations for one in run) + entry.observations <= _MOST_ROWS
+            and size <= _MOST_BYTES
+            and rows <= _MOST_ROWS
+            and entry.last_seq - run[0].first_seq < _MOST_PAGES
         ):
             run.append(entry)
         else:
             runs.append([entry])
+            size, rows = entry.size, entry.observations
     return runs
 
 
 def _is_worth_it(run: Sequence[SegmentEntry]) -> bool:
-    return len(run) >= _AT_LEAST or (len(run) > 1 and sum(one.size for one in run) > _MOST_BYTES - _SMALL_BYTES)
+    """Return whether *run* is long enough, or has become so large that hardly another segment fits."""
+    size, rows = sum(entry.size for entry in run), sum(entry.observations for entry in run)
+    is_full = size > _MOST_BYTES - _SMALL_BYTES or rows > _MOST_ROWS - _SMALL_ROWS
+    return len(run) >= _AT_LEAST or (len(run) > 1 and is_full)
 
 
 def _written(run: Sequence[SegmentEntry]) -> SegmentEntry:
