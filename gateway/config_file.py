@@ -319,8 +319,7 @@ def _named_files(config: GatewayConfig) -> Iterator[tuple[str, Path]]:
     for i, server in enumerate(config.server):
         if server.password_file is not None:
             yield f"server[{i}].password_file", server.password_file
-    if config.historian is not None:
-        yield "historian.influxdb_token_file", config.historian.influxdb_token_file
+    # historian.influxdb_token_file may come later: `historian setup` makes it, and the gateway goes on without it.
     if config.uplink is not None:
         yield "uplink.ca_file", config.uplink.ca_file
         yield "uplink.certificate_file", config.uplink.certificate_file

@@ -48,6 +48,13 @@ async def examine(config_file: Path) -> tuple[Finding, ...]:
 def _files(config: GatewayConfig) -> Iterator[Finding]:
     for missing in missing_files(config):
         yield _fault("files", missing, "put the file there, or correct the key")
+    if config.historian is not None and not config.historian.influxdb_token_file.is_file():
+        yield Finding(
+            level="warning",
+            subject="historian",
+            message=f"{config.historian.influxdb_token_file} is not there; the journal keeps what InfluxDB lacks",
+            next_step="wearsight-gateway historian setup makes it",
+        )
     for warning in standing_warnings(config):
         yield Finding(level="warning", subject="security", message=warning, next_step="use the default where you can")
 

@@ -34,11 +34,7 @@ class InfluxHistorian:
         retry_max_s: float = 30.0,
         timeout_s: float = 15.0,
     ) -> None:
-        """Prepare the clients; must be called while an event loop runs. The server need not be there yet.
-
-        Raises:
-            HistorianError: If the token's file cannot be read.
-        """
+        """Prepare the clients; must be called while an event loop runs. Neither server nor token need be there yet."""
         self.condition = HistorianCondition() if condition is None else condition
         self.retention_s = config.retention_days * 86400.0
         self._writer = InfluxWriter(config, self.condition, retry_s=(retry_min_s, retry_max_s), timeout_s=timeout_s)

@@ -52,16 +52,16 @@ class InfluxWriter:
         retry_s: tuple[float, float] = (0.5, 30.0),
         timeout_s: float = 15.0,
     ) -> None:
-        """Prepare the client; must be called while an event loop runs. The server need not be there yet.
-
-        Raises:
-            HistorianError: If the token's file cannot be read.
-        """
+        """Prepare the client; must be called while an event loop runs. Neither server nor token need be there yet."""
         self._config = config
         self._condition = condition
         self._retry_s = retry_s
         self._most_lines = MOST_LINES
-        self._token = read_token(config)
+        self._token = ""
+        try:
+            self._token = read_token(config)
+        except HistorianError as error:
+            condition.answered(str(error))  # the server refuses us, and then the file is looked for
         self._client = InfluxDBClientAsync(
             config.influxdb_url, self._token, config.influxdb_org, timeout=round(timeout_s * 1000)
         )

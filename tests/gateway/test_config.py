@@ -212,7 +212,7 @@ def test_missing_files_are_named_by_check(tmp_path: Path, sample: str) -> None:
     path = written(tmp_path, uncommented(sample))
     config = load_config(path)
     missing = missing_files(config)
-    assert len(missing) == 8
+    assert len(missing) == 7
     with pytest.raises(ConfigError, match=r"server\[0\]\.password_file.*bundles\.trusted_key_file"):
         check_config(path)
     for line in missing:

@@ -171,11 +171,23 @@ async def test_a_reading_that_fails_says_so(historian: InfluxHistorian) -> None:
         await historian.read([Stream("a", "b")], 0, 1)
 
 
-async def test_a_missing_token_is_named(tmp_path: Path) -> None:
-    config = config_for("http://127.0.0.1:1", tmp_path)
+async def test_a_token_that_comes_later_is_taken(endpoint: tuple[WriteEndpoint, str], tmp_path: Path) -> None:
+    """Without one the gateway goes on, and tells which file is missing."""
+    config = config_for(endpoint[1], tmp_path)
     config.influxdb_token_file.unlink()
-    with pytest.raises(HistorianError, match="influxdb_token_file"):
-        InfluxHistorian(config)
+    waiting, told = InfluxHistorian(config, retry_min_s=0.001, retry_max_s=0.01), list[str]()
+
+    def answer(_body: bytes) -> web.Response:
+        told.append(waiting.condition.trouble)
+        if len(told) == 3:
+            config.influxdb_token_file.write_text("secret\n")
+        return web.Response(status=401 if len(told) <= 3 else 204)
+
+    endpoint[0].answer = answer
+    await waiting.write(page(streams=1, rows=2))
+    assert ["influxdb_token_file" in trouble for trouble in told] == [True, True, True, False]
+    assert (len(endpoint[0].taken), waiting.condition.trouble) == (2, "")
+    await waiting.close()
 
 
 async def test_the_date_until_which_a_server_wants_peace_is_kept(
