@@ -354,7 +354,7 @@ def _unpack(head: _Head, blocks: _Blocks, data: bytes) -> Segment:
     withheld = _withheld(names[stored:], _three(blocks))
     remainders = next(blocks)
     pages = head.last_seq - head.first_seq + 1
-    if any(blocks):
+    if next(blocks, None) is not None:
         raise ValueError("there are more blocks than a segment has")
     full = head.kind is SegmentKind.FULL
     return Segment(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 import msgspec
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from cloud_service.store import AdvisoryRevisionRow, AdvisoryRow, AssetRow
@@ -18,6 +20,8 @@ log = structlog.get_logger()
 _description_decoder = msgspec.msgpack.Decoder(AssetDescription)
 _advisory_decoder = msgspec.msgpack.Decoder(Advisory)
 REVISIONS_SHOWN = 50
+_KEYS_AT_ONCE = 400  # what any database takes in one question
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +33,17 @@ class FleetAdvisory:
 
 
 def take_over(session: Session, gateway_id: str, results: Iterable[Results]) -> None:
-    """Enter what *results* of *gateway_id* say of assets and advisories; an older revision changes nothing."""
-    for page in results:
-        for description in page.assets:
-            _describe(session, gateway_id, description)
+    """Enter what *results* of *gateway_id* say of assets and advisories; an older revision changes nothing.
+
+    All rows are asked for together, however many there are: nobody else writes meanwhile.
+    """
+    pages = list(results)
+    _describe(session, gateway_id, {one.asset_id: one for page in pages for one in page.assets})
+    revisions: dict[tuple[str, int], Advisory] = {}
+    for page in pages:
         for advisory in page.advisories:
-            _revise(session, gateway_id, advisory)
+            revisions.setdefault((advisory.advisory_id, advisory.revision), advisory)
+    _revise(session, gateway_id, revisions)
 
 
 def assets(session: Session, asset_class: str | None = None) -> list[AssetDescription]:
@@ -71,35 +80,64 @@ def count_open_advisories(session: Session) -> int:
     return session.scalar(query) or 0
 
 
-def _describe(session: Session, gateway_id: str, description: AssetDescription) -> None:
-    row = session.get(AssetRow, description.asset_id)
-    if row is None:
-        row = AssetRow(asset_id=description.asset_id)
-        session.add(row)
-    elif row.gateway_id != gateway_id:
-        log.info("asset moved", asset_id=row.asset_id, from_gateway=row.gateway_id, gateway_id=gateway_id)
-    row.gateway_id = gateway_id
-    row.asset_class = description.asset_class
-    row.description = msgspec.msgpack.encode(description)
+def _describe(session: Session, gateway_id: str, descriptions: dict[str, AssetDescription]) -> None:
+    known: dict[str, AssetRow] = {}
+    for keys in _some(descriptions):
+        known |= {row.asset_id: row for row in session.scalars(select(AssetRow).where(AssetRow.asset_id.in_(keys)))}
+    for asset_id, description in descriptions.items():
+        row = known.get(asset_id)
+        if row is None:
+            row = AssetRow(asset_id=asset_id)
+            session.add(row)
+        elif row.gateway_id != gateway_id:
+            log.info("asset moved", asset_id=asset_id, from_gateway=row.gateway_id, gateway_id=gateway_id)
+        row.gateway_id = gateway_id
+        row.asset_class = description.asset_class
+        row.description = msgspec.msgpack.encode(description)
 
 
-def _revise(session: Session, gateway_id: str, advisory: Advisory) -> None:
-    row = session.get(AdvisoryRow, advisory.advisory_id)
-    if row is not None and row.gateway_id != gateway_id:
+def _revise(session: Session, gateway_id: str, revisions: dict[tuple[str, int], Advisory]) -> None:
+    known: dict[str, AdvisoryRow] = {}
+    for ids in _some({advisory_id for advisory_id, _ in revisions}):
+        found = session.scalars(select(AdvisoryRow).where(AdvisoryRow.advisory_id.in_(ids)))
+        known |= {row.advisory_id: row for row in found}
+    there = _there(session, revisions)
+    foreign = {advisory_id for advisory_id, row in known.items() if row.gateway_id != gateway_id}
+    if foreign:
         log.warning(
-            "advisory of another gateway left as it is; the revision stays in the lake",
-            advisory_id=advisory.advisory_id,
-            owner=row.gateway_id,
+            "advisories of another gateway left as they are; the revisions stay in the lake",
+            advisories=len(foreign),
+            advisory_id=min(foreign),
             gateway_id=gateway_id,
         )
-        return
-    record = msgspec.msgpack.encode(advisory)
-    if session.get(AdvisoryRevisionRow, (advisory.advisory_id, advisory.revision)) is None:
-        revision = AdvisoryRevisionRow(advisory_id=advisory.advisory_id, revision=advisory.revision, record=record)
-        session.add(revision)
-    if row is None:
-        row = AdvisoryRow(advisory_id=advisory.advisory_id, gateway_id=gateway_id, revision=-1)
-        session.add(row)
-    if advisory.revision > row.revision:
-        row.revision, row.record = advisory.revision, record
-        row.asset_id, row.state, row.updated_at = advisory.asset_id, advisory.state.value, advisory.updated_at
+    for (advisory_id, revision), advisory in revisions.items():
+        if advisory_id in foreign:
+            continue
+        record = msgspec.msgpack.encode(advisory)
+        if (advisory_id, revision) not in there:
+            session.add(AdvisoryRevisionRow(advisory_id=advisory_id, revision=revision, record=record))
+        row = known.get(advisory_id)
+        if row is None:
+            row = known[advisory_id] = AdvisoryRow(advisory_id=advisory_id, gateway_id=gateway_id, revision=-1)
+            session.add(row)
+        if revision > row.revision:
+            row.revision, row.record = revision, record
+            row.asset_id, row.state, row.updated_at = advisory.asset_id, advisory.state.value, advisory.updated_at
+
+
+def _there(session: Session, revisions: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Return which of *revisions* have a row."""
+    key = (AdvisoryRevisionRow.advisory_id, AdvisoryRevisionRow.revision)
+    found: set[tuple[str, int]] = set()
+    for keys in _some(revisions):
+        found |= {
+            (advisory_id, number) for advisory_id, number in session.execute(select(*key).where(tuple_(*key).in_(keys)))
+        }
+    return found
+
+
+def _some(keys: Iterable[T]) -> Iterator[Collection[T]]:
+    """Yield *keys*, as many together as one question may name."""
+    left = iter(keys)
+    while some := list(islice(left, _KEYS_AT_ONCE)):
+        yield some

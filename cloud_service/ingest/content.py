@@ -6,7 +6,8 @@ Whatever passes here can be stored: times fit the lake's nanoseconds, numbers fi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sized
 from datetime import UTC, datetime
 
 from cloud_service.errors import SegmentRejected
@@ -17,6 +18,12 @@ from models.segment import Segment
 NAME_LIMIT = 200
 REVISION_LIMIT = 2**31
 EXPIRED_LIMIT = 2**40
+EXPIRED_REASONS = frozenset({"damaged", "size_limit", "age_limit"})  # each is a label of a metric
+# Of one segment, each: far more than a gateway has, and no more than can be entered while others wait.
+ASSETS_LIMIT = ADVISORIES_LIMIT = 20_000
+# Control characters, half pairs, ends of lines; and what turns the direction of writing around.
+_NO_NAME = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # What 64 bits of nanoseconds can tell, less a year at both ends.
 _EARLIEST, _LATEST = datetime(1679, 1, 1, tzinfo=UTC), datetime(2261, 1, 1, tzinfo=UTC)
 _EARLIEST_NS, _LATEST_NS = to_ns(_EARLIEST), to_ns(_LATEST)
@@ -39,6 +46,9 @@ def check_content(segment: Segment) -> None:
         raise SegmentRejected("pages of results are there twice or out of order; the segment is not stored", "results")
     for _, results in segment.results:
         _check_results(results)
+    _check_count({one.asset_id for _, results in segment.results for one in results.assets}, ASSETS_LIMIT, "assets")
+    revisions = {(one.advisory_id, one.revision) for _, results in segment.results for one in results.advisories}
+    _check_count(revisions, ADVISORIES_LIMIT, "advisories")
 
 
 def _check_said(segment: Segment) -> None:
@@ -50,7 +60,9 @@ def _check_said(segment: Segment) -> None:
             message = "a time of what was withheld is before 1679 or after 2260; the segment is not stored"
             raise SegmentRejected(message, "withheld")
     if segment.expired is not None:
-        _check_name(segment.expired.reason, "expired")
+        if segment.expired.reason not in EXPIRED_REASONS:
+            message = f"expired for {segment.expired.reason[:80]!r}, which is no reason; the segment is not stored"
+            raise SegmentRejected(message, "expired")
         if not 0 <= segment.expired.observations <= EXPIRED_LIMIT:
             message = (
                 f"{segment.expired.observations} expired observations are out of bounds; the segment is not stored"
@@ -85,7 +97,16 @@ def _times(results: Results) -> Iterator[tuple[str, datetime]]:
                     yield field, value
 
 
+def _check_count(things: Sized, limit: int, field: str) -> None:
+    if len(things) > limit:
+        message = f"{len(things)} {field} in one segment, above the limit of {limit}; it is not stored"
+        raise SegmentRejected(message, field)
+
+
 def _check_name(name: str, field: str) -> None:
     if not 0 < len(name) <= NAME_LIMIT:
         message = f"a name is empty or longer than {NAME_LIMIT} characters; the segment is not stored"
+        raise SegmentRejected(message, field)
+    if not name.isprintable() and any(c in _TURNS or unicodedata.category(c) in _NO_NAME for c in name):
+        message = f"the name {name[:80]!r} has a control character; the segment is not stored"
         raise SegmentRejected(message, field)

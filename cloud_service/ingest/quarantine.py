@@ -24,10 +24,12 @@ from cloud_service.store import QuarantineRow, Store
 
 log = structlog.get_logger()
 
+MOST_KEPT = 10_000  # a small segment takes a file and a row all the same
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quarantine:
-    """The folder of such uploads, of at most *limit* bytes, and their rows in the *store*."""
+    """The folder of such uploads, of at most *limit* bytes and `MOST_KEPT` segments, and their rows in the *store*."""
 
     folder: Path
     store: Store
@@ -81,9 +83,10 @@ class Quarantine:
         sync_folder(path.parent)
 
     def _make_room(self, session: Session, size: int) -> None:
-        while (session.scalar(select(func.sum(QuarantineRow.size))) or 0) + size > self.limit:
+        while _is_full(session, self.limit - size):
             most = select(QuarantineRow.gateway_id).group_by(QuarantineRow.gateway_id)
-            gateway_id = session.scalar(most.order_by(func.sum(QuarantineRow.size).desc()).limit(1))
+            share = func.sum(QuarantineRow.size) / self.limit + func.count() / MOST_KEPT
+            gateway_id = session.scalar(most.order_by(share.desc()).limit(1))
             oldest = select(QuarantineRow).where(QuarantineRow.gateway_id == gateway_id)
             row = session.scalars(oldest.order_by(QuarantineRow.quarantine_id).limit(1)).one()
             log.warning("quarantine is full; its oldest segment goes", gateway_id=row.gateway_id, epoch=row.epoch)
@@ -105,6 +108,11 @@ def rows(session: Session, gateway_id: str | None = None, epoch: str | None = No
 def count(session: Session) -> int:
     """Return how many segments are in quarantine."""
     return session.scalar(select(func.count()).select_from(QuarantineRow)) or 0
+
+
+def _is_full(session: Session, room: int) -> bool:
+    size, count = session.execute(select(func.coalesce(func.sum(QuarantineRow.size), 0), func.count())).one()
+    return int(size) > room or int(count) >= MOST_KEPT
 
 
 def _row(session: Session, claim: Claim) -> QuarantineRow | None:

@@ -38,7 +38,13 @@ class Rejection:
     @classmethod
     def of(cls, gateway_id: str, error: IngestError) -> Rejection:
         """Return the rejection that *error* is."""
-        return cls(gateway_id=gateway_id, reason=error.reason, field=error.field, detail=str(error)[:_DETAIL_LIMIT])
+        detail = printable(str(error)[:_DETAIL_LIMIT])
+        return cls(gateway_id=gateway_id, reason=error.reason, field=error.field, detail=detail)
+
+
+def printable(text: str) -> str:
+    """Return *text*, which may be a stranger's, without what would do something on a terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def count_received(session: Session, gateway_id: str, uploads: int = 1, *, dropped: int = 0) -> None:

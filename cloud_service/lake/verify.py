@@ -27,6 +27,8 @@ from models.fingerprints import UInt64Array, results_fingerprint, row_sums
 
 Progress = Callable[[int], None]
 _BATCH = 100
+# A page of results that holds none has a fingerprint, and no row.
+_NO_RESULTS = results_fingerprint(dict.fromkeys(FIELDS.values(), ()))
 
 
 class Wrong(StrEnum):
@@ -128,7 +130,8 @@ def _check_range(row: LedgerRow, lake: Path) -> Iterator[Finding]:
             yield _of_range(row, wrong, detail, path)
             return
         known = known and bool(digest)
-    differing = np.flatnonzero(pages != np.frombuffer(row.fingerprints, "<u8"))
+    held = np.frombuffer(row.fingerprints, "<u8")
+    differing = np.flatnonzero((pages != held) & (pages + _NO_RESULTS != held))
     if differing.size:
         # A file whose digest is right is as it was written; without a digest the pages alone tell.
         wrong = Wrong.FINGERPRINT if known else Wrong.DAMAGED

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from cloud_service.errors import BodyRefused
 from cloud_service.ingest.ledger import Range, held_ranges, missing_ranges
+from cloud_service.ingest.tally import printable
 from cloud_service.requests.asking import (
     MOST_CHANNELS,
     ask_for,
@@ -176,7 +177,7 @@ def _end(store: Store, gateway_id: str, request_id: str, told: _Done | _Refused)
             raise RequestRejected(f"there is no request {request_id[:64]!r}; nothing is changed", "request_id")
         _check_owner(row, gateway_id)
         if isinstance(told, _Refused):
-            close_request(row, RequestState.REFUSED, told.reason)
+            close_request(row, RequestState.REFUSED, printable(told.reason))
         elif row.state == RequestState.OPEN:
             _check_complete(session, row, told)
             close_request(row, RequestState.DONE)

@@ -177,6 +177,16 @@ def test_bytes_above_the_limit_are_refused() -> None:
         decode_segment(bytes(MAX_SEGMENT_BYTES + 1))
 
 
+def test_a_block_too_many_is_refused_even_when_empty() -> None:
+    """A segment is written in one way."""
+    data = encode_segment(pages_of([strategies.make_event("normal")]))
+    size = int.from_bytes(data[BODY : BODY + 2], "little")
+    lengths = layout._head_decoder.decode(data[BODY + 2 : BODY + 2 + size]).lengths
+    assert decode_segment(forged(data, lengths=lengths)).results
+    with pytest.raises(SegmentError, match="more blocks"):
+        decode_segment(forged(data, lengths=(*lengths, 0)))
+
+
 def test_pages_with_a_hole_make_no_segment() -> None:
     items = [strategies.make_event("one"), strategies.make_event("two"), strategies.make_event("three")]
     pages = pages_of(items)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from cloud_service.errors import RecordRejected
 from cloud_service.fleet import assets, maintenance
@@ -54,6 +55,21 @@ def test_a_gateway_cannot_change_another_ones_advisory(store: Store) -> None:
     take_over(store, Results(advisories=(make_advisory(revision=9, state=AdvisoryState.CLOSED),)), gateway_id="gw-2")
     with store.reading() as session:
         assert [found.gateway_id for found in assets.open_advisories(session)] == ["gw-1"]
+
+
+def test_ten_times_as_many_do_not_take_ten_times_as_many_questions(store: Store) -> None:
+    """All of a segment are asked for together: nobody else can write meanwhile."""
+    asked: list[str] = []
+    event.listen(Engine, "before_cursor_execute", lambda _c, _k, statement, *_: asked.append(statement))
+    counts = []
+    for many in (100, 1000):
+        names = [f"pump-{many}-{number}" for number in range(many)]
+        described = tuple(AssetDescription(asset_id=name, asset_class="pump", channels=()) for name in names)
+        raised = tuple(replace(make_advisory(), advisory_id=name) for name in names)
+        asked.clear()
+        take_over(store, Results(assets=described, advisories=raised))
+        counts.append(len([one for one in asked if one.startswith("SELECT")]))
+    assert counts == [3, 9]
 
 
 def test_assets_are_as_last_described(store: Store) -> None:

@@ -20,8 +20,9 @@ from cloud_service.ingest.admission import (
     decoding_memory,
 )
 from cloud_service.ingest.upload import Claim, Pace, receive
-from models.records import Observations, Page, Stream
+from models.records import GatewayEvent, Observations, Page, Results, Stream, from_ns
 from models.segment import encode_segment
+from tests.cloud_service.conftest import make_page
 
 MIB = 2**20
 PACE = Pace(idle_s=30.0, bytes_per_s=1024.0)
@@ -137,6 +138,10 @@ def test_what_a_segment_takes_is_known_before_it_is_unpacked() -> None:
     data = encode_segment([Page(gateway_id="gw-1", epoch="ab12cd34", seq=1, committed_time=0, content=content)])
     assert len(data) < 100_000
     assert decoding_memory(data[:HEAD_BYTES], len(data)) > 36 * MIB + rows * 40
+    of_results = encode_segment(
+        [make_page("gw-1", 1, Results(events=(GatewayEvent(kind="", gateway_time=from_ns(0), message="a" * MIB),)))]
+    )
+    assert decoding_memory(of_results[:HEAD_BYTES], len(of_results)) > 70 * MIB
     for rubbish in (b"", b"WSEG\x02\x00" + bytes(50), bytes(HEAD_BYTES)):
         assert decoding_memory(rubbish, MIB) < 20 * MIB
     assert decoding_memory(b"WSEG\x01\x00", MIB) > 400 * MIB

@@ -124,6 +124,18 @@ def test_the_quarantine_has_a_limit(bare: Cloud) -> None:
     assert figures(bare, "quarantine_dropped_total", "quarantine_bytes", "quarantine_segments") == [3, 8000, 3]
 
 
+def test_small_segments_fill_the_quarantine_too(bare: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a file and a row, however few bytes it has; the other gateway's stays."""
+    monkeypatch.setattr(quarantine, "MOST_KEPT", 3)
+    kept = Quarantine(folder=bare.folder / "quarantine", store=bare.store, limit=10_000)
+    for number, gateway_id in enumerate(["gw-2", OWNER, OWNER, OWNER, OWNER]):
+        data = bytes([number])
+        kept.keep(claim_of(data, number + 1, number + 1, gateway_id=gateway_id), data, CloneRefused("another"))
+    with bare.store.reading() as session:
+        found = [(row.gateway_id, row.first_seq) for row in quarantine.rows(session)]
+    assert found == [(OWNER, 4), (OWNER, 5), ("gw-2", 1)]
+
+
 def test_a_clone_is_told_over_the_wire(gateway: Gateway) -> None:
     """409 with reason and field; the bytes are in quarantine, and health and metrics say so."""
     assert gateway.put_pages(pages_of(gateway.gateway_id, 1, 3))[0] == 200
