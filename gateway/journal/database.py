@@ -78,6 +78,7 @@ class JournalDatabase:
         state_dir.mkdir(parents=True, exist_ok=True)
         self._lock = take_lock(state_dir / "journal.lock", self.path)
         self.told: deque[str] = deque(maxlen=_TOLD)
+        self.counters = JournalCounters()
         self._joiner = Joiner()
         self._attempt: _Attempt | None = None
         self.connections = Connections(self.path)
@@ -112,6 +113,7 @@ class JournalDatabase:
         self.connections.is_damaged = False
 
     def _open_tables(self, *, is_start: bool, is_salvaged: bool) -> None:
+        repeats = self.counters.repeats_dropped
         self.connections.open(has_failed=not is_start)
         self.witness.close()
         self.witness = Witness(self.path.parent / "journal.last")
@@ -129,6 +131,8 @@ class JournalDatabase:
             settled = settling.settle()
         self.told.extend(settled.told)
         self.counters = settled.tally.counters
+        if repeats > self.counters.repeats_dropped:  # repeats alone are no commit: they were counted in memory only
+            self.counters = replace(self.counters, repeats_dropped=repeats)
         self.segments = SegmentTable(self)
         self.newest, self._unsaved_pages, self._unsaved_rows = newest_rows(self, settled.adopted)
         self.holes = Holes(self.writer)

@@ -33,6 +33,7 @@ class SegmentEntry:
         closed_age_s: The journal's age, in seconds of running, when it was closed.
         withheld: Observations that an upload policy leaves out of what is sent of it.
         expired: Observations of it that are gone: a tombstone has taken its place.
+        expired_reason: Why they are; empty when none are.
         refused: Why the cloud will not take it; empty when it is not on the shelf.
         cut: What was decided to leave out of what is sent, as the uplink wrote it; None when nothing was.
     """
@@ -51,6 +52,7 @@ class SegmentEntry:
     closed_age_s: float = 0.0
     withheld: int = 0
     expired: int = 0
+    expired_reason: str = ""
     refused: str = ""
     cut: bytes | None = None
 

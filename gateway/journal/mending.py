@@ -64,10 +64,10 @@ async def mend(journal: Journal, first_seq: int) -> SegmentEntry | None:
 
 async def _give_up(journal: Journal, entry: SegmentEntry) -> None:
     gone = await asyncio.to_thread(_bury_damaged, journal.gateway_id, journal.epoch, entry)
-    if not await _exchange(journal, entry, gone, DAMAGED):
+    if not await _exchange(journal, entry, gone, _reason(entry)):
         return
     log.error("segment damaged; a tombstone takes its place", path=str(entry.path), observations=entry.observations)
-    await journal.write(lambda database: database.told.append(message([entry], DAMAGED)))
+    await journal.write(lambda database: database.told.append(message([entry], _reason(entry))))
 
 
 async def _exchange(journal: Journal, old: SegmentEntry, new: SegmentEntry, reason: str) -> bool:
@@ -123,7 +123,12 @@ def _bury_damaged(gateway_id: str, epoch: str, entry: SegmentEntry) -> SegmentEn
     gaps = []
     if entry.start_ns is not None and entry.end_ns is not None:
         gaps = [gap(stream, entry.start_ns, entry.end_ns, DAMAGED) for stream in streams_of(entry)]
-    return bury(gateway_id, epoch, [entry], gaps, DAMAGED)
+    return bury(gateway_id, epoch, [entry], gaps, _reason(entry), are_gaps_lost=entry.is_tombstone)
+
+
+def _reason(entry: SegmentEntry) -> str:
+    """Return why what *entry* held is gone, now that it is damaged: that of a tombstone stays."""
+    return entry.expired_reason or DAMAGED
 
 
 def streams_of(entry: SegmentEntry) -> tuple[Stream, ...]:
@@ -136,9 +141,18 @@ def streams_of(entry: SegmentEntry) -> tuple[Stream, ...]:
 
 
 def bury(
-    gateway_id: str, epoch: str, entries: Sequence[SegmentEntry], gaps: Sequence[Gap], reason: str
+    gateway_id: str,
+    epoch: str,
+    entries: Sequence[SegmentEntry],
+    gaps: Sequence[Gap],
+    reason: str,
+    *,
+    are_gaps_lost: bool = False,
 ) -> SegmentEntry:
-    """Write one tombstone for *entries*, which follow each other; return what is to be recorded of it."""
+    """Write one tombstone for *entries*, which follow each other; return what is to be recorded of it.
+
+    With *are_gaps_lost* it says that *gaps* cannot be told any more.
+    """
     first, last = entries[0], entries[-1]
     observations = sum(entry.observations for entry in entries)
     event = GatewayEvent(
@@ -150,6 +164,7 @@ def bury(
             "last_seq": str(last.last_seq),
             "observations": str(observations),
             "reason": reason,
+            **({"gaps": "lost"} if are_gaps_lost else {}),
         },
     )
     data = tombstone(

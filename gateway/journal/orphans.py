@@ -70,6 +70,7 @@ def _read(path: Path) -> tuple[SegmentEntry, Segment] | None:
         delivered=False,
         previous=segment.previous,
         expired=gone,
+        expired_reason=segment.expired.reason if segment.expired else "",
         stands_for=segment.chain_digest if segment.chain_digest != digest else "",
     )
     return entry, segment

@@ -25,7 +25,7 @@ Arguments = Sequence[float] | Mapping[str, float]
 
 _COLUMNS = (
     "first_seq, last_seq, path, digest, previous, size, observations, start_time, end_time, delivered_time, "
-    "closed_age_s, withheld, expired, refused, stands_for, cut"
+    "closed_age_s, withheld, expired, refused, stands_for, cut, expired_reason"
 )
 
 
@@ -198,11 +198,11 @@ class SegmentTable:
             database.writer.execute(
                 "UPDATE segment SET last_seq = ?, path = ?, digest = ?, stands_for = ?, size = ?, observations = ?, "
                 "start_time = ?, end_time = ?, expired = ?, withheld = ?, cut = iif(?, NULL, cut), refused = NULL, "
-                "closed_age_s = ? WHERE first_seq = ?",
+                "expired_reason = ?, closed_age_s = ? WHERE first_seq = ?",
                 (
                     *(new.last_seq, new.path.name, new.digest, new.stands_for, new.size, observations),
                     *(new.start_ns, new.end_ns, expired + gone, 0 if reason else withheld),
-                    *(bool(reason), max(entry.closed_age_s for entry in old), new.first_seq),
+                    *(bool(reason), reason, max(entry.closed_age_s for entry in old), new.first_seq),
                 ),
             )
             self._add_expired({reason: gone})
@@ -361,6 +361,7 @@ def select_segments(
             refused=row[13] or "",
             stands_for=row[14],
             cut=row[15],
+            expired_reason=row[16],
         )
         for row in rows
     ]

@@ -28,7 +28,7 @@ _VANISHED: Final = "it was committed and is not in the journal any more"
 _NOT_FOUND: Final = "observations of pages that nothing tells any more"
 _COLUMNS = (
     "first_seq, last_seq, path, digest, previous, stands_for, size, observations, start_time, end_time, closed_age_s, "
-    "expired"
+    "expired, expired_reason"
 )
 
 log = structlog.get_logger()
@@ -139,10 +139,10 @@ class Settling:
         entry = orphan.entry
         self._writer.execute(
             f"INSERT INTO segment ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "  # noqa: S608 - our own words
-            "(SELECT age_s FROM journal), ?)",
+            "(SELECT age_s FROM journal), ?, ?)",
             (
                 *(entry.first_seq, entry.last_seq, entry.path.name, entry.digest, entry.previous, entry.stands_for),
-                *(entry.size, entry.observations, entry.start_ns, entry.end_ns, entry.expired),
+                *(entry.size, entry.observations, entry.start_ns, entry.end_ns, entry.expired, entry.expired_reason),
             ),
         )
         again = sum(count for seq, count in orphan.by_page.items() if seq > last)

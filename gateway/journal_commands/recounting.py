@@ -118,11 +118,11 @@ def _close_gap(
     )
     entry = write_segment(folder, data)
     connection.execute(
-        "INSERT INTO segment (first_seq, last_seq, path, digest, previous, stands_for, size, observations, expired) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO segment (first_seq, last_seq, path, digest, previous, stands_for, size, observations, expired, "
+        "expired_reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(entry.first_seq, entry.last_seq, entry.path.name, entry.digest, entry.previous, entry.stands_for),
-            *(entry.size, missing, missing),
+            *(entry.size, missing, missing, DAMAGED),
         ),
     )
     expire(connection, missing)

@@ -39,10 +39,10 @@ async def _kill_series(folder: Path, seed: int, trials: int, mode: str) -> Async
     plant, said = Plant(seed=seed, **(SCRIPTED if mode == "crowded" else LIVE)), set[int]()
     for _ in range(trials):
         program = Program(mode, folder, seed)
-        if chance.random() < _BEFORE_OPEN:
+        if mode != "early" and chance.random() < _BEFORE_OPEN:
             lines, further_s = 0, chance.uniform(0.3, _STARTING_S)
         else:
-            lines, further_s = chance.randint(1, 120), chance.uniform(0, 0.02)
+            lines, further_s = chance.randint(2, 120), chance.uniform(0, 0.02)
         await program.start()
         await program.hear(lines)
         await asyncio.sleep(further_s)

@@ -281,7 +281,7 @@ def _seq_whole(found: Found) -> list[str]:
 
 
 def _has_damage(found: Found) -> bool:
-    return any(event.detail["reason"] == DAMAGED for event in found.events(EXPIRED))
+    return any(event.detail["reason"] == DAMAGED or "gaps" in event.detail for event in found.events(EXPIRED))
 
 
 def _quarantine_told(found: Found) -> list[str]:

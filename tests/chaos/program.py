@@ -6,7 +6,7 @@
 ``script``  one step after the other as the seed wants them, the same ones each time, for so many batches;
 ``halting`` the same, but it does not end: it waits to be killed with its journal open;
 ``live``    everything at once, as in a gateway, until it is killed;
-``early``   the same, but it acknowledges before the commit: the control of the kills;
+``early``   the same, but it acknowledges a while before the commit: the control of the kills;
 ``crowded`` the same as ``live``, with more rows than the journal may keep; with an even seed some are delivered.
 
 ``SYNCHRONOUS=NORMAL`` in its environment makes it a control: commits that do not wait for the disk; and ``AGE=WALL``: a
@@ -21,6 +21,7 @@ import random
 import sqlite3
 import sys
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,6 +46,7 @@ _AGED = JournalConfig(max_age_days=30.0, min_free_mib=0, purge_unsent=True)
 _CROWDED = JournalConfig(max_size_mib=1, min_free_mib=0, purge_unsent=True)
 _REOPENINGS = 2
 _SEGMENT_INTERVAL_S, _SEGMENT_PAGES = 0.1, 24
+_EARLY_S = 0.5  # longer than it takes until it is killed
 EVERY_NTH_WITH_RESULTS = 3
 
 
@@ -69,6 +71,7 @@ class Work:
         next_batch: The first one that is not stored.
         received: Rows that were offered and whose fate was told.
         is_early: Whether it says what is stored before it is.
+        later: What is being stored then.
     """
 
     journal: Journal
@@ -76,6 +79,7 @@ class Work:
     next_batch: int = 0
     received: int = 0
     is_early: bool = False
+    later: set[asyncio.Task[int | None]] = field(default_factory=set)
     monitor: JournalReader = field(init=False)
     historian: JournalReader = field(init=False)
 
@@ -96,12 +100,14 @@ class Work:
     async def store(self, number: int) -> None:
         """Store the batch *number* and say so."""
         results = event(OF_BATCH, number) if number % EVERY_NTH_WITH_RESULTS == 0 else None
+        appending = self.journal.append(self.plant.batch(number), results=results)
         if self.is_early:
             say(f"ack {number}")
-        await self.journal.append(self.plant.batch(number), results=results)
+            self.later.add(asyncio.create_task(_later(appending)))
+            return
+        await appending
         self.received += self.plant.batch_rows
-        if not self.is_early:
-            say(f"ack {number}")
+        say(f"ack {number}")
 
     async def repeat(self) -> None:
         """Offer the newest row of each stream again, as servers do after a reconnect."""
@@ -195,6 +201,11 @@ async def live(state_dir: Path, plant: Plant, mode: str) -> None:
             group.create_task(_delivering(work))
         group.create_task(_limiting(work, _CROWDED if mode == "crowded" else _AGED))
         group.create_task(_acquiring(work))
+
+
+async def _later(appending: Coroutine[object, object, int | None]) -> int | None:
+    await asyncio.sleep(_EARLY_S)
+    return await appending
 
 
 async def _following(work: Work, reader: JournalReader) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tests.chaos.oracle import QUARANTINED, Found, Verdict, judge
+from tests.chaos.oracle import DAMAGED, QUARANTINED, Found, Verdict, judge
 from tests.chaos.plant import Plant
 from tests.chaos.program import EVERY_NTH_WITH_RESULTS, MONITORED, OF_BATCH
 
@@ -28,14 +28,18 @@ def judge_work(plant: Plant, found: Found, acknowledged: set[int], *, set_back: 
 
     A batch that was acknowledged is there. One that was not may be there, but whole; with its results, in order, and
     with what the monitor made of it exactly as far as the monitor says it has come. Where damage has *set_back* the
-    monitor, with the state that it had then, it may have come further before.
+    monitor, with the state that it had then, it may have come further before; without damage nothing may be lost by it,
+    told or not.
     """
     there = batches_there(plant, found)
     verdict = judge(plant.batches(sorted(acknowledged | {batch for batch in there if batch >= 0})), found)
     lost = {int(event.detail["seq"]) for event in found.events(QUARANTINED)}
     lost |= {seq for first, last in found.tombstones for seq in range(first, last + 1)}
     lost |= set(range(1, found.purged_pages + 1))
-    return replace(verdict, wrong=(*verdict.wrong, *_results_wrong(found, there, lost, set_back=set_back)))
+    wrong = [*verdict.wrong, *_results_wrong(found, there, lost, set_back=set_back)]
+    if not set_back and (damaged := found.counters.expired.get(DAMAGED, 0)):
+        wrong.append(f"{damaged} rows are lost as damaged, and nothing was")
+    return replace(verdict, wrong=tuple(wrong))
 
 
 def _results_wrong(found: Found, there: set[int], lost: set[int], *, set_back: bool) -> list[str]:

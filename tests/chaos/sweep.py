@@ -190,7 +190,9 @@ async def faults(folder: Path, control: Control, plant: Plant, trials: int) -> l
     while len(found) < trials:
         op = _OPS[len(found) % len(_OPS)]
         op = op if counts[op] else Op.WRITE
-        first = places[op][len(found) % counts[op]]
+        first = (
+            counts[op] // 4 + len(found) % (counts[op] // 2) if _IS_CARELESS else places[op][len(found) % counts[op]]
+        )
         lasting = FOR_EVER - first if _IS_CARELESS else chance.choice((1, 1, 3, FOR_EVER - first))
         is_full = not _IS_CARELESS and lasting > 3 and chance.random() < 0.5
         found.append(

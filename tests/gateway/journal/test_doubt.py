@@ -73,6 +73,18 @@ async def test_a_commit_in_doubt_is_stored_once(
     await journal.close()
 
 
+async def test_repeats_before_a_failure_stay_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though no commit has told the disk of them: what came in is what was stored and what was dropped."""
+    journal = await Journal.open(tmp_path, "gw-1")
+    rows = make_observations(rows=1)
+    await journal.append(rows)
+    await journal.append(rows)
+    with failing_once(monkeypatch, after_commit=False):
+        await journal.append(make_observations(rows=1, start_ns=NOON_NS + 60 * SECOND_NS))
+    assert (journal.counters.appended, journal.counters.repeats_dropped) == (6, 3)
+    await journal.close()
+
+
 async def test_without_the_look_it_would_be_stored_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: rows that are older than the newest of their stream are no repeats of it."""
     journal = await Journal.open(tmp_path, "gw-1")

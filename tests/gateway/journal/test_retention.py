@@ -140,6 +140,21 @@ async def test_a_tombstone_tells_what_was_purged_unsent(journal: Journal, tmp_pa
     await (await check(journal, tmp_path)).close()
 
 
+async def test_a_damaged_tombstone_still_tells_why(journal: Journal, tmp_path: Path) -> None:
+    """What was purged for a limit stays purged for it; only from when to when cannot be told any more."""
+    await fill(journal, 20)
+    await enforce(journal, JournalConfig(max_size_mib=1, min_free_mib=0, purge_unsent=True))
+    store, counters = SegmentStore(journal), journal.counters
+    tombstone = (await store.segments())[0]
+    tombstone.path.write_bytes(b"damaged")
+    segment = decode_segment(await store.read(tombstone))
+    assert segment.expired == Expired(reason="size_limit", observations=counters.expired["size_limit"])
+    detail = segment.results[0][1].events[0].detail
+    assert (detail["reason"], detail["gaps"]) == ("size_limit", "lost")
+    assert journal.counters == counters
+    await (await check(journal, tmp_path)).close()
+
+
 async def test_what_a_policy_kept_here_is_counted_when_it_goes(journal: Journal, tmp_path: Path) -> None:
     await fill(journal, 3)
     store = SegmentStore(journal)
