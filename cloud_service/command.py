@@ -104,7 +104,7 @@ def tell(content: Any, sentence: str, *, as_json: bool) -> None:
 
 def many(count: int, what: str) -> str:
     """Return *count* of *what*, a word that takes an s."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def print_json(content: Any) -> None:

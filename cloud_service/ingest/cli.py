@@ -45,10 +45,7 @@ def ledger(context: click.Context, config_path: Path | None, *, as_json: bool) -
 @as_json
 @with_cloud
 def ledger_status(cloud: Cloud, *, as_json: bool) -> None:
-    """List what is held, missing, refused.
-
-    By gateway and epoch.
-    """
+    """Show what is held, missing, refused, by journal."""
     with cloud.store.reading() as session:
         journals = overview(session)
         refused = rejections(session)
@@ -57,6 +54,8 @@ def ledger_status(cloud: Cloud, *, as_json: bool) -> None:
         return
     for journal in journals:
         _show_journal(journal)
+    if not journals:
+        click.echo("nothing has come yet")
     for row in refused:
         last = f"; the last for {row.field}: {row.detail}" if row.reason not in _TOLD_ABOVE else ""
         click.echo(f"{row.gateway_id}: {many(row.count, 'upload')} rejected ({row.reason}){last}")

@@ -95,10 +95,13 @@ def _print(session: Session, rows: Sequence[RequestRow], *, as_json: bool) -> No
     if as_json:
         print_json({"requests": told})
         return
+    if not told:
+        click.echo("no requests")
     for one in told:
         line = (
             "{request_id} {state:7} {asset_id} {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} at {gateway_id}, "
-            "for {asked_by}: {parts_held} of {parts} parts, {observations} observations, {repeats} repeats. {reason}"
+            "for {asked_by}: {parts_held} of {parts} parts, {observations:,} observations, {repeats:,} repeats. "
+            "{reason}"
         )
         click.echo(line.format(**one).rstrip(" ."))
 

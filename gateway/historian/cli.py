@@ -104,6 +104,8 @@ def _config(config_file: Path) -> HistorianConfig:
 
 
 def _next_step(error: Exception) -> str:
+    if "has no [historian]" in str(error):
+        return "to have one, add the table: docs/how-to/set-up-influxdb.md"
     if isinstance(error, ConfigError):
         return "correct the named key or option; wearsight-gateway check-config checks a configuration"
     return "see whether the server answers: wearsight-gateway historian status"

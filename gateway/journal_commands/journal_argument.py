@@ -114,7 +114,7 @@ def fail(error: Exception, *, as_json: bool) -> NoReturn:
 
 def _next_step(error: Exception) -> str:
     match error:
-        case ConfigError() if "No such file" in str(error):
+        case GatewayError() if "No such file" in str(error) or "is not there" in str(error):
             return "name the configuration with --config, or a journal's folder with --journal"
         case ConfigError():
             return "correct the named key or option; wearsight-gateway check-config checks a configuration"
