@@ -30,7 +30,7 @@ _TOLD_ABOVE = {RangeConflict.reason, CloneRefused.reason, WITHDRAWN}
 @as_json
 @click.pass_context
 def ledger(context: click.Context, config_path: Path | None, *, as_json: bool) -> None:
-    """Look into the ledger of what gateways sent, check it, take data out of it, repair it.
+    """Look into what gateways sent, check, repair it.
 
     Without a command: its status.
     """

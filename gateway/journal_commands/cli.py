@@ -35,7 +35,7 @@ from gateway.progress import Progress, progress_bar, silent
 
 @click.group()
 def journal() -> None:
-    """Look into a gateway's journal, check it, take data out of it, repair it.
+    """Look into the journal, check it, repair it.
 
     All but repair only read: a gateway may run meanwhile, and nothing it does waits for them.
     """
