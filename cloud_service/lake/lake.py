@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from cloud_service.ingest.ledger import StoredRange
 from cloud_service.lake.files import OBSERVATIONS, range_path
@@ -65,11 +65,7 @@ class Lake:
             start: First source time, inclusive.
             end: Last source time, exclusive.
         """
-        files = [
-            str(range_path(self.folder, OBSERVATIONS, r.gateway_id, r.epoch, (r.first_seq, r.last_seq)))
-            for r in self.ranges()
-            if r.observations
-        ]
+        files = self._files(start, end)
         if not files:
             return Observations.empty()
         condition = ds.field("asset_id").isin(list(asset_ids))
@@ -81,6 +77,21 @@ class Lake:
             condition &= ds.field("source_time") < to_ns(end)
         table = ds.dataset(files, format="parquet").to_table(columns=_COLUMNS, filter=condition)
         return _in_order(observations_of(table))
+
+    def _files(self, start: datetime | None, end: datetime | None) -> list[str]:
+        """Return the files of observations that may reach into the time from *start* to *end*, in order."""
+        row = LedgerRow
+        query = select(row.gateway_id, row.epoch, row.first_seq, row.last_seq).where(row.observations > 0)
+        if start is not None:
+            query = query.where(row.newest_time >= start)
+        if end is not None:
+            query = query.where(or_(row.oldest_time.is_(None), row.oldest_time < end))  # None: of an earlier version
+        with self._store.reading() as session:
+            found = session.execute(query.order_by(row.gateway_id, row.epoch, row.first_seq)).all()
+        return [
+            str(range_path(self.folder, OBSERVATIONS, gateway_id, epoch, (first, last)))
+            for gateway_id, epoch, first, last in found
+        ]
 
 
 def observations_of(table: pa.Table) -> Observations:

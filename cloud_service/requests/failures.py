@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from cloud_service.fleet.maintenance import MaintenanceRecord
@@ -51,10 +51,9 @@ def ask_around_failures(
 
 
 def missing_data(session: Session, wanted: FailureData) -> tuple[str, ...]:
-    """Return one sentence for each request of *wanted* that is not done, for people."""
-    query = select(RequestRow).where(
-        RequestRow.request_id.in_(wanted.request_ids), RequestRow.state != RequestState.DONE
-    )
+    """Return one sentence for each request of *wanted* that is not done, or had parts without anything, for people."""
+    lacking = or_(RequestRow.state != RequestState.DONE, RequestRow.reason != "")
+    query = select(RequestRow).where(RequestRow.request_id.in_(wanted.request_ids), lacking)
     rows = session.scalars(query.order_by(RequestRow.asset_id, RequestRow.start)).all()
     told = [_sentence(session, row) for row in rows[:_MOST_TOLD]]
     return (*told, f"and {len(rows) - _MOST_TOLD} more") if len(rows) > _MOST_TOLD else tuple(told)

@@ -26,6 +26,7 @@ from cloud_service.requests.asking import (
 )
 from cloud_service.requests.errors import RequestIncomplete, RequestRefused, RequestRejected
 from cloud_service.requests.tables import PART_S, AskedBy, Interval, RequestRow, RequestState
+from cloud_service.requests.waiting import empty_parts
 from cloud_service.store import AssetRow, HeldRow, Store
 from models.records import from_ns, to_ns
 
@@ -180,7 +181,7 @@ def _end(store: Store, gateway_id: str, request_id: str, told: _Done | _Refused)
             close_request(row, RequestState.REFUSED, printable(told.reason))
         elif row.state == RequestState.OPEN:
             _check_complete(session, row, told)
-            close_request(row, RequestState.DONE)
+            close_request(row, RequestState.DONE, _emptiness(session, row))
         return {"state": row.state, "reason": row.reason}
 
 
@@ -201,6 +202,16 @@ def _check_complete(session: Session, row: RequestRow, told: _Done) -> None:
             f"request {row.request_id}: {received} observations came, not {told.observations}; it stays open",
             "observations",
         )
+
+
+def _emptiness(session: Session, row: RequestRow) -> str:
+    """Return how many parts of *row* had nothing, as a sentence; empty when each had something."""
+    empty = empty_parts(session, row)
+    if not empty:
+        return ""
+    return (
+        f"{empty} of {row.parts} parts had nothing: nothing was measured then, or the gateway does not have it any more"
+    )
 
 
 def _check_id(request_id: str) -> None:

@@ -76,6 +76,20 @@ def test_reading_takes_assets_channels_and_a_span(put_away: PutAway) -> None:
     assert lake.observations(["pump-01"], start=from_ns(1000), end=from_ns(2000)).source_time.tolist() == [1000, 1002]
 
 
+def test_files_of_another_time_are_not_opened(put_away: PutAway) -> None:
+    """The ledger knows from when to when each reaches; there are thousands of a day."""
+    second = 10**9
+    lake = put_away(mixed(0), mixed(5 * second), mixed(9 * second))
+    first, middle, last = sorted((lake.folder / "observations").rglob("*.parquet"))
+    for path in (first, last):
+        path.unlink()
+    assert len(lake.observations(["pump-01"], start=from_ns(5 * second), end=from_ns(6 * second))) == 2
+    assert len(lake.observations(["pump-01"], start=from_ns(5 * second + 2000), end=from_ns(6 * second))) == 0
+    middle.unlink()
+    with pytest.raises(FileNotFoundError):
+        lake.observations(["pump-01"], start=from_ns(5 * second), end=from_ns(6 * second))
+
+
 def test_a_lake_without_a_drop_gives_nothing(put_away: PutAway) -> None:
     assert len(put_away().observations(["pump-01"])) == 0
 

@@ -13,7 +13,7 @@ from cloud_service.requests.asking import ask
 from cloud_service.requests.tables import RequestRow
 from models.records import to_ns
 from tests.cloud_service.conftest import EPOCH, Gateway
-from tests.cloud_service.requests.given import asset_of, at, keep_back, rows, supply, told, writing
+from tests.cloud_service.requests.given import asset_of, at, keep_back, page, rows, supply, told, writing
 
 
 def wish(
@@ -77,6 +77,18 @@ def test_a_request_is_done_when_all_of_it_is_there(gateway: Gateway) -> None:
     assert end(gateway, request_id, parts=2, observations=3)[1]["field"] == "observations"
     for _ in range(2):
         assert end(gateway, request_id, parts=2, observations=2) == (200, {"state": "done", "reason": ""})
+
+
+def test_a_request_says_how_many_parts_had_nothing(gateway: Gateway) -> None:
+    """What was purged, or never measured, is told; a part whose rows the lake had already is not empty."""
+    request_id, asset_id = secrets.token_hex(16), asset_of(gateway)
+    wish(gateway, request_id, 0, 4)
+    assert gateway.put_pages([page(gateway, 1, rows(asset_id, [1]))])[0] == 200
+    nothing = rows(asset_id, [])
+    supply(gateway, request_id, [rows(asset_id, [0]), rows(asset_id, [1]), nothing, nothing])
+    status, answer = end(gateway, request_id, parts=4, observations=2)
+    assert (status, answer["state"]) == (200, "done")
+    assert answer["reason"].startswith("2 of 4 parts had nothing")
 
 
 def test_a_request_that_cannot_be_answered_says_why(gateway: Gateway) -> None:
