@@ -60,12 +60,13 @@ def _records(parts: Sequence[Results]) -> int:
 
 
 async def _prime(blocks: Blocks, past: Past, until_seq: int) -> None:
-    """Give windows that have just begun anew what was stored up to page *until_seq*; an asset at a time."""
-    for streams, length_ns in blocks.windows_begun_anew():
+    """Give windows that have just begun anew what was stored up to page *until_seq*; some assets at a time."""
+    for streams, length_ns in past.together(blocks.windows_begun_anew()):
         try:
             rows = await past.read(streams, length_ns, until_seq)
         except GatewayError as error:
-            log.warning("windows begin without their past", asset_id=streams[0].asset_id, reason=str(error))
+            asset_ids = sorted({stream.asset_id for stream in streams})
+            log.warning("windows begin without their past", asset_ids=asset_ids, reason=str(error))
             continue
         await asyncio.to_thread(blocks.prime, rows)
 

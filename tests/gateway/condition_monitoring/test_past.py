@@ -97,6 +97,30 @@ async def test_the_past_ends_at_the_page_asked_for(journal: Journal) -> None:
     assert len(await past.read(STREAMS, 10**18, 0)) == 0
 
 
+async def test_assets_are_read_together_when_they_end_together(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gets at least the past it would get alone; one that ended long before, or wants another past, is alone."""
+    late = run_machine("m-late", hours=40)
+    for machine in (MACHINE, run_machine("m-2", hours=40), late.take(late.source_time < HALF_NS)):
+        await journal.append(machine)
+    past = Past(journal)
+    length_ns = 60 * MINUTE_NS
+    of = {name: tuple(Stream(name, stream.channel) for stream in STREAMS) for name in ("m-1", "m-2", "m-late", "m-3")}
+    wanted = [*((streams, length_ns) for streams in of.values()), (of["m-1"], 2 * length_ns)]
+
+    lots = past.together(wanted)
+    assert sorted(lots) == sorted(
+        [(of["m-1"] + of["m-2"], length_ns), (of["m-late"], length_ns), (of["m-3"], length_ns), wanted[-1]]
+    )
+    both = await past.read(*lots[-2], 10)
+    alone = [await past.read(of[name], length_ns, 10) for name in ("m-1", "m-2")]
+    assert len(both) == sum(map(len, alone)) > 0
+
+    monkeypatch.setattr("gateway.historian.past._MOST_STREAMS", len(STREAMS))
+    assert len(past.together(wanted)) == len(wanted)
+
+
 async def _until(reached: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not reached():  # noqa: ASYNC110 - no event tells of another task's position
