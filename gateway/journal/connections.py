@@ -28,6 +28,11 @@ _PASSES = frozenset(
     }
 )
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_WHAT_NOW = {
+    Unwritable: "it is tried again until the disk takes it, and values wait at their servers; make room on it, or see "
+    "to its health",
+    CommitFailed: "nothing of it is stored, the source is not acknowledged",
+}
 
 
 def is_passing(error: BaseException) -> bool:
@@ -151,9 +156,7 @@ class Connections:
             self._roll_back(error)
             if isinstance(error, sqlite3.Error):
                 kind = Unwritable if is_passing(error) or is_damage(error) else CommitFailed
-                raise kind(
-                    f"{self._path}: commit failed ({error}); nothing of it is stored, the source is not acknowledged"
-                ) from error
+                raise kind(f"{self._path}: commit failed ({error}); {_WHAT_NOW[kind]}") from error
             raise
         self.transactions += 1
 

@@ -33,6 +33,7 @@ from gateway.journal.holes import Holes, HolesChange
 from gateway.journal.joining import Joiner, joined
 from gateway.journal.newest import Change
 from gateway.journal.pages import PageRow, checked_content, cut, insert, is_stored
+from gateway.journal.positions import Positions
 from gateway.journal.quarantine import put_aside
 from gateway.journal.recovery import finish, is_gone, salvage
 from gateway.journal.schema import SCHEMA_VERSION, create, migrate
@@ -129,6 +130,8 @@ class JournalDatabase:
         )
         with self.transaction():
             settled = settling.settle()
+            self._positions = Positions(self.writer)
+            settled.told += self._positions.settle(self._known_positions(), settled.tally.counters.pages)
         self.told.extend(settled.told)
         self.counters = settled.tally.counters
         if repeats > self.counters.repeats_dropped:  # repeats alone are no commit: they were counted in memory only
@@ -138,6 +141,10 @@ class JournalDatabase:
         self.holes = Holes(self.writer)
         positions = dict(self.writer.execute("SELECT reader, seq FROM position").fetchall())
         self.witness.begin(Head(gateway_id=self.gateway_id, epoch=self.epoch, positions=positions))
+
+    def _known_positions(self) -> Mapping[str, int]:
+        head = self.witness.head
+        return head.positions if head is not None and head.epoch == self.epoch else {}
 
     def close(self) -> None:
         """Fold the write-ahead log back in, and let others open the journal."""
@@ -315,10 +322,11 @@ class JournalDatabase:
                 self.writer.execute("UPDATE journal SET appended = ?, repeats_dropped = ?", (appended, dropped))
             if holes is not None:
                 self.holes.write(holes)
-            self._advance([work for work in works if isinstance(work, Advance)])
+            steps = self._positions.write([work for work in works if isinstance(work, Advance)])
             if is_saved:
                 self._save_newest()
         self._attempt = None
+        self._positions.apply(steps)
         self.witness.write_pages(rows, now.appended)
         if advances := {work.reader: work.seq for work in works if isinstance(work, Advance)}:
             self._witness_positions(advances)
@@ -336,32 +344,17 @@ class JournalDatabase:
             pages=now.pages + len(rows),
         )
 
-    def _advance(self, advances: Sequence[Advance]) -> None:
-        self.writer.executemany(
-            "INSERT INTO position VALUES (?, ?, ?) ON CONFLICT (reader) DO UPDATE "
-            "SET seq = excluded.seq, state = coalesce(excluded.state, state)",
-            [(work.reader, work.seq, work.state) for work in advances],
-        )
-
     def register_reader(self, name: str) -> tuple[int, bytes | None]:
         """Return the last seq that reader *name* has done, and its state; a new one starts before page 1."""
-        head = self.witness.head
         with self.transaction():
-            self.writer.execute("INSERT OR IGNORE INTO position VALUES (?, 0, NULL)", (name,))
-            seq, state = self.writer.execute("SELECT seq, state FROM position WHERE reader = ?", (name,)).fetchone()
-            if not 0 <= seq <= self.counters.pages:
-                known = head.positions.get(name, 0) if head is not None else 0
-                told = f"reader {name} was said to be at page {seq} of {self.counters.pages}"
-                seq = known if 0 <= known <= self.counters.pages else 0
-                self.told.append(f"{told}; it goes on after page {seq}")
-                self.writer.execute("UPDATE position SET seq = ? WHERE reader = ?", (seq, name))
+            seq, state = self._positions.register(name)
         self._witness_positions({name: seq})
-        return int(seq), state
+        return seq, state
 
     def forget_reader(self, name: str) -> None:
         """Remove the position of reader *name*, so that pages need not wait for it."""
         with self.transaction():
-            self.writer.execute("DELETE FROM position WHERE reader = ?", (name,))
+            self._positions.forget(name)
         self._witness_positions({}, without=name)
 
     def _witness_positions(self, moved: Mapping[str, int], without: str = "") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
@@ -24,12 +24,14 @@ from gateway.journal.errors import PageDamaged, SegmentDamaged, Unwritable
 from gateway.journal.holes import Hole
 from gateway.journal.mending import mend
 from gateway.journal.replay import pages_after
+from gateway.journal.room import lack_of_room
 from gateway.journal.segment_files import remove_orphans
 from models.records import Observations, Page, Results, Stream
 
 _PREFETCH_PAGES = 64
 _PREFETCH_BYTES = 8 * 2**20
 _FIRST_PAUSE_S, _DOUBLINGS = 0.05, 6
+_ROOM_S = 1.0
 _BY_DEFAULT = JournalConfig()
 
 log = structlog.get_logger()
@@ -44,7 +46,6 @@ class Journal:
     to store or read waits; `trouble` says so.
 
     Attributes:
-        trouble: Why nothing can be stored now; empty while everything is well.
         crowded: How much more there is than its limits allow and may not be purged; empty while there is room.
     """
 
@@ -58,7 +59,8 @@ class Journal:
         self._advanced = asyncio.Event()
         self._closed = False
         self._closing = asyncio.Event()
-        self.trouble = self.crowded = ""
+        self.crowded = ""
+        self._held_up: dict[object, str] = {}
         self._committer = Committer(self._store, config.commit_interval_ms / 1000)
         self._checking = asyncio.create_task(check_pages(self, self.last_seq), name="journal check")
 
@@ -97,6 +99,11 @@ class Journal:
         await self._loop.run_in_executor(self._writer, self._database.close)
         self._writer.shutdown()
         self._reader.shutdown()
+
+    @property
+    def trouble(self) -> str:
+        """Why something cannot be stored now; empty when nothing waits for the disk, also when little still fits."""
+        return next(reversed(self._held_up.values()), "")
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -174,6 +181,7 @@ class Journal:
                 stored, no hole opened or filled. A disk that is full or fails raises nothing: it takes long.
         """
         work = Append(observations=observations, results=results, opened=opened, filled=filled)
+        await self._room_for(work)
         return await self.submit(work)
 
     async def append_results(self, results: Results) -> int:
@@ -223,18 +231,19 @@ class Journal:
 
         Damaged pages it meets are put aside, damaged segments mended, and it runs again.
         """
-        for pause_s in _pauses():
-            self._refuse_if_closed()
-            try:
-                return await self._loop.run_in_executor(self._reader, self._database.look, job)
-            except PageDamaged as damaged:
-                await self.write(partial(_put_aside, damaged=damaged))
-            except SegmentDamaged as damaged:
-                await self._mend(damaged, pause_s)
-            except Unwritable as error:
-                self._tell(str(error))
-                await self._pause(pause_s)
-                await self.write(lambda database: database.make_sure())
+        with self._telling() as tell:
+            for pause_s in _pauses():
+                self._refuse_if_closed()
+                try:
+                    return await self._loop.run_in_executor(self._reader, self._database.look, job)
+                except PageDamaged as damaged:
+                    await self.write(partial(_put_aside, damaged=damaged))
+                except SegmentDamaged as damaged:
+                    await self._mend(damaged, pause_s)
+                except Unwritable as error:
+                    tell(str(error))
+                    await self._pause(pause_s)
+                    await self.write(lambda database: database.make_sure())
         raise AssertionError
 
     async def _mend(self, damaged: SegmentDamaged, pause_s: float) -> None:
@@ -244,6 +253,13 @@ class Journal:
         except OSError as error:
             log.error("damaged segment cannot be replaced now; it is tried again", error=str(error))  # noqa: TRY400 - the message says all
             await self._pause(pause_s)
+
+    async def _room_for(self, work: Append) -> None:
+        """Wait until the disk has room for *work*, and for what makes room; `trouble` says so."""
+        with self._telling() as tell:
+            while not self._closed and (lacking := lack_of_room(self.state_dir, work.size[1])):
+                tell(lacking)
+                await self._pause(_ROOM_S)
 
     async def submit(self, work: Work) -> int | None:
         """Store *work* with what comes at the same time; return the seq of its last page, None when it needed none."""
@@ -255,17 +271,15 @@ class Journal:
 
     async def _durably(self, job: Callable[[JournalDatabase], T]) -> T:
         """Run *job* on the writing thread until the disk takes it."""
-        for pause_s in _pauses():
-            try:
-                done = await self._loop.run_in_executor(self._writer, self._and_wake, job)
-            except Unwritable as error:
-                self._tell(str(error))
-                await self._pause(pause_s)
-                if self._closed:
-                    raise
-            else:
-                self._tell("")
-                return done
+        with self._telling() as tell:
+            for pause_s in _pauses():
+                try:
+                    return await self._loop.run_in_executor(self._writer, self._and_wake, job)
+                except Unwritable as error:
+                    tell(str(error))
+                    await self._pause(pause_s)
+                    if self._closed:
+                        raise
         raise AssertionError
 
     async def _pause(self, pause_s: float) -> None:
@@ -273,12 +287,23 @@ class Journal:
             async with asyncio.timeout(pause_s):
                 await self._closing.wait()
 
-    def _tell(self, trouble: str) -> None:
-        if trouble and not self.trouble:
+    @contextmanager
+    def _telling(self) -> Iterator[Callable[[str], None]]:
+        """Give a function that tells why the work in the block waits; when the block ends, it waits no more.
+
+        Each work has its own trouble: on a full disk a small commit may still fit between two tries of a large one.
+        """
+        work = object()
+        try:
+            yield partial(self._tell, work)
+        finally:
+            if self._held_up.pop(work, "") and not self._held_up:
+                log.warning("journal can be written again")
+
+    def _tell(self, work: object, trouble: str) -> None:
+        if not self._held_up:
             log.error("journal cannot be written; values wait", reason=trouble)
-        elif trouble != self.trouble:
-            log.warning("journal can be written again" if not trouble else "journal cannot be written", reason=trouble)
-        self.trouble = trouble
+        self._held_up[work] = trouble
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

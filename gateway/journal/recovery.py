@@ -229,7 +229,7 @@ class _Salvage:
     def _copy_positions(self, known: Mapping[str, int]) -> None:
         """Copy the readers' positions; one that is lost is as the witness has it, without a state."""
         self._insert("position", self._rows("position"))
-        self._new.executemany("INSERT OR IGNORE INTO position VALUES (?, ?, NULL)", list(known.items()))
+        self._new.executemany("INSERT OR IGNORE INTO position (reader, seq) VALUES (?, ?)", list(known.items()))
 
     def _copy_newest(self) -> int:
         """Copy the saved newest rows if they are whole; return as of which page they are."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from gateway.journal.errors import SegmentDamaged
 from gateway.journal.journal import Journal
 from gateway.journal.mending import bury, gap, streams_of
 from gateway.journal.merging import merge_small
+from gateway.journal.room import reserve
 from models.records import Gap, Stream, to_ns
 from models.segment import MAX_PAGES
 
@@ -39,6 +41,7 @@ _COPIES = 2_000  # pages in one transaction
 _SAVE_AGE_S = 60.0
 _VACUUM_PAGES = 2_000
 _VACUUM_FROM = 2_000  # pages that are free are used again, so a few of them cost nothing
+_LOG_FROM = _MIB  # a log that is smaller would only grow again
 _SHRINKS = 50  # in one round: others want to write too
 
 log = structlog.get_logger()
@@ -51,15 +54,21 @@ class Usage:
     Attributes:
         size: The database's pages that are in use, its write-ahead log, and the segments' files.
         free: Left on the disk.
+        total: What the disk has.
     """
 
     size: int
     free: int
+    total: int
 
     def excess(self, config: JournalConfig) -> int:
         """Return how many bytes too many there are; 0 or below when nothing has to go."""
         over = self.size - config.max_size_mib * _MIB if config.max_size_mib else 0
-        return max(over, config.min_free_mib * _MIB - self.free)
+        return max(over, self.least_free(config) - self.free)
+
+    def least_free(self, config: JournalConfig) -> int:
+        """Return how many bytes are to stay free: at least as many as values need to be stored at all."""
+        return max(config.min_free_mib * _MIB, 2 * reserve(self.total))
 
 
 async def keep_within_limits(journal: Journal, config: JournalConfig) -> None:
@@ -96,7 +105,10 @@ async def enforce(journal: Journal, config: JournalConfig) -> None:
             break
     crowded = ""
     if excess > 0:
-        crowded = f"{excess // _MIB + 1} MiB more than the journal's limits allow, and nothing of it may be purged"
+        crowded = (
+            f"{journal.state_dir}: {excess // _MIB + 1} MiB more than max_size_mib and min_free_mib allow, and nothing "
+            "of it may be purged; it is kept. Bring the uplink back, make room or see docs/how-to/limit-what-is-kept.md"
+        )
         if not journal.crowded:
             log.error(crowded, size_mib=used.size // _MIB, free_mib=used.free // _MIB)
     journal.crowded = crowded
@@ -105,8 +117,8 @@ async def enforce(journal: Journal, config: JournalConfig) -> None:
 async def usage(journal: Journal) -> Usage:
     """Return what *journal* takes of its disk."""
     in_use = await journal.read(_database_bytes)
-    free = (await asyncio.to_thread(shutil.disk_usage, journal.state_dir)).free
-    return Usage(size=in_use, free=free)
+    disk = await asyncio.to_thread(shutil.disk_usage, journal.state_dir)
+    return Usage(size=in_use, free=disk.free, total=disk.total)
 
 
 def _database_bytes(database: JournalDatabase) -> int:
@@ -129,8 +141,9 @@ def _save_age(database: JournalDatabase) -> None:
 
 async def _make_room(journal: Journal, config: JournalConfig, excess: int, *, tight: bool) -> bool:
     """Let what comes first go, up to *excess* bytes in one step; return False when nothing may go any more."""
-    if await journal.write(_drop_copies) or await journal.write(_shrink):
-        return True
+    for give_back in (_empty_log,) if tight else (_drop_copies, _shrink, _empty_log):
+        if await journal.write(give_back):
+            return True
     for where in (_PASSED, _DELIVERED):
         entries = await journal.read(partial(_select, where=where))
         if await _purge(journal, _enough(entries, excess), SIZE_LIMIT, tight=tight):
@@ -206,6 +219,23 @@ def _shrink(database: JournalDatabase) -> bool:
         return False
     database.writer.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
     return bool(database.writer.execute("PRAGMA freelist_count").fetchone()[0] < before)
+
+
+def _empty_log(database: JournalDatabase) -> bool:
+    """Carry the write-ahead log over into the database and give its file back, unless somebody reads in it now."""
+    log_file = database.path.with_name(database.path.name + "-wal")
+    before = log_file.stat().st_size
+    if before < _LOG_FROM:
+        return False
+    (patience_ms,) = database.writer.execute("PRAGMA busy_timeout").fetchone()
+    try:
+        database.writer.execute("PRAGMA busy_timeout = 0")
+        database.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.OperationalError as error:  # no room in the database for all of it
+        log.info("write-ahead log not emptied", error=str(error))
+    finally:
+        database.writer.execute(f"PRAGMA busy_timeout = {patience_ms}")
+    return log_file.stat().st_size < before
 
 
 async def _purge(journal: Journal, entries: Sequence[SegmentEntry], reason: str, *, tight: bool = False) -> bool:

@@ -192,7 +192,7 @@ def _exchange(database: JournalDatabase, plan: NewEpoch, entries: Sequence[Segme
     _move_pages(writer, now.compacted_pages, now.pages, compacted)
     insert(writer, [_event(plan, last + 1)])
     writer.executemany(
-        "UPDATE position SET seq = ? WHERE reader = ?",
+        "UPDATE position SET seq = ?, checksum = NULL WHERE reader = ?",
         [
             (max((run.position(seq) for run in every if seq >= run.first), default=0), reader)
             for reader, seq in positions.items()

@@ -132,7 +132,7 @@ def _close_gap(
 def _bring_positions_back(connection: sqlite3.Connection) -> Iterator[str]:
     last = tally(connection).counters.pages
     for reader, seq in connection.execute("SELECT reader, seq FROM position WHERE seq > ?", (last,)).fetchall():
-        connection.execute("UPDATE position SET seq = ? WHERE reader = ?", (last, reader))
+        connection.execute("UPDATE position SET seq = ?, checksum = NULL WHERE reader = ?", (last, reader))
         yield f"reader {reader}: back from page {seq} to the last, {last}"
 
 

@@ -11,6 +11,7 @@ import pytest
 from gateway.journal import Journal, JournalError, SegmentStore, compact_once
 from gateway.journal import recovery as salvaging
 from models.records import Observations
+from tests.gateway.journal.damage import execute
 from tests.gateway.journal.test_journal import take
 from tests.gateway.journal.test_settling import adds_up
 from tests.strategies import NOON_NS, SECOND_NS, make_event, make_observations
@@ -161,3 +162,23 @@ async def test_a_salvage_that_dies_is_finished_or_begun_again(tmp_path: Path, mo
     rows, lost = await counted(tmp_path, epoch)
     assert (rows, lost) == (PAGES * STREAMS, 0)
     assert not [path for path in tmp_path.iterdir() if "salvag" in path.name]  # noqa: ASYNC240 - a handful
+
+
+@pytest.mark.parametrize("damage", ["state = x'77696e646f7773ff'", "seq = 7"], ids=["state", "position"])
+async def test_a_damaged_reader_remembers_nothing_rather_than_something_else(tmp_path: Path, damage: str) -> None:
+    """It goes on where it was, which is told; the control is the reader beside it, which is whole."""
+    journal = await Journal.open(tmp_path, "gw-1")
+    for number in range(8):
+        await journal.append(make_observations(start_ns=NOON_NS + number * SECOND_NS))
+    for name in ("monitor", "historian"):
+        reader = await journal.reader(name)
+        await reader.commit(5, state=b"windows")
+        await reader.commit(6)
+    await journal.close()
+    execute(tmp_path, f"UPDATE position SET {damage} WHERE reader = 'monitor'")  # noqa: S608 - our own words
+    again = await Journal.open(tmp_path, "gw-1")
+    monitor, historian = await again.reader("monitor"), await again.reader("historian")
+    assert (monitor.position, monitor.state) == (6, None)
+    assert (historian.position, historian.state) == (6, b"windows")
+    assert sum("of reader monitor is damaged" in warning for warning in again.warnings) == 1
+    await again.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from gateway.journal.retention import enforce, usage
 from models.records import Observations, Stream, from_ns
 from models.segment import Expired, decode_segment
 from tests.gateway.journal.chain import verify_chain
-from tests.strategies import NOON_NS, SECOND_NS
+from tests.strategies import NOON_NS, SECOND_NS, make_observations, make_results
 
 MIB = 2**20
 ROWS = 20_000  # of noise: 160 KiB, whatever compresses it
@@ -47,6 +48,12 @@ async def fill(journal: Journal, segments: int, *, compacted: bool = True) -> No
         await journal.write(lambda database: database.trim())
 
 
+@pytest.fixture
+def full_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the write-ahead log as it is, as when somebody reads in it all the time: it counts."""
+    monkeypatch.setattr(retention, "_LOG_FROM", 2**40)
+
+
 def ranges(entries: list[SegmentEntry]) -> list[tuple[int, int]]:
     """Return the range of each entry."""
     return [(entry.first_seq, entry.last_seq) for entry in entries]
@@ -76,6 +83,7 @@ async def test_without_limits_nothing_goes(journal: Journal) -> None:
     assert journal.crowded == ""
 
 
+@pytest.mark.usefixtures("full_log")
 async def test_what_the_cloud_has_goes_first(journal: Journal, tmp_path: Path) -> None:
     """The oldest first, as many as must; what it has not stays, however old."""
     await fill(journal, 60)
@@ -109,6 +117,7 @@ async def test_what_was_not_sent_stays_and_is_told(journal: Journal) -> None:
     assert journal.crowded == ""
 
 
+@pytest.mark.usefixtures("full_log")
 async def test_a_tombstone_tells_what_was_purged_unsent(journal: Journal, tmp_path: Path) -> None:
     """One for all that follow each other, exact, uploaded like any other; nothing of it is counted twice."""
     await fill(journal, 40)
@@ -155,6 +164,7 @@ async def test_a_damaged_tombstone_still_tells_why(journal: Journal, tmp_path: P
     await (await check(journal, tmp_path)).close()
 
 
+@pytest.mark.usefixtures("full_log")
 async def test_what_a_policy_kept_here_is_counted_when_it_goes(journal: Journal, tmp_path: Path) -> None:
     await fill(journal, 3)
     store = SegmentStore(journal)
@@ -184,6 +194,7 @@ async def test_copies_go_before_segments(journal: Journal) -> None:
     assert seen == [(n, ROWS) for n in range(1, 31)]
 
 
+@pytest.mark.usefixtures("full_log")
 async def test_what_a_reader_has_not_seen_goes_after_the_rest(journal: Journal) -> None:
     """And when it must go, the reader goes on behind it."""
     reader = await journal.reader("slow")
@@ -234,6 +245,34 @@ async def test_the_age_is_kept_over_restarts(journal: Journal, tmp_path: Path) -
     await again.close()
 
 
+async def test_a_large_log_goes_before_any_data(journal: Journal, tmp_path: Path) -> None:
+    """The write-ahead log is emptied when there is too much, and no segment has to go for it."""
+    await fill(journal, 8)
+    await SegmentStore(journal).mark_delivered([(1, 8)])
+    await journal.append(make_observations(streams=50, rows=5_000, start_ns=NOON_NS))
+    limit = JournalConfig(max_size_mib=(await usage(journal)).size // MIB - 1, min_free_mib=0)
+    assert (tmp_path / "journal.sqlite-wal").stat().st_size > 2 * MIB
+    await enforce(journal, limit)
+    assert len(await SegmentStore(journal).segments()) == 8
+    assert (tmp_path / "journal.sqlite-wal").stat().st_size == 0
+
+
+async def test_values_wait_before_the_last_byte_is_taken(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is delivered and purged can still be noted; results and positions are stored all the while."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(80 * MIB, 0, 9 * MIB))
+    appending = asyncio.create_task(journal.append(make_observations(streams=50, rows=5_000)))
+    while not journal.trouble:  # noqa: ASYNC110 - it is a text, not an event
+        await asyncio.sleep(0.01)
+    assert "values wait at their servers" in journal.trouble
+    assert await journal.append_results(make_results()) == 1
+    assert not appending.done()
+    assert journal.trouble
+    monkeypatch.undo()
+    assert await appending == 2
+    assert journal.trouble == ""
+
+
+@pytest.mark.usefixtures("full_log")
 @pytest.mark.parametrize("free_mib", [100, 1], ids=["little", "hardly-any"])
 async def test_room_is_left_on_the_disk(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int
@@ -245,7 +284,7 @@ async def test_room_is_left_on_the_disk(
     before = folder_bytes(tmp_path)
 
     def disk_usage(_: Path) -> DiskUsage:
-        return DiskUsage(10**12, 0, free_mib * MIB + before - folder_bytes(tmp_path))
+        return DiskUsage(8 * MIB, 0, free_mib * MIB + before - folder_bytes(tmp_path))
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     await enforce(journal, JournalConfig(min_free_mib=free_mib + 1))
@@ -274,6 +313,7 @@ async def test_the_database_shrinks_again(journal: Journal, tmp_path: Path) -> N
     assert (tmp_path / "journal.sqlite").stat().st_size < large / 2
 
 
+@pytest.mark.usefixtures("full_log")
 async def test_a_crash_before_the_files_go_leaves_orphans_that_go_later(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
