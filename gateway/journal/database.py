@@ -470,8 +470,12 @@ def take_lock(path: Path, journal: Path) -> BinaryIO:
 
     Raises:
         JournalLocked: If another process has it.
+        JournalError: If the file cannot be opened.
     """
-    lock = path.open("ab")
+    try:
+        lock = path.open("ab")
+    except OSError as error:
+        raise JournalError(f"{path}: cannot be opened ({error}); this process (pid {os.getpid()}) stops") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

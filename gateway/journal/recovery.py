@@ -29,6 +29,7 @@ from gateway.journal.witness import Witness
 
 _SMALL_TABLES: Final = ("segment", "hole", "filled", "late", "expired", "quarantine")
 _SIDE_FILES: Final = ("-wal", "-shm", "")  # in this order: a log must never lie beside a journal it is not of
+_MOST_ASIDE: Final = 4  # damaged journals, so that a failing disk is not filled with them
 _UNSEEN_PAGES: Final = 4096  # more than are ever committed before they are in a segment
 _UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)  # a damaged name breaks the very message about it
 _BROKEN: Final = "\ufffd"  # stands in a text for what is none
@@ -49,9 +50,11 @@ def _is_sound(journal: Mapping[str, Any]) -> bool:
 
 
 def is_gone(path: Path) -> bool:
-    """Return whether the journal at *path* is missing, while what lies around it says that there was one."""
+    """Return whether the journal at *path* is missing or no file, while what lies around says that there was one."""
     is_there = path.is_file() and path.stat().st_size > 0
-    return not is_there and (path.is_dir() or _has_traces(path))
+    beside = [path.with_name(path.name + suffix) for suffix in _SIDE_FILES if suffix]
+    is_odd = any(os.path.lexists(file) and not file.is_file() for file in beside)
+    return is_odd or (not is_there and (path.is_dir() or _has_traces(path)))
 
 
 def _has_traces(path: Path) -> bool:
@@ -98,7 +101,7 @@ def _swap(path: Path, whole: Path) -> Path:
     aside = _folder_aside(path.parent)
     for suffix in _SIDE_FILES:
         old = path.with_name(path.name + suffix)
-        if old.exists():
+        if os.path.lexists(old):
             old.rename(aside / old.name)
             _sync(path.parent)
     whole.replace(path)
@@ -107,11 +110,15 @@ def _swap(path: Path, whole: Path) -> Path:
 
 
 def _folder_aside(state_dir: Path) -> Path:
-    """Return the folder that an interrupted salvage was filling, or a new one."""
-    number = 1
-    while (folder := state_dir / f"journal.damaged-{number}").exists() and (folder / "journal.sqlite").exists():
-        number += 1
-    folder.mkdir(exist_ok=True)
+    """Return the folder that an interrupted salvage was filling, or a new one; of older ones the newest few stay."""
+    found = {int(path.suffix[9:]): path for path in state_dir.glob("journal.damaged-*") if path.suffix[9:].isdecimal()}
+    last = max(found, default=0)
+    if last and found[last].is_dir() and not os.path.lexists(found[last] / "journal.sqlite"):
+        return found[last]
+    for number in sorted(found)[: 1 - _MOST_ASIDE]:
+        shutil.rmtree(found[number], ignore_errors=True)
+    folder = state_dir / f"journal.damaged-{last + 1}"
+    folder.mkdir()
     return folder
 
 

@@ -182,3 +182,24 @@ async def test_a_damaged_reader_remembers_nothing_rather_than_something_else(tmp
     assert (historian.position, historian.state) == (6, b"windows")
     assert sum("of reader monitor is damaged" in warning for warning in again.warnings) == 1
     await again.close()
+
+
+@pytest.mark.parametrize("name", ["journal.sqlite-wal", "journal.sqlite-shm"])
+async def test_what_lies_beside_the_journal_and_is_no_file_is_put_aside(tmp_path: Path, name: str) -> None:
+    """Nothing of the journal is lost by it; of journals that were put aside earlier the newest stay."""
+    epoch = await journal_of(tmp_path)
+    for number in range(1, 8):
+        (tmp_path / f"journal.damaged-{number}").mkdir()
+        (tmp_path / f"journal.damaged-{number}" / "journal.sqlite").touch()
+    (tmp_path / name).mkdir()
+    assert await counted(tmp_path, epoch) == (PAGES * STREAMS, 0)
+    assert (tmp_path / "journal.damaged-8" / name).is_dir()
+    aside = [n for n in range(1, 10) if (tmp_path / f"journal.damaged-{n}").exists()]
+    assert aside == [5, 6, 7, 8]
+
+
+async def test_a_lock_that_cannot_be_taken_is_told(tmp_path: Path) -> None:
+    """With the file that is in the way."""
+    (tmp_path / "journal.lock").mkdir()
+    with pytest.raises(JournalError, match=r"journal\.lock: cannot be opened"):
+        await Journal.open(tmp_path, "gw-1")
