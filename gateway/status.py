@@ -48,8 +48,11 @@ class UplinkHealth:
     backlog_bytes: int = 0
     backlog_age_s: float = 0.0
     bytes_sent: int = 0
+    segments_sent: int = 0
+    express_sent: int = 0
     live_latency_s: float | None = None
     next_window: datetime | None = None
+    budget_left_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +209,14 @@ def _uplink_metrics(uplink: UplinkHealth) -> Iterator[Metric]:
     yield _gauge("wearsight_uplink_backlog_bytes", "Bytes of segments that wait to be sent.", uplink.backlog_bytes)
     yield _gauge("wearsight_uplink_backlog_age_seconds", "How old the oldest of them is.", uplink.backlog_age_s)
     yield _counter("wearsight_uplink_sent_bytes", "Bytes of bodies sent since the start.", uplink.bytes_sent)
+    yield _counter("wearsight_uplink_sent_segments", "Segments the cloud took since the start.", uplink.segments_sent)
+    yield _counter(
+        "wearsight_uplink_sent_express", "Pages it took ahead of their segments since the start.", uplink.express_sent
+    )
+    yield _gauge("wearsight_uplink_express_waiting", "Such pages that wait to be sent.", uplink.express_waiting)
+    if uplink.budget_left_bytes is not None:
+        text = "What is left of the budget for raw data."
+        yield _gauge("wearsight_uplink_budget_left_bytes", text, uplink.budget_left_bytes)
     if uplink.live_latency_s is not None:
         text = "From the close of the last live segment until the cloud had it."
         yield _gauge("wearsight_uplink_live_latency_seconds", text, uplink.live_latency_s)

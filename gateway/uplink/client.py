@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -147,7 +148,7 @@ class CloudClient:
             ):
                 body = await _read(answer)
         except (aiohttp.ClientError, OSError, TimeoutError, ConfigError) as error:
-            what = patience.ended or str(error) or type(error).__name__
+            what = patience.ended or _told(error)
             raise UploadDeferred(f"{url.host}: {what}; sent again later", 0.0) from error
         if answer.status == 200:
             return body
@@ -241,6 +242,11 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
 
 def _ranges(body: bytes, url: URL) -> list[Range]:
     return _decoded(body, url, _Held).held
+
+
+def _told(error: Exception) -> str:
+    """Return what *error* says, without the address in memory that aiohttp puts into it."""
+    return re.sub(r" ssl:<[^>]*>", "", str(error)) or type(error).__name__
 
 
 def _decoded(body: bytes, url: URL, kind: type[T]) -> T:

@@ -27,6 +27,8 @@ REPORT = HealthReport(
         observations_stored=100,
         observations_delivered=60,
         observations_pending=40,
+        live_latency_s=0.1,
+        budget_left_bytes=1000,
     ),
     acquisition={"cell-1": SourceHealth(connected=False, streams=60, observations=103, reconnects=2)},
     bundles={
@@ -86,6 +88,19 @@ async def test_every_figure_of_a_server_is_in_the_reference() -> None:
     assert len(of_servers) > 10
     assert [name for name in sorted(of_servers) if f"`{name}`" not in page] == []
     assert [field.name for field in fields(SourceHealth) if f"| `{field.name}` |" not in page] == []
+
+
+async def test_every_figure_of_the_uplink_is_in_the_reference() -> None:
+    """Whoever meets a name in /health or /metrics finds what it means."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "http.md").read_text()
+    async with serving_status("127.0.0.1:0", lambda: REPORT) as port:
+        text = await (await _get(port, "/metrics")).text()
+    samples = {line.partition(" ")[0] for line in text.splitlines() if line.startswith("wearsight_uplink_")}
+
+    assert len(samples) > 10
+    assert [name for name in sorted(samples) if not name.endswith("_created") and f"`{name}`" not in page] == []
+    names = [field.name for field in fields(UplinkHealth) if not field.name.startswith("observations_")]
+    assert [name for name in names if f"`{name}`" not in page] == []
 
 
 _STATES = ("stored", "delivered", "pending")

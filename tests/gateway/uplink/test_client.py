@@ -227,3 +227,13 @@ async def test_other_parts_ask_in_json(cloud: CloudProcess, gateway_id: str) -> 
         assert URL(got["path"]).parts[1:5] == ("api", "v1", "requests", "gw-1")
         with pytest.raises(UploadDeferred, match="not the cloud's"):
             await sender.ask("POST", "requests", body={}, answer=int)
+
+
+async def test_a_cloud_that_is_away_is_told_in_words_for_people(cloud: CloudProcess, gateway_id: str) -> None:
+    """Where, why and what happens now, without addresses in memory."""
+    async with ChaosProxy(1) as proxy:  # for a port on which nobody listens any more
+        port = proxy.port
+    async with talking(uplink(cloud, gateway_id, port)) as sender:
+        with pytest.raises(UploadDeferred, match=f"{port}.*sent again later") as deferred:
+            await sender.ledger(EPOCH)
+    assert "object at" not in str(deferred.value)
