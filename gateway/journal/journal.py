@@ -78,7 +78,7 @@ class Journal:
         loop = asyncio.get_running_loop()
         try:
             database = await loop.run_in_executor(writer, JournalDatabase, state_dir, gateway_id)
-            await loop.run_in_executor(writer, remove_orphans, database.segments.folder, database.segments.names())
+            await loop.run_in_executor(writer, _remove_orphans, database)
         except BaseException:
             writer.shutdown(wait=False)
             reader.shutdown(wait=False)
@@ -382,6 +382,10 @@ class JournalReader:
 
 def _put_aside(database: JournalDatabase, *, damaged: PageDamaged) -> None:
     database.put_aside(damaged)
+
+
+def _remove_orphans(database: JournalDatabase) -> None:
+    remove_orphans(database.segments.folder, database.epoch, database.segments.names())
 
 
 def _pauses() -> Iterator[float]:

@@ -73,15 +73,28 @@ def put_aside(path: Path) -> None:
                 file.unlink()
 
 
-def remove_orphans(folder: Path, recorded: Collection[str]) -> None:
-    """Remove files that a crash left between writing and recording them; only before anything is written."""
+def remove_orphans(folder: Path, epoch: str, recorded: Collection[str]) -> None:
+    """Remove files that a crash left between writing and recording them; only before anything is written.
+
+    What is of another epoch than *epoch* may be all there is of a journal whose tables were exchanged: it is set aside.
+    """
     for path in folder.glob("*.wseg*"):
-        if path.name not in recorded:
+        if not path.name.startswith(f"{epoch}-") and path.suffix == ".wseg":
+            _set_aside(path, folder.parent / "set-aside" / path.name.partition("-")[0] / "segments")
+        elif path.name not in recorded:
             log.info(
                 "segment file without a record removed; its pages are in another, or compacted again", path=path.name
             )
             with suppress(OSError):
                 path.unlink()
+
+
+def _set_aside(path: Path, folder: Path) -> None:
+    """Move *path* into *folder*, where it may be already, under a second name."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        path.replace(folder / path.name)
+        log.warning("segment file of another epoch set aside", path=path.name, folder=str(folder))
 
 
 def _sync(folder: Path) -> None:

@@ -161,6 +161,17 @@ async def test_a_file_without_a_record_is_removed(journal: Journal, tmp_path: Pa
     assert list(entry.path.parent.iterdir()) == [entry.path]
 
 
+async def test_a_file_of_another_epoch_is_set_aside(journal: Journal, tmp_path: Path) -> None:
+    """It may be all that is left of what the cloud does not have."""
+    await journal.close()
+    other = tmp_path / "segments" / "00ff00ff00ff00ff-000000000001-000000000002.wseg"
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes(b"of the journal that was here before")
+    await (await Journal.open(tmp_path, "gw-1")).close()
+    assert not other.exists()
+    assert (tmp_path / "set-aside" / "00ff00ff00ff00ff" / "segments" / other.name).exists()
+
+
 async def test_a_recorded_range_never_changes(journal: Journal) -> None:
     """A segment that overlaps, or leaves a hole, is not recorded."""
     await fill(journal, 4)
