@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tests.chaos.oracle import DAMAGED, QUARANTINED, Found, Verdict, judge
+from tests.chaos.oracle import DAMAGED, EXPIRED, QUARANTINED, Found, Verdict, judge
 from tests.chaos.plant import Plant
 from tests.chaos.program import EVERY_NTH_WITH_RESULTS, MONITORED, OF_BATCH
 
@@ -34,7 +34,8 @@ def judge_work(plant: Plant, found: Found, acknowledged: set[int], *, set_back: 
     there = batches_there(plant, found)
     verdict = judge(plant.batches(sorted(acknowledged | {batch for batch in there if batch >= 0})), found)
     lost = {int(event.detail["seq"]) for event in found.events(QUARANTINED)}
-    lost |= {seq for first, last in found.tombstones for seq in range(first, last + 1)}
+    for event in found.events(EXPIRED):
+        lost |= set(range(int(event.detail["first_seq"]), int(event.detail["last_seq"]) + 1))
     lost |= set(range(1, found.purged_pages + 1))
     wrong = [*verdict.wrong, *_results_wrong(found, there, lost, set_back=set_back)]
     if not set_back and (damaged := found.counters.expired.get(DAMAGED, 0)):
