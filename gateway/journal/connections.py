@@ -14,7 +14,9 @@ from pathlib import Path
 
 from gateway.journal.errors import CommitFailed, Unwritable
 
-_LOCKED_S = 300.0  # a backup or somebody's look may hold the file that long; values wait at their servers
+# A backup or somebody's look may hold the file: a start waits for it; later it is told soon, and tried again.
+_START_LOCKED_S, _LOCKED_S = 300.0, 3.0
+_HELD = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _PASSES = frozenset(
     {
         sqlite3.SQLITE_FULL,
@@ -89,10 +91,12 @@ class Connections:
         with self._reading:
             self.close()
             self.writer, self.reader = (
-                sqlite3.connect(self._path, timeout=_LOCKED_S, isolation_level=None, check_same_thread=False)
+                sqlite3.connect(self._path, timeout=_START_LOCKED_S, isolation_level=None, check_same_thread=False)
                 for _ in range(2)
             )
             try:
+                if has_failed:
+                    self.be_impatient()
                 self.writer.execute("PRAGMA auto_vacuum = INCREMENTAL")  # says nothing to a file that is there already
                 self.writer.execute("PRAGMA journal_mode = WAL")
                 self.writer.execute("PRAGMA synchronous = FULL")
@@ -102,6 +106,11 @@ class Connections:
                 self.close()
                 raise
             self.in_doubt = False
+
+    def be_impatient(self) -> None:
+        """Wait no longer than can be kept quiet for whoever else holds the file: the journal is open."""
+        for connection in (self.writer, self.reader):
+            connection.execute(f"PRAGMA busy_timeout = {_LOCKED_S * 1000:.0f}")
 
     def close(self) -> None:
         """Close both; nothing of theirs can be used until `open`."""
@@ -166,7 +175,7 @@ class Connections:
                 self.writer.execute("ROLLBACK")
         except sqlite3.Error:
             self.in_doubt = True
-        # A full disk leaves the connection as it was; whatever else passes may have left half a commit behind.
+        # A full disk, or who holds the file, leaves the connection as it was; others may leave half a commit behind.
         self.is_damaged = self.is_damaged or is_damage(error)
-        if isinstance(error, sqlite3.Error) and _primary_code(error) != sqlite3.SQLITE_FULL:
+        if isinstance(error, sqlite3.Error) and _primary_code(error) not in {sqlite3.SQLITE_FULL, *_HELD}:
             self.in_doubt = self.in_doubt or is_passing(error) or is_damage(error)

@@ -141,6 +141,7 @@ class JournalDatabase:
         self.holes = Holes(self.writer)
         positions = dict(self.writer.execute("SELECT reader, seq FROM position").fetchall())
         self.witness.begin(Head(gateway_id=self.gateway_id, epoch=self.epoch, positions=positions))
+        self.connections.be_impatient()
 
     def _known_positions(self) -> Mapping[str, int]:
         head = self.witness.head

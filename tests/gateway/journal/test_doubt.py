@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,24 @@ async def test_repeats_before_a_failure_stay_counted(tmp_path: Path, monkeypatch
     with failing_once(monkeypatch, after_commit=False):
         await journal.append(make_observations(rows=1, start_ns=NOON_NS + 60 * SECOND_NS))
     assert (journal.counters.appended, journal.counters.repeats_dropped) == (6, 3)
+    await journal.close()
+
+
+async def test_whoever_holds_the_file_is_told_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup, say: what is stored can be read meanwhile, and what comes is stored once, as soon as it lets go."""
+    monkeypatch.setattr("gateway.journal.connections._LOCKED_S", 0.02)
+    journal = await Journal.open(tmp_path, "gw-1")
+    rows = make_observations(rows=2)
+    await journal.append(rows)
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)) as backup:
+        backup.execute("BEGIN IMMEDIATE")
+        appending = asyncio.create_task(journal.append(make_observations(rows=1, start_ns=NOON_NS + 60 * SECOND_NS)))
+        while not journal.trouble:  # noqa: ASYNC110 - it is a text, not an event
+            await asyncio.sleep(0.01)
+        assert "locked" in journal.trouble
+        assert same(await stored_observations(journal), rows)
+    assert await appending == 2
+    assert (journal.trouble, journal.counters.appended) == ("", 9)
     await journal.close()
 
 
