@@ -39,6 +39,7 @@ def _as_json(outcomes: list[Outcome], seed: int) -> str:
             "trials": outcome.trials,
             "seconds": round(outcome.seconds, 1),
             "is_kept": outcome.is_kept,
+            "failed": [{"seed": number, "what": what} for number, what in outcome.failed],
             "broken": [{"seed": number, "what": what} for number, what in outcome.broken],
         }
         for outcome in outcomes
@@ -62,7 +63,7 @@ def main() -> int:
     outcomes = asyncio.run(play(acts, arguments.dose, seed, tell, series=arguments.series))
     print(f"\n{table(outcomes)}", file=out)
     for outcome in outcomes:
-        for number, what in [] if outcome.is_kept else outcome.broken[:20]:
+        for number, what in [] if outcome.is_kept else [*outcome.failed, *outcome.broken][:20]:
             print(f"\n{outcome.act.name}: {what}\n  replay: make chaos ONLY={outcome.act.name} SEED={number}", file=out)
     if arguments.json:
         sys.stdout.write(_as_json(outcomes, seed) + "\n")

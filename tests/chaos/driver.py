@@ -22,22 +22,26 @@ class Outcome:
         act: It.
         trials: How many there were.
         broken: By seed of its series: what was broken, one line for each trial.
+        failed: By seed: why a series could not be played to its end, which says nothing good of anybody.
         seconds: How long it took.
     """
 
     act: Act
     trials: int = 0
     broken: list[tuple[int, str]] = field(default_factory=list)
+    failed: list[tuple[int, str]] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def is_kept(self) -> bool:
         """Whether the promise held; of a control: whether it was broken, as it must be."""
-        return self.trials > 0 and bool(self.broken) == self.act.is_control
+        return self.trials > 0 and not self.failed and bool(self.broken) == self.act.is_control
 
     @property
     def told(self) -> str:
         """The same in a few words."""
+        if self.failed:
+            return "FAILED"
         if self.act.is_control:
             return "as it must" if self.is_kept else "PROVES NOTHING"
         return "held" if self.is_kept else "BROKEN"
@@ -72,7 +76,11 @@ async def _play(outcome: Outcome, dose: Dose, seed: int, tell: Tell, series: int
 
     async def in_turn(number: int, trials: int) -> None:
         async with turns:
-            await _play_series(outcome, number, trials, tell)
+            try:
+                await _play_series(outcome, number, trials, tell)
+            except Exception as error:  # noqa: BLE001 - the other acts are still worth their time
+                outcome.failed.append((number, f"{type(error).__name__}: {error}"))
+                tell(f"{act.name}: FAILED, seed {number}: {error}")
         outcome.seconds = time.monotonic() - started
         tell(
             f"{act.name}: {outcome.trials} of {wanted} trials, {len(outcome.broken)} broken, {outcome.seconds:.0f} s "

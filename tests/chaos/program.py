@@ -31,6 +31,7 @@ from typing import Any
 import structlog
 
 from gateway.config import JournalConfig
+from gateway.errors import JournalError
 from gateway.journal import Journal, JournalReader, SegmentStore, compact, compact_once
 from gateway.journal.age import RunningTime
 from gateway.journal.retention import enforce
@@ -45,6 +46,7 @@ SCRIPTED, LIVE = {"streams": 32, "rows": 24}, {"streams": 16, "rows": 4}  # plan
 _AGED = JournalConfig(max_age_days=30.0, min_free_mib=0, purge_unsent=True)
 _CROWDED = JournalConfig(max_size_mib=1, min_free_mib=0, purge_unsent=True)
 _REOPENINGS = 2
+_STARTS = 8
 _SEGMENT_INTERVAL_S, _SEGMENT_PAGES = 0.1, 24
 _EARLY_S = 0.5  # longer than it takes until it is killed
 EVERY_NTH_WITH_RESULTS = 3
@@ -175,7 +177,7 @@ async def script(state_dir: Path, plant: Plant, *, batches: int, halts: bool = F
     """Do one step after the other until so many *batches* are stored, with the journal closed and opened in between."""
     chance = random.Random(plant.seed)
     for part in range(1, _REOPENINGS + 2):
-        journal = await Journal.open(state_dir, GATEWAY_ID)
+        journal = await _opened(state_dir)
         work = await Work.on(journal, plant)
         while work.next_batch < batches * part // (_REOPENINGS + 1):
             await work.step(chance)
@@ -185,6 +187,14 @@ async def script(state_dir: Path, plant: Plant, *, batches: int, halts: bool = F
     if halts:
         await asyncio.Event().wait()
     await journal.close()
+
+
+async def _opened(state_dir: Path) -> Journal:
+    """Open the journal; as often as a gateway is started again on a disk that fails for a moment."""
+    for _ in range(_STARTS):
+        with suppress(JournalError):
+            return await Journal.open(state_dir, GATEWAY_ID)
+    return await Journal.open(state_dir, GATEWAY_ID)
 
 
 async def live(state_dir: Path, plant: Plant, mode: str) -> None:

@@ -46,6 +46,21 @@ async def test_a_broken_promise_is_told_with_its_seed() -> None:
     assert "PROVES NOTHING" in table(kept)
 
 
+async def test_a_series_that_cannot_be_played_is_told_and_the_rest_goes_on() -> None:
+    """Neither a promise nor a control is kept by it."""
+
+    async def series(_: Path, seed: int, trials: int) -> AsyncIterator[Trial]:
+        for _place in range(trials):
+            yield Trial(what="tried", wrong=("broken",))
+        if seed == 8:
+            raise OSError("no program")
+
+    act = Act(name="control", promise="", series=series, trials=dict.fromkeys(Dose, 6), per_series=2, is_control=True)
+    (outcome,) = await play([act], Dose.QUICK, 7, lambda _: None)
+    assert (outcome.trials, outcome.failed, outcome.told) == (6, [(8, "OSError: no program")], "FAILED")
+    assert not outcome.is_kept
+
+
 @pytest.mark.integration
 def test_the_program_tells_its_outcome_as_json() -> None:
     """What was played, with which seed and how it went, for other programs; progress goes elsewhere."""
