@@ -45,6 +45,7 @@ from gateway.historian import (
 )
 from gateway.historian.past import Past
 from gateway.journal import Journal, JournalReader, compact
+from gateway.journal.errors import Unwritable
 from gateway.journal.retention import keep_within_limits
 from gateway.reload import changes, needs_restart, with_tags_of
 from gateway.status import (
@@ -67,6 +68,7 @@ log = structlog.get_logger()
 STOP_DEADLINE_S = 5.0  # for each stage of the flow
 LOCAL_SEGMENT_INTERVAL_S, LOCAL_SEGMENT_MAX_PAGES = 60.0, 1024  # without an uplink, segments are local history alone
 _POSITIONS_S = 1.0
+_DISK_RETRY_S = 3.0
 
 
 class Source(Protocol):
@@ -99,12 +101,31 @@ async def run(config: GatewayConfig, config_file: Path | None = None) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     config.state_dir.mkdir(parents=True, exist_ok=True)
-    journal = await Journal.open(config.state_dir, config.gateway_id, config.journal)
+    journal = await _opened(config, stop)
+    if journal is None:
+        return
     try:
         await Gateway(config, journal, config_file).run_until(stop)
     finally:
         await journal.close()
         log.info("gateway stopped", gateway_id=config.gateway_id, last_seq=journal.last_seq)
+
+
+async def _opened(config: GatewayConfig, stop: asyncio.Event) -> Journal | None:
+    """Open the journal; wait while the disk is full or fails. Return None when *stop* is set meanwhile."""
+    told = ""
+    while not stop.is_set():
+        try:
+            return await Journal.open(config.state_dir, config.gateway_id, config.journal)
+        except Unwritable as error:
+            if str(error) != told:
+                told = str(error)
+                log.error("journal cannot be opened; nothing is read from servers meanwhile", reason=told)  # noqa: TRY400 - the message says all
+            notify(f"EXTEND_TIMEOUT_USEC={round(10e6 * _DISK_RETRY_S)}\nSTATUS={told}")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DISK_RETRY_S):
+                    await stop.wait()
+    return None
 
 
 class Gateway:

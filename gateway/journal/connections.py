@@ -6,6 +6,7 @@ succeeded when it is asked for again. Both connections are closed, and opened an
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ _PASSES = frozenset(
         sqlite3.SQLITE_NOMEM,
     }
 )
+_DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _WHAT_NOW = {
     Unwritable: "it is tried again until the disk takes it, and values wait at their servers; make room on it, or see "
@@ -40,6 +42,13 @@ _WHAT_NOW = {
 def is_passing(error: BaseException) -> bool:
     """Return whether *error* is of a kind that a disk gets over: full, failing, held by somebody."""
     return isinstance(error, OSError) or _primary_code(error) in _PASSES
+
+
+def is_disk_trouble(error: BaseException) -> bool:
+    """Return whether *error* says that the disk is full or fails, so that the same may succeed later."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_TROUBLE
+    return _primary_code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
 
 def is_damage(error: BaseException) -> bool:

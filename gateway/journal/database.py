@@ -25,7 +25,7 @@ import structlog
 
 from gateway.errors import JournalError
 from gateway.journal.committing import Advance, Append, Work
-from gateway.journal.connections import Connections, is_damage, is_unknown
+from gateway.journal.connections import Connections, is_damage, is_disk_trouble, is_unknown
 from gateway.journal.counters import JournalCounters
 from gateway.journal.counting import tally
 from gateway.journal.errors import CommitFailed, JournalLocked, JournalMismatch, PageDamaged, Unwritable
@@ -91,6 +91,8 @@ class JournalDatabase:
             self._lock.close()
             if isinstance(error, JournalMismatch):
                 raise
+            if is_disk_trouble(error.__cause__ or error):
+                raise Unwritable(f"{self.path}: cannot be opened now ({error}); it is tried again") from error
             raise JournalError(f"{self.path}: cannot be opened ({error}); the gateway does not start") from error
 
     def _open(self, *, is_start: bool) -> None:

@@ -71,6 +71,7 @@ class Journal:
         Raises:
             JournalLocked: If another process has it open.
             JournalMismatch: If it is another gateway's, of another schema, or does not add up.
+            Unwritable: If the disk is full or fails; later it may open.
             JournalError: If it cannot be opened.
         """
         writer = ThreadPoolExecutor(1, "journal-write")

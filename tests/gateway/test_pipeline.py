@@ -1,6 +1,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -118,14 +119,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def run_program(folder: Path, notify_socket: str) -> tuple[asyncio.subprocess.Process, int]:
-    """Start ``wearsight-gateway run``, whose only server is away; give the process and the port of its status."""
+async def run_program(
+    folder: Path, notify_socket: str, *, disk_is_full: bool = False
+) -> tuple[asyncio.subprocess.Process, int]:
+    """Start ``wearsight-gateway run``, whose only server is away; give the process and the port of its status.
+
+    On a disk that is full no file may grow: a limit on its size, which can be taken back.
+    """
     status = free_port()
     config = folder / "gateway.toml"
     config.write_text(CONFIG.format(status=status, closed=free_port()))
     environment = {**os.environ, "NOTIFY_SOCKET": notify_socket}
+    full = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (0, r.RLIM_INFINITY))"
+    start = f"{full if disk_is_full else ''}\nfrom gateway.cli import main; main()"
     program = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway", "run", "--config", str(config), env=environment,
+        sys.executable, "-c", start, "run", "--config", str(config), env=environment,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     return program, status
@@ -151,6 +159,25 @@ async def test_a_gateway_starts_tells_systemd_and_stops_kindly(tmp_path: Path, s
     again = await Journal.open(tmp_path / "state", "gw-1")
     assert again.epoch == health["epoch"]
     await again.close()
+
+
+async def test_a_gateway_that_starts_on_a_full_disk_waits_for_room(tmp_path: Path) -> None:
+    """It tells systemd why it takes so long, and runs as soon as there is room; nobody has to start it again."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        program, _ = await run_program(tmp_path, str(tmp_path / "notify"), disk_is_full=True)
+        waiting = await asyncio.to_thread(systemd.recv, 1000)
+        resource.prlimit(program.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        while (told := await asyncio.to_thread(systemd.recv, 1000)) != b"READY=1":
+            assert told == waiting
+        program.send_signal(signal.SIGTERM)
+        _, errors = await program.communicate()
+
+    assert b"EXTEND_TIMEOUT_USEC" in waiting
+    assert b"cannot be opened now" in waiting
+    assert program.returncode == 0, errors.decode()
+    assert errors.count(b"journal cannot be opened") == 1
 
 
 async def test_a_second_gateway_on_the_same_folder_says_why_it_stops(tmp_path: Path) -> None:
