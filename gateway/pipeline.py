@@ -177,6 +177,8 @@ class Gateway:
         else:
             await journal.forget_reader("historian")  # pages need not wait for one that was taken out
         readers.append(start(self._monitor(), "monitor"))
+        await journal.reader("monitor")  # so that /health has its position from the beginning
+        self._positions = await journal.positions()
         segments = [
             start(compact(journal, interval_s=interval_s, max_pages=max_pages), "compactor"),
             start(keep_within_limits(journal, config.journal), "retention"),

@@ -154,6 +154,7 @@ async def test_a_gateway_starts_tells_systemd_and_stops_kindly(tmp_path: Path, s
     assert ready == b"READY=1"
     assert (health["gateway_id"], health["status"]) == ("gw-1", "degraded")
     assert health["acquisition"]["cell-1"]["connected"] is False
+    assert health["readers"]["monitor"] == 0  # from the beginning: whoever waits for it finds it
     assert program.returncode == 0, errors.decode()
     assert b"gateway stopped" in errors
     again = await Journal.open(tmp_path / "state", "gw-1")
