@@ -7,6 +7,7 @@ file that names them, and absolute once loaded. Nothing here touches the network
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -336,14 +337,17 @@ class GatewayConfig(_Table, frozen=True, kw_only=True):
             if upload in {asset_class.upload or general, *asset_class.channel_upload.values()}
         )
 
-    def upload_of(self, stream: Stream) -> Upload:
-        """Return what of *stream* is sent to the cloud."""
+    def uploads_of(self, streams: Collection[Stream]) -> dict[Stream, Upload]:
+        """Return what of each of *streams* is sent to the cloud."""
         general = self.uplink.upload if self.uplink is not None else Upload.EVERYTHING
-        class_name = next((asset.asset_class for asset in self.asset if asset.asset_id == stream.asset_id), None)
-        asset_class = self.asset_class.get(class_name or "")
-        if asset_class is None:
-            return general
-        return asset_class.channel_upload.get(stream.channel) or asset_class.upload or general
+        classes = {asset.asset_id: self.asset_class.get(asset.asset_class) for asset in self.asset}
+
+        def told(stream: Stream) -> Upload:
+            if (asset_class := classes.get(stream.asset_id)) is None:
+                return general
+            return asset_class.channel_upload.get(stream.channel) or asset_class.upload or general
+
+        return {stream: told(stream) for stream in streams}
 
 
 def time_of_day_span(text: str) -> tuple[int, int]:

@@ -47,8 +47,8 @@ class Policies:
         return self._with(streams, Upload.BUDGET)
 
     def _with(self, streams: Collection[Stream], *uploads: Upload) -> frozenset[Stream]:
-        config = self._config()
-        return frozenset(stream for stream in streams if config.upload_of(stream) in uploads)
+        told = self._config().uploads_of(streams)
+        return frozenset(stream for stream in streams if told[stream] in uploads)
 
 
 class Budget:

@@ -193,7 +193,8 @@ class Supply:
         if config.uplink is None or advisory.state not in OPEN_STATES:
             return None
         streams = [stream for stream in self._journal.streams() if stream.asset_id == advisory.asset_id]
-        channels = sorted(stream.channel for stream in streams if config.upload_of(stream) is Upload.EVENTS)
+        told = config.uploads_of(streams)
+        channels = sorted(stream.channel for stream in streams if told[stream] is Upload.EVENTS)
         start_ns = to_ns(advisory.evidence_start) - int(config.uplink.events_before_s * 10**9)
         end_ns = to_ns(advisory.evidence_end) + int(config.uplink.events_after_s * 10**9)
         start_ns = max(start_ns, end_ns - _LONGEST_NS, 0)
