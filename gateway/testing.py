@@ -28,7 +28,7 @@ from models.features.baseline import encode_baseline, fit_baseline
 from models.features.extraction import extract
 from models.features.hashing import feature_hash
 from models.features.names import feature_names
-from models.features.specification import FeatureSpecification
+from models.features.specification import FeatureSpecification, History
 from models.features.windows import windows_of
 from models.records import Channel, FloatArray, Observations, Stream
 
@@ -47,7 +47,7 @@ SPECIFICATION = FeatureSpecification(
     window_s=7200.0,
     step_s=3600.0,
     late_s=3600.0,
-    context_windows=4,
+    history=History(rolling=(4,)),
     expected_counts=(12.0, 12.0, 2.0),
 )
 THRESHOLDS = Thresholds(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from cloud_service.training.estimators import BoostingSettings, ForestSettings
 from cloud_service.training.labels import Horizons
-from models.features.specification import FeatureSpecification
+from models.features.specification import FeatureSpecification, History
 from models.records import Channel
 
 _HOUR_S = 3600.0
@@ -63,7 +63,7 @@ def specification_for(asset_class: str, channels: Sequence[Channel]) -> FeatureS
         window_s=window_s,
         step_s=step_s,
         late_s=late_s,
-        context_windows=context_windows,
+        history=History(rolling=(context_windows,)),
     )
 
 

@@ -50,7 +50,7 @@ class Manipulator:
     def past_ns(self) -> int:
         """How much of the past `prime` can use, in ns: the open windows, and those the context looks back on."""
         spec = self._spec
-        return spec.window_ns + spec.late_ns + spec.context_windows * spec.step_ns
+        return spec.window_ns + spec.late_ns + spec.history.rolling[-1] * spec.step_ns
 
     def prime(self, observations: Observations) -> None:
         """Take *observations* of the past: nothing is told of the windows they close, but later ones know them."""
@@ -81,7 +81,7 @@ class Manipulator:
         rows_of: dict[str, list[int]] = {}
         for row, window in enumerate(windows):
             rows_of.setdefault(window.asset_id, []).append(row)
-        kept = self._spec.context_windows - 1
+        kept = self._spec.history.rolling[-1] - 1
         for asset_id, rows in rows_of.items():
             ends = np.array([windows[row].end_ns for row in rows], np.int64)
             past = self._history.get(asset_id, (np.empty(0, np.int64), np.empty((0, features.shape[1]))))

@@ -23,7 +23,7 @@ class Context:
     """Remembers the last windows of every asset.
 
     Windows of one asset must come by end, as a windower gives them; in how many calls makes no difference. Windows
-    that ended longer ago than ``context_windows`` steps count no more, nor do those before a stop: a machine that told
+    that ended longer ago than the longest rolling length count no more, nor do those before a stop: a machine that told
     nothing good for some windows in a row may have been repaired meanwhile.
     """
 
@@ -84,7 +84,7 @@ class Context:
         self._history = history
 
     def _of_asset(self, asset_id: str, end_ns: Int64Array, deviations: Float32Array) -> Float32Array:
-        count = self._spec.context_windows
+        count = self._spec.history.rolling[-1]
         past = self._history.get(asset_id)
         ends = end_ns if past is None else np.concatenate([past[0], end_ns])
         rows = deviations if past is None else np.concatenate([past[1], deviations])

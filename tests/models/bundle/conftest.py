@@ -18,7 +18,7 @@ from models.features.baseline import Baseline, encode_baseline
 from models.features.extraction import extract
 from models.features.hashing import feature_hash, reference_window
 from models.features.names import feature_names, input_names
-from models.features.specification import FeatureSpecification
+from models.features.specification import FeatureSpecification, History
 from models.features.windows import Window
 from models.records import Channel
 
@@ -53,7 +53,7 @@ def release() -> Release:
         window_s=7200.0,
         step_s=3600.0,
         late_s=3600.0,
-        context_windows=4,
+        history=History(rolling=(4,)),
     )
     window = reference_window(spec)
     centre = extract(spec, [window])[0]

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.features.specification import FeatureSpecification
+from models.features.specification import FeatureSpecification, History
 from models.records import Channel, Observations, Stream
 
 HOUR_NS = 3_600_000_000_000
@@ -24,7 +24,7 @@ def spec() -> FeatureSpecification:
         window_s=7200.0,
         step_s=3600.0,
         late_s=3600.0,
-        context_windows=6,
+        history=History(rolling=(6,)),
     )
 
 

@@ -15,7 +15,7 @@ from models.features import extraction, plain
 from models.features.extraction import extract
 from models.features.hashing import feature_hash, reference_window
 from models.features.names import feature_channels, feature_names, feature_units, input_names
-from models.features.specification import FeatureError, FeatureSpecification
+from models.features.specification import FeatureError, FeatureSpecification, History
 from models.features.vibration import (
     WAVEFORM_FEATURES,
     Waveforms,
@@ -146,7 +146,7 @@ def changed(spec: FeatureSpecification) -> list[FeatureSpecification]:
         replace(spec, window_s=3600.0),
         replace(spec, step_s=1800.0),
         replace(spec, late_s=0.0),
-        replace(spec, context_windows=7),
+        replace(spec, history=History(rolling=(7,))),
         replace(spec, asset_class="other"),
         replace(spec, channels=swapped),
         replace(spec, channels=renamed),
@@ -199,7 +199,6 @@ def test_the_hash_changes_with_the_code(spec: FeatureSpecification, monkeypatch:
         {"step_s": 7201.0},
         {"step_s": float("nan")},
         {"late_s": -1.0},
-        {"context_windows": 1},
         {"expected_counts": (1.0,)},
         {"channels": (Channel(name="a\nb", unit="1", low=0.0, high=1.0),)},
         {"channels": (Channel(name="a", unit="1", low=0.0, high=float("inf")),)},
