@@ -121,7 +121,13 @@ def _classifier(lesson: Lesson, settings: TrainingSettings) -> tuple[bytes, Pari
     booster = fit_classifier(rows, lesson.mode[told], len(lesson.modes), settings.classifier, settings.seed)
     graph = export_classifier(booster)
     asked = gate_rows(lesson.inputs, splits_of_booster(booster), seed=settings.seed)
-    proof = check_parity("classifier", graph, lambda given: np.asarray(booster.predict(given)), asked, labels=True)
+    proof = check_parity(
+        "classifier",
+        graph,
+        lambda given: np.asarray(booster.predict(given)),
+        asked,
+        decide=lambda answers: answers.argmax(axis=1),
+    )
     return graph, proof
 
 

@@ -1,7 +1,7 @@
 """What every exported graph has in common: one float32 matrix in, missing inputs as no deviation, old operators.
 
 The operator sets stay at 15 (the newest that onnxmltools writes) and ``ai.onnx.ml`` 3, the IR version at 8:
-every ONNX Runtime that a gateway may have reads them.
+every ONNX Runtime that a gateway may have reads them. What is finished here has passed ``models.bundle.graph_form``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, checker, helper
 
+from models.bundle.graph_form import GraphRefused, check_form
 from models.records import Float32Array, FloatArray
 
 INPUT = "features"
+SEQUENCE = "sequence"
 OPSET = {"": 15, "ai.onnx.ml": 3}
 IR_VERSION = 8
 
@@ -55,23 +57,54 @@ def finish(
     nodes: Sequence[NodeProto],
     constants: Sequence[TensorProto],
     *,
-    inputs: int,
+    inputs: int | tuple[int, int],
     output: str,
     columns: int,
+    source: str = INPUT,
 ) -> bytes:
-    """Return the serialised model that maps ``features`` ``(n, inputs)`` to *output* ``(n, columns)``, both float32."""
+    """Return the serialised model that maps *source* ``(n, inputs)`` to *output* ``(n, columns)``, both float32.
+
+    Args:
+        name: Of the graph.
+        nodes: In an order in which they can run.
+        constants: What they use beside the input.
+        inputs: Columns of a matrix, or channels and windows of sequences ``(n, C, L)``.
+        output: Name of the tensor that is the answer.
+        columns: Its columns.
+        source: Name of the input.
+
+    Raises:
+        ExportError: If the model is not what a bundle may hold.
+    """
+    shape = inputs if isinstance(inputs, tuple) else (inputs,)
     graph = helper.make_graph(
         list(nodes),
         name,
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, inputs])],
+        [helper.make_tensor_value_info(source, TensorProto.FLOAT, [None, *shape])],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None, columns])],
         list(constants),
     )
-    model: ModelProto = helper.make_model(
-        graph,
-        producer_name="wearsight",
-        ir_version=IR_VERSION,
-        opset_imports=[helper.make_opsetid(domain, version) for domain, version in OPSET.items()],
+    return sealed(
+        helper.make_model(
+            graph,
+            producer_name="wearsight",
+            ir_version=IR_VERSION,
+            opset_imports=[helper.make_opsetid(domain, version) for domain, version in OPSET.items()],
+        )
     )
-    checker.check_model(model)
-    return bytes(model.SerializeToString(deterministic=True))
+
+
+def sealed(model: ModelProto) -> bytes:
+    """Return the bytes of *model*, the same for the same model.
+
+    Raises:
+        ExportError: If it is no valid model, or not what a bundle may hold; see ``models.bundle.graph_form``.
+    """
+    name = model.graph.name
+    try:
+        checker.check_model(model)
+        data = bytes(model.SerializeToString(deterministic=True))
+        check_form(data)
+    except (checker.ValidationError, GraphRefused) as error:
+        raise ExportError(f"{name}: {error}; nothing was exported") from error
+    return data

@@ -11,15 +11,21 @@ from onnxmltools.convert import convert_lightgbm
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from models.export.graph import INPUT, OPSET, ExportError, finish, floor32, missing_as_zero
+from models.export.refusals import check_exportable
 
 PROBABILITIES = "probabilities"
 LIFE = "life"
 
 # These convert without any error and then predict wrong, some by 2.5 on nearly every row.
 _REFUSED_BOOSTINGS = frozenset({"rf", "random_forest"})
-_REFUSED_SWITCHES = ("linear_tree", "zero_as_missing")
+_REFUSED_SWITCHES = ("linear_tree", "zero_as_missing", "reg_sqrt")
 _REFUSED_OBJECTIVES = ("multiclassova", "multiclass_ova", "ova", "ovr")
+# The rest either has no converter (mape, fair, cross_entropy, ranking, a function of one's own) or was never tried.
+_OBJECTIVES = frozenset(
+    {"binary", "gamma", "huber", "multiclass", "poisson", "quantile", "regression", "regression_l1", "tweedie"}
+)
 _TRUE = frozenset({"1", "true", "+"})
+_CATEGORICAL = 1  # the bit of decision_type
 
 
 def export_classifier(booster: lgb.Booster) -> bytes:
@@ -28,7 +34,7 @@ def export_classifier(booster: lgb.Booster) -> bytes:
     Raises:
         ExportError: If the booster is of a kind that has no faithful ONNX form.
     """
-    nodes, constants = _converted(booster, "classifier", PROBABILITIES)
+    nodes, constants = booster_nodes(booster, "classifier", PROBABILITIES)
     return _finished(
         "classifier", booster, nodes, constants, output=PROBABILITIES, columns=booster.num_model_per_iteration()
     )
@@ -49,7 +55,7 @@ def export_quantiles(
     constants: list[TensorProto] = []
     outputs = [f"quantile_{number}" for number in range(len(boosters))]
     for booster, output in zip(boosters, outputs, strict=True):
-        more_nodes, more_constants = _converted(booster, output, output)
+        more_nodes, more_constants = booster_nodes(booster, output, output)
         nodes += more_nodes
         constants += more_constants
     spread = np.eye(len(boosters))
@@ -81,27 +87,58 @@ def floored(booster: lgb.Booster) -> lgb.Booster:
 
 
 def thresholds_of(booster: lgb.Booster) -> list[tuple[int, float]]:
-    """Return each split of *booster* as ``(feature, threshold)``."""
+    """Return each split of *booster* as ``(feature, threshold)``; of a categorical one, each category and one more."""
     splits: list[tuple[int, float]] = []
-    features: list[int] = []
-    for line in booster.model_to_string().split("\n"):
-        if line.startswith("split_feature="):
-            features = [int(text) for text in line[14:].split()]
-        elif line.startswith("threshold="):
-            splits += zip(features, (float(text) for text in line[10:].split()), strict=True)
+    for tree in _trees(booster):
+        thresholds = [float(text) for text in tree.get("threshold", "").split()]
+        bounds = [int(text) for text in tree.get("cat_boundaries", "").split()]
+        words = [int(text) for text in tree.get("cat_threshold", "").split()]
+        for feature, threshold, kind in zip(_features(tree), thresholds, _decision_types(tree), strict=True):
+            if kind & _CATEGORICAL:
+                first, last = bounds[int(threshold)], bounds[int(threshold) + 1]
+                categories = [
+                    32 * place + bit
+                    for place, word in enumerate(words[first:last])
+                    for bit in range(32)
+                    if word >> bit & 1
+                ]
+                splits += [(feature, float(category)) for category in (*categories, max(categories, default=0) + 1)]
+            else:
+                splits.append((feature, threshold))
     return splits
 
 
+def categorical_features(booster: lgb.Booster) -> tuple[int, ...]:
+    """Return the inputs that *booster* splits by category."""
+    return tuple(
+        sorted(
+            {
+                feature
+                for tree in _trees(booster)
+                for feature, kind in zip(_features(tree), _decision_types(tree), strict=True)
+                if kind & _CATEGORICAL
+            }
+        )
+    )
+
+
 def refuse_unfaithful(booster: lgb.Booster) -> None:
-    """Raise ``ExportError`` when *booster* is of a kind that converts without an error and then predicts wrong."""
+    """Raise ``ExportError`` when *booster* is of a kind that has no converter, or converts and then predicts wrong."""
     said = _parameters(booster)
     if said.get("boosting", said.get("boosting_type", "gbdt")) in _REFUSED_BOOSTINGS or said.get("average_output"):
         raise ExportError("LightGBM boosting rf converts silently wrong; use gbdt; nothing was exported")
+    objective, *settings = said.get("as_written", "none").split(" ")
+    if "sqrt" in settings:
+        said["reg_sqrt"] = "1"
     for switch in _REFUSED_SWITCHES:
         if said.get(switch, "0").lower() in _TRUE:
             raise ExportError(f"LightGBM {switch} converts silently wrong; switch it off; nothing was exported")
-    if said.get("objective", "").split(" ")[0] in _REFUSED_OBJECTIVES:
+    if objective in _REFUSED_OBJECTIVES:
         raise ExportError("LightGBM multiclassova converts silently wrong; use multiclass; nothing was exported")
+    if objective not in _OBJECTIVES:
+        raise ExportError(f"LightGBM objective {objective} has no faithful ONNX form; nothing was exported")
+    if objective == "binary" and any(text.startswith("sigmoid:") and float(text[8:]) != 1.0 for text in settings):
+        raise ExportError("LightGBM sigmoid other than 1 converts silently wrong; leave it at 1; nothing was exported")
 
 
 def _parameters(booster: lgb.Booster) -> dict[str, str]:
@@ -116,20 +153,58 @@ def _parameters(booster: lgb.Booster) -> dict[str, str]:
         elif line == "is_linear=1":
             said["linear_tree"] = "1"
         elif line.startswith("objective="):
-            said["objective"] = line[10:]
+            said["as_written"] = line[10:]
     return said
 
 
-def _converted(booster: lgb.Booster, prefix: str, output: str) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Return the nodes and constants of *booster*, names starting with *prefix*, from ``features`` to *output*."""
+def _trees(booster: lgb.Booster) -> list[dict[str, str]]:
+    """Return the lines of each tree of *booster* by their names."""
+    trees: list[dict[str, str]] = []
+    for line in booster.model_to_string().split("\n"):
+        name, _, value = line.partition("=")
+        if name == "Tree":
+            trees.append({})
+        elif line.startswith("end of trees"):
+            break
+        elif trees:
+            trees[-1][name] = value
+    return trees
+
+
+def _features(tree: dict[str, str]) -> list[int]:
+    return [int(text) for text in tree.get("split_feature", "").split()]
+
+
+def _decision_types(tree: dict[str, str]) -> list[int]:
+    return [int(text) for text in tree.get("decision_type", "").split()]
+
+
+def booster_nodes(
+    booster: lgb.Booster, prefix: str, output: str, *, source: str = INPUT
+) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Return the nodes and constants of *booster*, for a graph of several models.
+
+    Args:
+        booster: Trained on rows without NaN (``models.export.graph.without_missing``); NaN counts as 0.
+        prefix: Of all names but *source* and *output*; another one for each booster of a graph.
+        output: What the answer is called: ``(n, 1)``; of ``binary`` and ``multiclass`` probabilities ``(n, classes)``.
+        source: What the rows are called.
+
+    Raises:
+        ExportError: If the booster is of a kind that has no faithful ONNX form.
+    """
+    check_exportable(booster)
     refuse_unfaithful(booster)
     shape = [("raw", FloatTensorType([None, booster.num_feature()]))]
     converted = convert_lightgbm(floored(booster), initial_types=shape, target_opset=OPSET[""], zipmap=False)
     model = load_model_from_string(converted.SerializeToString())
     wanted = model.graph.output[-1].name  # the label comes before the probabilities
     present = f"{prefix}_present"
+    nodes, constants = missing_as_zero(source, present)
+    if categories := categorical_features(booster):
+        more_nodes, more_constants = _whole(present, f"{prefix}_whole", categories, booster.num_feature())
+        nodes, constants, present = [*nodes, *more_nodes], [*constants, *more_constants], f"{prefix}_whole"
     names = {"raw": present, wanted: output}
-    nodes, constants = missing_as_zero(INPUT, present)
     for node in model.graph.node:
         node.input[:] = [names.get(name, f"{prefix}_{name}") for name in node.input]
         node.output[:] = [names.get(name, f"{prefix}_{name}") for name in node.output]
@@ -138,7 +213,25 @@ def _converted(booster: lgb.Booster, prefix: str, output: str) -> tuple[list[Nod
     for constant in model.graph.initializer:
         constant.name = f"{prefix}_{constant.name}"
         constants.append(constant)
-    return _needed(nodes, output), constants
+    needed = _needed(nodes, output)
+    used = {text for node in needed for text in node.input}
+    return needed, [constant for constant in constants if constant.name in used]
+
+
+def _whole(
+    source: str, target: str, categories: Sequence[int], inputs: int
+) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Return the nodes that cut what follows the point off categorical inputs, as LightGBM does and graphs do not."""
+    named = np.zeros(inputs, np.bool_)
+    named[list(categories)] = True
+    nodes = [
+        helper.make_node("Abs", [source], [f"{target}_size"]),
+        helper.make_node("Floor", [f"{target}_size"], [f"{target}_floor"]),
+        helper.make_node("Sign", [source], [f"{target}_sign"]),
+        helper.make_node("Mul", [f"{target}_floor", f"{target}_sign"], [f"{target}_cut"]),
+        helper.make_node("Where", [f"{target}_named", f"{target}_cut", source], [target]),
+    ]
+    return nodes, [numpy_helper.from_array(named, f"{target}_named")]
 
 
 def _needed(nodes: list[NodeProto], output: str) -> list[NodeProto]:
@@ -161,11 +254,10 @@ def _finished(
     output: str,
     columns: int,
 ) -> bytes:
-    used = {text for node in nodes for text in node.input}
     return finish(
         name,
         nodes,
-        [constant for constant in constants if constant.name in used],
+        constants,
         inputs=booster.num_feature(),
         output=output,
         columns=columns,

@@ -3,14 +3,36 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+import onnxruntime as ort
 import pytest
-from sklearn.ensemble import IsolationForest
+from onnx import TensorProto, helper, load_model_from_string
+from onnxmltools.convert import convert_lightgbm
+from onnxmltools.convert.common.data_types import FloatTensorType
+from sklearn.covariance import EllipticEnvelope
+from sklearn.decomposition import PCA
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    IsolationForest,
+    RandomForestClassifier,
+)
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from models.export.graph import ExportError, floor32, without_missing
+from models.export.graph import OPSET, ExportError, finish, floor32, sealed, without_missing
 from models.export.isolation_forest import export_isolation_forest, reference_scores
 from models.export.isolation_forest import thresholds_of as forest_splits
-from models.export.lightgbm import export_classifier, export_quantiles, refuse_unfaithful, thresholds_of
+from models.export.lightgbm import (
+    booster_nodes,
+    categorical_features,
+    export_classifier,
+    export_quantiles,
+    refuse_unfaithful,
+    thresholds_of,
+)
 from models.export.parity import ParityError, check_parity, gate_rows
+from models.export.refusals import check_exportable
 from models.records import Float32Array, FloatArray
 
 QUIET = {"verbosity": -1, "num_leaves": 15, "num_threads": 1, "seed": 1}
@@ -70,10 +92,10 @@ def test_a_classifier_answers_in_onnx_as_in_the_trainer(rows: Float32Array, targ
         export_classifier(booster),
         predicts(booster),
         gate_rows(rows, thresholds_of(booster), seed=1),
-        labels=True,
+        decide=lambda answers: answers.argmax(axis=1),
     )
 
-    assert parity.rows > 3 * 1000
+    assert parity.decisions == parity.rows > 3 * 1000
 
 
 def test_quantiles_share_one_graph_with_their_widening(rows: Float32Array) -> None:
@@ -122,13 +144,19 @@ def test_the_gate_stops_the_graph_of_another_model(rows: Float32Array, target: F
         ({"linear_tree": True}, "linear_tree"),
         ({"zero_as_missing": True}, "zero_as_missing"),
         ({"objective": "multiclassova"}, "multiclassova"),
+        ({"objective": "regression", "num_class": 1, "reg_sqrt": True}, "reg_sqrt"),
+        ({"objective": "binary", "num_class": 1, "sigmoid": 0.5}, "sigmoid"),
+        ({"objective": "mape", "num_class": 1}, "objective mape"),
+        ({"objective": "cross_entropy", "num_class": 1}, "objective cross_entropy"),
+        ({"objective": "fair", "num_class": 1}, "objective fair"),
     ],
 )
-def test_kinds_that_convert_silently_wrong_are_refused(
+def test_kinds_that_convert_silently_wrong_or_not_at_all_are_refused(
     rows: Float32Array, target: FloatArray, kind: dict[str, Any], word: str
 ) -> None:
     """Also when the booster comes from its text form, which is all that remains after saving."""
-    booster = train(rows, target, 3, **(CLASSES | kind))
+    two = kind.get("objective") in {"binary", "cross_entropy"}
+    booster = train(rows, np.minimum(target, 1.0) if two else target, 3, **(CLASSES | kind))
 
     with pytest.raises(ExportError, match=word):
         export_classifier(booster)
@@ -136,15 +164,160 @@ def test_kinds_that_convert_silently_wrong_are_refused(
         refuse_unfaithful(lgb.Booster(model_str=booster.model_to_string()))
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"boosting": "rf", "bagging_fraction": 0.5, "bagging_freq": 1},
+        {"linear_tree": True, "objective": "regression", "num_class": 1},
+        {"objective": "regression", "num_class": 1, "reg_sqrt": True},
+        {"objective": "binary", "num_class": 1, "sigmoid": 0.5},
+    ],
+    ids=["rf", "linear_tree", "reg_sqrt", "sigmoid"],
+)
 def test_the_gate_would_stop_a_silently_wrong_kind(
-    rows: Float32Array, target: FloatArray, monkeypatch: pytest.MonkeyPatch
+    rows: Float32Array, target: FloatArray, monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any]
 ) -> None:
-    """Control: without the deny-list a random forest is exported without an error, and only the gate stands."""
-    forest = train(rows, target, 5, **CLASSES, boosting="rf", bagging_fraction=0.5, bagging_freq=1)
+    """Control: without the deny-list these are exported without an error, and only the gate stands."""
+    two = kind.get("objective") == "binary"
+    booster = train(rows, np.minimum(target, 1.0) if two else target, 5, **(CLASSES | kind))
     monkeypatch.setattr("models.export.lightgbm.refuse_unfaithful", lambda _: None)
 
     with pytest.raises(ParityError):
-        check_parity("classifier", export_classifier(forest), predicts(forest), rows)
+        check_parity("booster", alone(booster), like_graph(booster), rows)
+
+
+def alone(booster: lgb.Booster) -> bytes:
+    """Return a graph of nothing but *booster*."""
+    two = booster.model_to_string().find("objective=binary") >= 0
+    nodes, constants = booster_nodes(booster, "alone", "answer")
+    columns = 2 if two else booster.num_model_per_iteration()
+    return finish("alone", nodes, constants, inputs=booster.num_feature(), output="answer", columns=columns)
+
+
+def like_graph(booster: lgb.Booster) -> Callable[[Float32Array], FloatArray]:
+    """Return the trainer's answers, for two classes with the first one's beside."""
+    two = booster.model_to_string().find("objective=binary") >= 0
+    said = predicts(booster)
+    return lambda rows: np.column_stack([1.0 - said(rows), said(rows)]) if two else said(rows)
+
+
+@pytest.mark.parametrize("objective", ["binary", "regression", "huber", "poisson", "quantile", "regression_l1"])
+def test_kinds_that_are_let_through_answer_alike(rows: Float32Array, target: FloatArray, objective: str) -> None:
+    """Control to the deny-list: it refuses nothing of these, and the gate finds nothing."""
+    booster = train(rows, np.minimum(target, 1.0) if objective == "binary" else target, objective=objective)
+
+    check_parity("booster", alone(booster), like_graph(booster), gate_rows(rows, thresholds_of(booster), seed=1))
+
+
+@pytest.fixture(scope="module")
+def categorical(rows: Float32Array) -> tuple[Float32Array, lgb.Booster]:
+    """Rows whose first input is one of 40 kinds, far from ordered, and a booster that splits by them."""
+    kinds = rows.copy()
+    kinds[:, 0] = np.random.default_rng(7).integers(0, 40, len(rows))
+    target = np.asarray(np.isin(kinds[:, 0] % 7, (1, 4)) + 1e-3 * kinds[:, 1], np.float64)
+    parameters = QUIET | {"objective": "regression", "min_data_per_group": 10}
+    data = lgb.Dataset(kinds, target, categorical_feature=[0], params=parameters)
+    return kinds, lgb.train(parameters, data, 20)
+
+
+def test_categories_answer_alike(categorical: tuple[Float32Array, lgb.Booster]) -> None:
+    """Known ones, one that never came, and what lies between two."""
+    kinds, booster = categorical
+    asked = gate_rows(kinds, thresholds_of(booster), seed=1)
+    assert categorical_features(booster) == (0,)
+    assert len({edge for feature, edge in thresholds_of(booster) if feature == 0}) > 10
+    asked[:4, 0] = (-1.0, 1.99, 1e9, -0.5)
+
+    check_parity("booster", alone(booster), predicts(booster), asked)
+
+
+def test_the_gate_sees_categories_that_are_not_whole(
+    categorical: tuple[Float32Array, lgb.Booster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: LightGBM cuts 1.99 to category 1, the converter's graph takes it for none."""
+    kinds, booster = categorical
+    asked = gate_rows(kinds, thresholds_of(booster), seed=1)
+    monkeypatch.setattr("models.export.lightgbm.categorical_features", lambda _: ())
+
+    with pytest.raises(ParityError, match="rows beyond"):
+        check_parity("booster", alone(booster), predicts(booster), asked)
+
+
+def test_two_boosters_share_a_graph(rows: Float32Array, target: FloatArray) -> None:
+    """Their names do not meet."""
+    one, other = train(rows, target, objective="regression"), train(rows, 2.0 - target, objective="regression")
+    first, second = booster_nodes(one, "one", "a"), booster_nodes(other, "other", "b")
+    nodes = [*first[0], *second[0], helper.make_node("Concat", ["a", "b"], ["both"], axis=1)]
+
+    check_parity(
+        "both",
+        finish("both", nodes, [*first[1], *second[1]], inputs=6, output="both", columns=2),
+        lambda asked: np.column_stack([predicts(one)(asked), predicts(other)(asked)]),
+        rows,
+    )
+
+
+@pytest.mark.parametrize(
+    ("estimator", "word"),
+    [
+        (HistGradientBoostingClassifier(), "LightGBM"),
+        (HistGradientBoostingRegressor(), "LightGBM"),
+        (EllipticEnvelope(), "PCA"),
+        (lgb.LGBMRegressor(), "booster_"),
+        (make_pipeline(StandardScaler(), PCA()), "float64"),
+        (RandomForestClassifier(), "only Booster"),
+    ],
+)
+def test_estimators_without_a_faithful_form_are_refused_by_name(estimator: object, word: str) -> None:
+    with pytest.raises(ExportError, match=rf"{type(estimator).__name__} has no faithful .*{word}"):
+        check_exportable(estimator)
+
+
+def test_estimators_with_an_export_are_let_through(rows: Float32Array, target: FloatArray) -> None:
+    """Control to the refusals by name."""
+    for estimator in (IsolationForest(), PCA(), MLPRegressor(), train(rows, target, 1, objective="regression")):
+        check_exportable(estimator)
+
+
+def test_the_converters_own_choice_of_versions_is_refused() -> None:
+    """What onnx writes when it is not told otherwise is newer than gateways read."""
+    weights = helper.make_tensor("weights", TensorProto.FLOAT, [6, 1], [1.0] * 6)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["features", "weights"], ["score"])],
+        "made",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, 6])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
+        [weights],
+    )
+
+    with pytest.raises(ExportError, match="made: IR version"):
+        sealed(helper.make_model(graph))
+    with pytest.raises(Exception, match="model IR version"):
+        ort.InferenceSession(helper.make_model(graph).SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def test_probabilities_as_a_list_of_dictionaries_are_refused(rows: Float32Array, target: FloatArray) -> None:
+    """What the converter gives when zipmap is not switched off."""
+    booster = train(rows, target, 3, **CLASSES)
+    converted = convert_lightgbm(booster, initial_types=[("features", FloatTensorType([None, 6]))], target_opset=15)
+    model = load_model_from_string(converted.SerializeToString())
+    model.ir_version = 8
+    for one in model.opset_import:
+        one.version = OPSET[one.domain]
+    del model.graph.output[0]
+
+    with pytest.raises(ExportError, match=r"ZipMap|float32"):
+        sealed(model)
+
+
+def test_an_autoencoders_outputs_in_one_column_are_refused(rows: Float32Array) -> None:
+    """The converter of MLPRegressor ends with such a Reshape: rows times outputs, in one column."""
+    column = helper.make_tensor("column", TensorProto.INT64, [2], [-1, 1])
+    nodes = [helper.make_node("Reshape", ["features", "column"], ["score"])]
+    graph = finish("autoencoder", nodes, [column], inputs=6, output="score", columns=6)
+
+    with pytest.raises(ParityError, match=r"shape \(18000, 1\), the trainer with \(3000, 6\)"):
+        check_parity("autoencoder", graph, lambda asked: asked.astype(np.float64), rows)
 
 
 def test_flooring_keeps_every_decision_on_float32() -> None:
