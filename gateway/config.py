@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, fields
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -207,12 +208,17 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
 
 
 class AssetConfig(_Table, frozen=True, kw_only=True):
-    """One machine: where its channels are found; without a path it has the channels that tags name."""
+    """One machine: where its channels are found; without a path it has the channels that tags name.
+
+    ``in_service_since`` is when its life began: commissioned, or overhauled as good as new. Without it nobody knows
+    how old it is, and its remaining life is judged by its last windows alone.
+    """
 
     asset_id: str
     asset_class: str
     server: str
     path: str = ""
+    in_service_since: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
 class AssetClassConfig(_Table, frozen=True, kw_only=True):

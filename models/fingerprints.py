@@ -84,9 +84,23 @@ def _results_hash(results: Results) -> np.uint64:
 def results_fingerprint(fields: Mapping[str, Sequence[object]]) -> np.uint64:
     """Return the number of the page of results that has *fields*: records, or what they are as JSON, by field."""
     told = dict(fields)
-    if not told["features"]:  # a kind that came later: the numbers of pages without any stay what they were
+    # What came later is left out where it says nothing: the numbers of pages from before stay what they were.
+    if not told["features"]:
         del told["features"]
+    for name, later in _LATER.items():
+        if told[name]:
+            told[name] = [_without_empty(record, later) for record in told[name]]
     return np.uint64(_digest_number(msgspec.json.encode(told, order="sorted")))
+
+
+_LATER = {"health": "top_channels", "prognoses": "basis"}
+
+
+def _without_empty(record: object, later: str) -> dict[str, object]:
+    told: dict[str, object] = msgspec.to_builtins(record)
+    if not told.get(later):
+        told.pop(later, None)
+    return told
 
 
 def _digest_number(data: bytes) -> int:

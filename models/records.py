@@ -222,7 +222,7 @@ class Health:
     """Health assessment of one window: ``index`` from 100 (as new) to 0 (failed), its grade A to D (U: unknown).
 
     ``failure_mode`` is the likeliest one, or None while the asset looks healthy; ``probabilities`` add up to 1
-    over all modes, ``normal`` among them.
+    over all modes, ``normal`` among them. ``top_channels`` are what speaks for that mode, the most telling first.
     """
 
     asset_id: str
@@ -233,18 +233,32 @@ class Health:
     confidence: float
     probabilities: dict[str, float]
     model_version: int | None
+    top_channels: tuple[ChannelShare, ...] = ()
+
+
+class Basis(StrEnum):
+    """What a prognosis rests on: the asset's whole life since commissioning or repair, its last windows, or too few."""
+
+    WHOLE_HISTORY = "whole_history"
+    CUT_HISTORY = "cut_history"
+    NOT_ENOUGH_DATA = "not_enough_data"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prognosis:
-    """Remaining useful life in seconds of operation, as quantiles (P10: nine of ten live longer)."""
+    """Remaining useful life in seconds of operation, as quantiles (P10: nine of ten live longer).
+
+    ``basis`` says what it rests on; with not enough data the quantiles are None. None as basis: an older gateway did
+    not say.
+    """
 
     asset_id: str
     window_end: datetime
-    p10_s: float
-    p50_s: float
-    p90_s: float
+    p10_s: float | None
+    p50_s: float | None
+    p90_s: float | None
     model_version: int
+    basis: Basis | None = None
 
 
 class AdvisoryState(StrEnum):

@@ -235,7 +235,11 @@ class Advisor:
                 data_trust=trust,
             ),
             recommended_action=action_text(
-                action=self._actions.get(mode, DEFAULT_ACTION), act_by=act_by, life_p10_s=p10, life_p50_s=p50
+                action=self._actions.get(mode, DEFAULT_ACTION),
+                act_by=act_by,
+                life_p10_s=p10,
+                life_p50_s=p50,
+                basis=context.basis,
             ),
         )
 

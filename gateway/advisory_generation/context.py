@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from gateway.advisory_generation.reason import UNCLASSIFIED
-from models.records import Advisory, AdvisoryState, ChannelShare, Health, Prognosis, State
+from models.records import Advisory, AdvisoryState, Basis, ChannelShare, Health, Prognosis, State
 
 EVIDENCE_WINDOWS = 8  # what the failure mode, the confidence and the data trust are averaged over
 LIFE_WINDOWS = 5  # life estimates jump from window to window; the median of a few does not
@@ -59,6 +59,7 @@ class AssetContext:
     evidence_start: datetime | None = None
     evidence: list[Evidence] = field(default_factory=list)
     lives: list[Life] = field(default_factory=list)
+    basis: Basis | None = None
     challenger: str = ""
     challenger_windows: int = 0
     opened: list[Open] = field(default_factory=list)
@@ -82,15 +83,18 @@ def remember(context: AssetContext, state: State, health: Health, prognosis: Pro
         top_channels=state.top_channels,
     )
     context.evidence = [*context.evidence, evidence][-EVIDENCE_WINDOWS:]
-    if prognosis is not None:
-        end = prognosis.window_end
-        p10, p50, p90 = (end + timedelta(seconds=s) for s in (prognosis.p10_s, prognosis.p50_s, prognosis.p90_s))
+    if prognosis is None:
+        return
+    context.basis = prognosis.basis
+    quantiles = (prognosis.p10_s, prognosis.p50_s, prognosis.p90_s)
+    if None not in quantiles:
+        p10, p50, p90 = (prognosis.window_end + timedelta(seconds=s) for s in quantiles if s is not None)
         context.lives = [*context.lives, Life(p10=p10, p50=p50, p90=p90)][-LIFE_WINDOWS:]
 
 
 def forget(context: AssetContext) -> None:
     """Let the evidence go, once the asset is well again; open and returned advisories stay known."""
-    context.evidence, context.lives = [], []
+    context.evidence, context.lives, context.basis = [], [], None
     context.evidence_windows, context.evidence_start = 0, None
     context.challenger, context.challenger_windows = "", 0
 

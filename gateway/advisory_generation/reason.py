@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from models.records import ChannelShare
+from models.records import Basis, ChannelShare
 
 UNCLASSIFIED = "unclassified"
 NAMED_CHANNELS = 3
@@ -30,14 +30,28 @@ def reason_text(
     return " ".join(parts)
 
 
-def action_text(*, action: str, act_by: datetime | None, life_p10_s: float | None, life_p50_s: float | None) -> str:
+def action_text(
+    *,
+    action: str,
+    act_by: datetime | None,
+    life_p10_s: float | None,
+    life_p50_s: float | None,
+    basis: Basis | None = None,
+) -> str:
     """Return what to do and by when; without a prognosis the date is left to people, and that is said."""
     if act_by is None or life_p10_s is None or life_p50_s is None:
-        return f"{action} No life estimate yet: plan it for the next stop."
+        why = "not enough of this machine's history is known for a life estimate" if basis else "no life estimate yet"
+        return f"{action} {why[0].upper()}{why[1:]}: plan it for the next stop."
     return (
         f"{action} Do it by {_moment(act_by)}: nine of ten such machines run {_duration(life_p10_s)} more, "
-        f"half of them {_duration(life_p50_s)}."
+        f"half of them {_duration(life_p50_s)}{_RESTS_ON.get(basis, '')}."
     )
+
+
+_RESTS_ON: dict[Basis | None, str] = {
+    Basis.WHOLE_HISTORY: " (judged by its whole life)",
+    Basis.CUT_HISTORY: " (judged by its last windows: its earlier life is not known here)",
+}
 
 
 def _suspicion(failure_mode: str, confidence: float) -> str:

@@ -12,7 +12,7 @@ state          asset_id, asset_class                    zone, score, good_share,
                                                         model_version
 health         asset_id                                 index, grade, failure_mode, confidence,        window's end
                                                         model_version
-prognosis      asset_id                                 p10_s, p50_s, p90_s, model_version             window's end
+prognosis      asset_id                                 p10_s, p50_s, p90_s, model_version, basis      window's end
 advisory       asset_id, asset_class, advisory_id       state, failure_mode, confidence, reason,       updated at
                                                         recommended_action, revision, data_trust,
                                                         life_p10_s, life_p50_s, life_p90_s
@@ -220,7 +220,7 @@ def _result_lines(results: Results, gateway_id: str) -> Iterator[bytes]:
 _INTEGERS = frozenset({"model_version", "revision", "status", "to_time", "source_time"})
 _STATE = ("zone", "score", "good_share", "reason", "model_version")
 _HEALTH = ("index", "grade", "confidence", "model_version")
-_PROGNOSIS = ("p10_s", "p50_s", "p90_s", "model_version")
+_PROGNOSIS = ("p10_s", "p50_s", "p90_s", "model_version", "basis")
 _ADVISORY = (
     *("state", "failure_mode", "confidence", "reason", "recommended_action", "revision", "data_trust"),
     *("life_p10_s", "life_p50_s", "life_p90_s", "model_version"),

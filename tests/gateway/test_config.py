@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,11 @@ def plain(full: GatewayConfig) -> GatewayConfig:
         node="nsu=urn:plant:cell-1;s=Pump1.Flow",
     )  # fmt: skip
     assert full.asset_class["centrifugal_pump"].group == "fast"
+    assert full.asset[0].in_service_since == datetime(2026, 3, 2, 6, tzinfo=UTC)
     return msgspec.structs.replace(
         full,
         tags_file=None,
+        asset=(msgspec.structs.replace(full.asset[0], in_service_since=None),),
         acquisition=msgspec.structs.replace(full.acquisition, group={}),
         asset_class={"centrifugal_pump": AssetClassConfig()},
         tag=(),
@@ -70,6 +73,13 @@ def plain(full: GatewayConfig) -> GatewayConfig:
         uplink=None,
         bundles=None,
     )
+
+
+def test_a_life_that_began_at_no_certain_moment_is_refused(tmp_path: Path, sample: str) -> None:
+    """A time without zone could be hours off; the message names the key."""
+    text = sample.replace("# in_service_since = 2026-03-02T06:00:00Z", "in_service_since = 2026-03-02T06:00:00")
+    with pytest.raises(ConfigError, match="in_service_since"):
+        load_config(written(tmp_path, text))
 
 
 def test_the_sample_loads(tmp_path: Path, sample: str) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -7,7 +8,7 @@ import pytest
 from gateway.advisory_generation.advisor import CLOSE_FACTOR, Advisor
 from gateway.advisory_generation.context import AssetContext
 from models.bundle.manifest import Thresholds
-from models.records import Advisory, AdvisoryState, ChannelShare, Health, Prognosis, State, Zone
+from models.records import Advisory, AdvisoryState, Basis, ChannelShare, Health, Prognosis, State, Zone
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 STEP = timedelta(hours=1)
@@ -52,6 +53,7 @@ class Machine:
         *,
         good_share: float = 1.0,
         life_h: float | None = None,
+        basis: Basis | None = None,
         **probabilities: float,
     ) -> list[Advisory]:
         said: list[Advisory] = []
@@ -83,9 +85,10 @@ class Machine:
             lives = []
             if life_h is not None and zone is W:
                 p10, p50, p90 = (f * (life_h - self.hour) * 3600 for f in (0.5, 1.0, 1.5))
-                lives = [
-                    Prognosis(asset_id="pump-01", window_end=end, p10_s=p10, p50_s=p50, p90_s=p90, model_version=1)
-                ]
+                told = Prognosis(asset_id="pump-01", window_end=end, p10_s=p10, p50_s=p50, p90_s=p90, model_version=1)
+                lives = [replace(told, basis=basis)]
+                if basis is Basis.NOT_ENOUGH_DATA:
+                    lives = [replace(lives[0], p10_s=None, p50_s=None, p90_s=None)]
             said += self.advisor.advise([state], [health], lives)
         self.said += said
         return said
@@ -201,6 +204,23 @@ def test_without_a_prognosis_no_date_is_made_up() -> None:
     assert advisory.act_by is None
     assert advisory.life_p10_s is None
     assert "No life estimate yet" in advisory.recommended_action
+
+
+@pytest.mark.parametrize(
+    ("basis", "said"),
+    [
+        (Basis.WHOLE_HISTORY, "(judged by its whole life)"),
+        (Basis.CUT_HISTORY, "(judged by its last windows: its earlier life is not known here)"),
+        (Basis.NOT_ENOUGH_DATA, "Not enough of this machine's history is known for a life estimate"),
+    ],
+    ids=str,
+)
+def test_a_technician_reads_what_the_life_rests_on(basis: Basis, said: str) -> None:
+    """An estimate from a few windows is not to be taken for one from a whole life."""
+    advisory = Machine().windows([W] * 3, imbalance=0.8, life_h=103, basis=basis)[-1]
+
+    assert said in advisory.recommended_action
+    assert (advisory.life_p50_s is None) is (basis is Basis.NOT_ENOUGH_DATA)
 
 
 def test_one_wild_life_estimate_does_not_move_the_date() -> None:

@@ -8,7 +8,7 @@ from gateway.condition_monitoring.health_assessment import Assessor, grade
 from gateway.condition_monitoring.prognostic_assessment import LONGEST_S, predict
 from gateway.condition_monitoring.state_detection import Detector, Span
 from models.bundle.manifest import Thresholds
-from models.records import ChannelShare, State, Zone
+from models.records import Basis, ChannelShare, State, Zone
 
 THRESHOLDS = Thresholds(
     warning=0.5,
@@ -112,7 +112,19 @@ def test_quantiles_of_life_are_in_order_and_bounded(quantiles: list[float]) -> N
     told = predict(state(0.6), np.array(quantiles), 3)
 
     assert told is not None
+    assert told.p10_s is not None
+    assert told.p50_s is not None
+    assert told.p90_s is not None
     assert 0.0 <= told.p10_s <= told.p50_s <= told.p90_s <= LONGEST_S
+
+
+def test_too_little_history_is_said_and_no_number_made_up() -> None:
+    """The prognosis is there, so that people see why there is no life in it."""
+    told = predict(state(0.6), np.full(3, np.nan), 3, Basis.NOT_ENOUGH_DATA)
+
+    assert told is not None
+    assert told.basis is Basis.NOT_ENOUGH_DATA
+    assert (told.p10_s, told.p50_s, told.p90_s) == (None, None, None)
 
 
 def test_no_life_is_told_without_a_model_a_number_or_a_known_state() -> None:
