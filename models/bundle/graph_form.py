@@ -23,7 +23,7 @@ OPSETS = {"": range(13, 19), "ai.onnx.ml": range(3, 4)}
 
 # What gives the same numbers for the same row whatever came before it: no control flow, no chance, no text, no state.
 _STANDARD = """
-Abs Add And ArgMax ArgMin AveragePool Cast Ceil Clip Concat Conv ConvInteger DequantizeLinear Div DynamicQuantizeLinear
+Abs Add And ArgMax ArgMin AveragePool Cast Ceil Clip Concat Conv ConvInteger DequantizeLinear Div
 Elu Equal Erf Exp Flatten Floor GRU Gather Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual HardSigmoid
 Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log MatMul MatMulInteger Max MaxPool Mean Min Mul Neg Not Or Pad Pow
 QuantizeLinear Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare

@@ -25,6 +25,7 @@ _OBJECTIVES = frozenset(
     {"binary", "gamma", "huber", "multiclass", "poisson", "quantile", "regression", "regression_l1", "tweedie"}
 )
 _TRUE = frozenset({"1", "true", "+"})
+_UNREAD = frozenset({"nodes_hitrates", "nodes_missing_value_tracks_true"})
 _CATEGORICAL = 1  # the bit of decision_type
 
 
@@ -209,6 +210,7 @@ def booster_nodes(
         node.input[:] = [names.get(name, f"{prefix}_{name}") for name in node.input]
         node.output[:] = [names.get(name, f"{prefix}_{name}") for name in node.output]
         node.name = ""
+        _drop_unread(node)
         nodes.append(node)
     for constant in model.graph.initializer:
         constant.name = f"{prefix}_{constant.name}"
@@ -216,6 +218,12 @@ def booster_nodes(
     needed = _needed(nodes, output)
     used = {text for node in needed for text in node.input}
     return needed, [constant for constant in constants if constant.name in used]
+
+
+def _drop_unread(node: NodeProto) -> None:
+    """Take off *node* what is never read: hit rates, and where missing values go, for none comes this far."""
+    for attribute in [one for one in node.attribute if one.name in _UNREAD]:
+        node.attribute.remove(attribute)
 
 
 def _whole(

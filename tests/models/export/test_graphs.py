@@ -327,5 +327,18 @@ def test_flooring_keeps_every_decision_on_float32() -> None:
         np.testing.assert_array_equal(values <= thresholds, values <= floor32(thresholds))
 
 
+def test_an_answer_that_depends_on_the_rows_beside_it_is_stopped() -> None:
+    """A gateway asks row by row what training asks all at once."""
+    rows = np.random.default_rng(8).normal(size=(200, 6)).astype(np.float32)
+    nodes = [
+        helper.make_node("ReduceMean", ["features"], ["middle"], axes=[0], keepdims=1),
+        helper.make_node("Sub", ["features", "middle"], ["score"]),
+    ]
+    graph = finish("beside", nodes, [], inputs=6, output="score", columns=6)
+
+    with pytest.raises(ParityError, match="one by one"):
+        check_parity("beside", graph, lambda asked: asked - asked.mean(axis=0, dtype=np.float64), rows)
+
+
 def test_missing_inputs_count_as_no_deviation() -> None:
     np.testing.assert_array_equal(without_missing(np.array([[np.nan, 2.0]], np.float32)), [[0.0, 2.0]])

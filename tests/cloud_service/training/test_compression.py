@@ -1,0 +1,168 @@
+"""A smaller model stands in for the one that was trained only within stated limits."""
+
+from dataclasses import dataclass, replace
+
+import lightgbm as lgb
+import msgspec
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from cloud_service.training.compression import (
+    Compression,
+    CompressionLimits,
+    Judge,
+    StudentSettings,
+    Variant,
+    compress,
+    distilled,
+    us_per_row,
+    variants_of,
+)
+from models.evaluation.metrics import rmse
+from models.export.lightgbm import export_quantiles
+from models.records import Float32Array, FloatArray, Int64Array
+
+RANDOM = np.random.default_rng(9)
+ROWS = RANDOM.normal(size=(3000, 6)).astype(np.float32)
+TARGET = np.asarray(50.0 + 10.0 * ROWS[:, 0] + 8.0 * ROWS[:, 1] * ROWS[:, 2] + RANDOM.normal(size=3000), np.float64)
+TRAINED, HELD_OUT = slice(0, 2000), slice(2000, 3000)
+GENEROUS = CompressionLimits(metric_loss=10.0, decisions_changed=1.0, slower=1e9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LifeJudge:
+    """Decides by the whole day."""
+
+    rows: Float32Array
+    target: FloatArray
+    metric_name: str = "rmse"
+    larger_is_better: bool = False
+
+    def metric(self, answers: FloatArray) -> float:
+        return rmse(answers[:, 0] - self.target)
+
+    def decide(self, answers: FloatArray) -> Int64Array:
+        return np.floor(answers[:, 0]).astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return LifeJudge(rows=ROWS[HELD_OUT], target=TARGET[HELD_OUT])
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    settings = {"verbosity": -1, "num_leaves": 15, "num_threads": 1, "seed": 1, "objective": "regression"}
+    booster = lgb.train(settings, lgb.Dataset(ROWS[TRAINED], TARGET[TRAINED], params=settings), 120)
+    return export_quantiles([booster], reach=(0.0,), margin=0.0, highest=1e3)
+
+
+@pytest.fixture(scope="module")
+def report(graph: bytes, judge: Judge) -> Compression:
+    return compress("life", [*variants_of(graph), student(graph)], judge, GENEROUS)[1]
+
+
+def student(graph: bytes) -> Variant:
+    """Return a small booster that has learnt what the large one says."""
+    answers = ort.InferenceSession(graph).run(None, {"features": ROWS[TRAINED]})[0].astype(np.float64)
+    settings = StudentSettings(rounds=30, leaves=7)
+    return distilled(ROWS[TRAINED], answers, link="plain", output="life", settings=settings, seed=1)
+
+
+def test_every_variant_is_measured(report: Compression) -> None:
+    assert [one.kind for one in report.measured] == ["original", "quantised", *["pruned"] * 3, "distilled"]
+    original = report.measured[0]
+    assert (original.decisions_changed, original.largest_difference) == (0.0, 0.0)
+    assert all(one.decisions_changed > 0.0 for one in report.measured[1:])
+    assert all(one.us_alone > 0.0 and one.us_batched > 0.0 for one in report.measured)
+    assert all(one.size_bytes < 0.8 * original.size_bytes for one in report.measured[2:])
+    assert report.measured[1].packed_bytes < 0.9 * original.packed_bytes
+
+
+def test_the_smallest_within_the_limits_is_chosen(graph: bytes, judge: Judge, report: Compression) -> None:
+    """With a limit that everything meets the smallest of all, with a narrow one the smallest that meets it."""
+    by_size = sorted(report.measured, key=lambda one: one.size_bytes)
+    assert report.chosen == by_size[0].name
+
+    half = next(one for one in report.measured if one.name == "50% of the trees")
+    loss = (half.metric - report.measured[0].metric) / report.measured[0].metric
+    limits = replace(GENEROUS, metric_loss=max(loss, 0.0) + 1e-9, decisions_changed=half.decisions_changed)
+    chosen, told = compress("life", variants_of(graph), judge, limits)
+
+    assert told.chosen == "50% of the trees"
+    assert chosen != graph
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        CompressionLimits(metric_loss=-1.0, decisions_changed=1.0, slower=1e9),
+        CompressionLimits(metric_loss=10.0, decisions_changed=0.0, slower=1e9),
+        CompressionLimits(metric_loss=10.0, decisions_changed=1.0, slower=0.0),
+    ],
+    ids=["metric", "decisions", "time"],
+)
+def test_without_a_variant_within_the_limits_the_original_stays(
+    graph: bytes, judge: Judge, limits: CompressionLimits
+) -> None:
+    """Each limit by itself keeps every variant out; control: with generous ones another is chosen, see above."""
+    chosen, told = compress("life", variants_of(graph), judge, limits)
+
+    assert chosen == graph
+    assert told.chosen == "original"
+    assert [one.within_limits for one in told.measured] == [True] + [False] * (len(told.measured) - 1)
+
+
+def test_a_figure_that_should_be_large_counts_the_other_way(graph: bytes, judge: Judge) -> None:
+    """The same loss, told as a gain, keeps nothing out."""
+
+    class Inverse(LifeJudge):
+        def metric(self, answers: FloatArray) -> float:
+            return -1.0 * super().metric(answers)
+
+    assert isinstance(judge, LifeJudge)
+    inverse = Inverse(rows=judge.rows, target=judge.target, larger_is_better=True)
+    limits = CompressionLimits(metric_loss=0.0, decisions_changed=1.0, slower=1e9)
+
+    ours, theirs = (compress("life", variants_of(graph), one, limits)[1] for one in (judge, inverse))
+
+    assert [one.within_limits for one in ours.measured] == [one.within_limits for one in theirs.measured]
+
+
+def test_a_student_of_probabilities_gives_probabilities(judge: Judge) -> None:
+    odds = np.column_stack([ROWS[:, 0] * 3.0, -ROWS[:, 1] * 3.0]).astype(np.float64)
+    teacher = 1.0 / (1.0 + np.exp(-odds))
+    made = distilled(
+        ROWS[TRAINED],
+        teacher[TRAINED],
+        link="probabilities",
+        output="probabilities",
+        settings=StudentSettings(),
+        seed=1,
+    )
+    said = ort.InferenceSession(made.graph).run(None, {"features": judge.rows})[0]
+
+    assert said.min() > 0.0
+    assert said.max() < 1.0
+    assert np.abs(said - teacher[HELD_OUT]).mean() < 0.05
+
+
+def test_the_report_is_a_table_and_a_record(report: Compression) -> None:
+    told = report.markdown()
+
+    assert told.count("\n|") == 2 + len(report.measured)
+    assert f"| {report.chosen} |" in told
+    assert told.count("chosen |") == 1
+    again = msgspec.json.decode(msgspec.json.encode(report), type=Compression)
+    assert again == report
+
+
+def test_time_is_told_a_row() -> None:
+    """A row costs the same however many are asked together, when all the work is by row."""
+    work = np.random.default_rng(1).normal(size=(80, 80))
+    rows = np.zeros((200, 6), np.float32)
+
+    alone, batched = (us_per_row(lambda some: [work @ work for _ in some], rows, batch) for batch in (1, 4))
+
+    assert 0.2 < alone / batched < 5.0
