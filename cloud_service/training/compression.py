@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol
 
@@ -25,8 +25,9 @@ from onnx import NodeProto, TensorProto, helper
 from models.export.graph import INPUT, ExportError, finish, without_missing
 from models.export.lightgbm import booster_nodes
 from models.export.parity import check_parity
-from models.export.variants import byte_weights, coarse_trees, fewer_trees, half_weights
+from models.export.variants import byte_weights, coarse_trees, fewer_kernels, fewer_trees, half_weights
 from models.records import Float32Array, FloatArray, Int64Array
+from models.sequence.heads import Head, HeadStatistics
 
 BATCHES = (1, 100)
 _ORIGINAL = "original"
@@ -56,7 +57,7 @@ class Judge(Protocol):
         ...
 
     def metric(self, answers: FloatArray) -> float:
-        """Return the figure of merit of the graph's *answers* ``(n, k)``."""
+        """Return the figure of merit of *answers* ``(n, k)``: the graph's, or its head's where it has one."""
         ...
 
     def decide(self, answers: FloatArray) -> Int64Array:
@@ -66,11 +67,19 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One form of a model: its name, what was done to it, and its graph."""
+    """One form of a model.
+
+    Attributes:
+        name: In the report.
+        kind: What was done to it.
+        graph: As a bundle holds it.
+        head: What becomes of the graph's answers ``(n, k)`` in NumPy: of kernels, the linear head. None: nothing.
+    """
 
     name: str
     kind: Kind
     graph: bytes
+    head: Head | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +104,7 @@ class Measured:
     Attributes:
         name: Of the variant.
         kind: What was done.
-        size_bytes: Of the graph.
+        size_bytes: Of the graph, and of its head.
         packed_bytes: The same, packed by zlib as on a slow line.
         us_alone: µs a window, asked one by one.
         us_batched: µs a window, asked by the hundred.
@@ -152,8 +161,8 @@ class Compression:
 
 def compress(
     model: str, variants: Sequence[Variant], judge: Judge, limits: CompressionLimits
-) -> tuple[bytes, Compression]:
-    """Return the graph of the smallest of *variants* within *limits*, and the report on all of them.
+) -> tuple[Variant, Compression]:
+    """Return the smallest of *variants* within *limits*, and the report on all of them.
 
     Args:
         model: Which, for the report.
@@ -168,7 +177,7 @@ def compress(
         measured.append(_measured(asked, original, judge, limits))
     allowed = [number for number, one in enumerate(measured) if one.within_limits]
     best = min(allowed, key=lambda number: (measured[number].size_bytes, measured[number].packed_bytes, number))
-    return variants[best].graph, Compression(
+    return variants[best], Compression(
         model=model,
         metric_name=judge.metric_name,
         limits=limits,
@@ -201,6 +210,33 @@ def variants_of(graph: bytes, *, averaged: bool = False, shares: Sequence[float]
             found.append(Variant(name=name, kind=kind, graph=make()))
         except ExportError:  # a graph without trees has none to prune, one without weights none to store in fewer bits
             continue
+    return found
+
+
+def kernel_variants(
+    graph: bytes, head: Head, statistics: HeadStatistics, *, ridge: float, shares: Sequence[float] = (0.5, 0.25)
+) -> list[Variant]:
+    """Return the kernels in *graph* with their *head*, their quantised forms, and fewer kernels by the head's weights.
+
+    Args:
+        graph: Of ``cloud_service.training.sequence.make_kernels``.
+        head: Solved for all kernels.
+        statistics: It was solved from; the heads of fewer kernels are solved from their rows and columns.
+        ridge: Of the heads.
+        shares: Of the mixes of channels that the pruned forms keep, with all kernels of each.
+    """
+    found = [replace(one, head=head) for one in variants_of(graph)]
+    weight = np.abs(head.weights).sum(axis=1)
+    for share in shares:
+        smaller, kept = fewer_kernels(graph, weight, share)
+        some = np.append(kept, len(weight))
+        fewer = HeadStatistics(
+            gram=statistics.gram[np.ix_(some, some)],
+            moment=statistics.moment[some],
+            square=statistics.square,
+            rows=statistics.rows,
+        )
+        found.append(Variant(name=f"{share:.0%} of the kernels", kind="pruned", graph=smaller, head=fewer.solve(ridge)))
     return found
 
 
@@ -289,7 +325,8 @@ class _Asked:
         name = session.get_inputs()[0].name
 
         def ask(rows: Float32Array) -> FloatArray:
-            return np.asarray(session.run(None, {name: rows})[0], np.float64)
+            answers = np.asarray(session.run(None, {name: rows})[0], np.float64)
+            return answers if variant.head is None else variant.head.predict(answers)
 
         self.variant = variant
         self.answers = ask(judge.rows)
@@ -306,11 +343,14 @@ def _measured(asked: _Asked, original: _Asked, judge: Judge, limits: Compression
         and changed <= limits.decisions_changed
         and asked.us[1] <= limits.slower * original.us[1]
     )
+    stored = asked.variant.graph
+    if asked.variant.head is not None:
+        stored += asked.variant.head.weights.tobytes() + asked.variant.head.bias.tobytes()
     return Measured(
         name=asked.variant.name,
         kind=asked.variant.kind,
-        size_bytes=len(asked.variant.graph),
-        packed_bytes=len(zlib.compress(asked.variant.graph, 6)),
+        size_bytes=len(stored),
+        packed_bytes=len(zlib.compress(stored, 6)),
         us_alone=asked.us[0],
         us_batched=asked.us[1],
         metric=asked.metric,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, load_model_from_string, numpy_helper
 
 from models.export.graph import ExportError, floor32, sealed
-from models.records import FloatArray
+from models.records import FloatArray, Int64Array
 
 # Below this many numbers a constant is left alone: there is nothing to gain.
 LEAST_NUMBERS = 256
@@ -122,6 +122,50 @@ def coarse_trees(graph: bytes) -> bytes:
         }
 
     return _with_ensembles(graph, coarsened)
+
+
+def fewer_kernels(graph: bytes, weight: FloatArray, share: float) -> tuple[bytes, Int64Array]:
+    """Return *graph* with the weightiest *share*, 0 to 1, of the mixes of each dilation, and which kernels are left.
+
+    Kernels share the mix of channels they look at, so a mix goes with all of its kernels: with it goes the work.
+
+    Args:
+        graph: Of kernels: ``cloud_service.training.sequence.make_kernels``.
+        weight: How much each kernel counts, shape ``(K,)``: the size of its weights in the heads.
+        share: Of the mixes; at least one of each dilation stays.
+
+    Raises:
+        ExportError: If it is no such graph.
+    """
+    model = load_model_from_string(graph)
+    held = {constant.name: numpy_helper.to_array(constant) for constant in model.graph.initializer}
+    blocks = [name.removesuffix("_mixes") for name in held if name.endswith("_mixes")]
+    if not blocks or "centre" not in held or held["centre"].size != len(weight):
+        raise ExportError(f"{model.graph.name}: no graph of {len(weight)} kernels; nothing was exported")
+    left: list[Int64Array] = []
+    start = 0
+    for block in blocks:
+        mixes = len(held[f"{block}_mixes"])
+        each = len(held[f"{block}_filters"]) // mixes
+        own = np.arange(start, start + mixes * each).reshape(mixes, each)
+        start += own.size
+        keep = np.sort(np.argsort(-weight[own].sum(axis=1), kind="stable")[: max(1, round(share * mixes))])
+        inside = (keep[:, None] * each + np.arange(each)).ravel()
+        held[f"{block}_mixes"] = held[f"{block}_mixes"][keep]
+        held[f"{block}_filters"] = held[f"{block}_filters"][inside]
+        held[f"{block}_biases"] = held[f"{block}_biases"][inside]
+        left.append(own[keep].ravel())
+        for node in model.graph.node:
+            if f"{block}_filters" in node.input:
+                for attribute in node.attribute:
+                    if attribute.name == "group":
+                        attribute.i = len(keep)
+    kept = np.concatenate(left)
+    held["centre"], held["scale"] = held["centre"][:, kept], held["scale"][:, kept]
+    for constant in model.graph.initializer:
+        constant.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(held[constant.name]), constant.name))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = len(kept)
+    return sealed(model), kept
 
 
 def trees_of(graph: bytes) -> int:

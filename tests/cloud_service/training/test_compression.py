@@ -16,12 +16,17 @@ from cloud_service.training.compression import (
     Variant,
     compress,
     distilled,
+    kernel_variants,
     us_per_row,
     variants_of,
 )
+from cloud_service.training.sequence import kernel_features, make_kernels
 from models.evaluation.metrics import rmse
+from models.export.graph import ExportError
 from models.export.lightgbm import export_quantiles
+from models.export.variants import fewer_kernels
 from models.records import Float32Array, FloatArray, Int64Array
+from models.sequence.heads import HeadStatistics
 
 RANDOM = np.random.default_rng(9)
 ROWS = RANDOM.normal(size=(3000, 6)).astype(np.float32)
@@ -91,7 +96,7 @@ def test_the_smallest_within_the_limits_is_chosen(graph: bytes, judge: Judge, re
     chosen, told = compress("life", variants_of(graph), judge, limits)
 
     assert told.chosen == "50% of the trees"
-    assert chosen != graph
+    assert chosen.graph != graph
 
 
 @pytest.mark.parametrize(
@@ -109,7 +114,7 @@ def test_without_a_variant_within_the_limits_the_original_stays(
     """Each limit by itself keeps every variant out; control: with generous ones another is chosen, see above."""
     chosen, told = compress("life", variants_of(graph), judge, limits)
 
-    assert chosen == graph
+    assert chosen.graph == graph
     assert told.chosen == "original"
     assert [one.within_limits for one in told.measured] == [True] + [False] * (len(told.measured) - 1)
 
@@ -146,6 +151,37 @@ def test_a_student_of_probabilities_gives_probabilities(judge: Judge) -> None:
     assert said.min() > 0.0
     assert said.max() < 1.0
     assert np.abs(said - teacher[HELD_OUT]).mean() < 0.05
+
+
+def test_fewer_kernels_come_with_a_head_of_their_own() -> None:
+    """What is left are the kernels as they were, and the head is as good as one can be on them."""
+    random = np.random.default_rng(3)
+    sequences = random.normal(size=(1200, 5, 30)).astype(np.float32).cumsum(axis=2)
+    target = np.asarray(sequences[:, 2, 20:].mean(axis=1) - sequences[:, 0, :5].mean(axis=1), np.float64)
+    graph = make_kernels(5, 30, 200, 1, sequences[:800])
+    kernels = kernel_features(graph, sequences)
+    statistics = HeadStatistics.of(kernels[:800], target[:800])
+    head = statistics.solve(1.0)
+
+    variants = kernel_variants(graph, head, statistics, ridge=1.0)
+    judge = LifeJudge(rows=sequences[800:], target=target[800:])
+    report = compress("kernels", variants, judge, GENEROUS)[1]
+
+    by_name = {variant.name: variant for variant in variants}
+    assert list(by_name) == ["original", "float16 weights", "int8 weights", "50% of the kernels", "25% of the kernels"]
+    assert [one.metric < 1.5 * report.measured[0].metric for one in report.measured[:3]] == [True] * 3
+    half = by_name["50% of the kernels"]
+    _, kept = fewer_kernels(graph, np.abs(head.weights).sum(axis=1), 0.5)
+    np.testing.assert_allclose(kernel_features(half.graph, sequences), kernels[:, kept], atol=1e-5)
+    assert half.head is not None
+    alone = HeadStatistics.of(kernels[:800, kept], target[:800]).solve(1.0)
+    np.testing.assert_allclose(half.head.weights, alone.weights, atol=1e-8)
+    assert report.measured[3].size_bytes < 0.7 * report.measured[0].size_bytes
+
+
+def test_what_is_no_graph_of_kernels_has_no_fewer(graph: bytes) -> None:
+    with pytest.raises(ExportError, match="no graph of 7 kernels"):
+        fewer_kernels(graph, np.ones(7), 0.5)
 
 
 def test_the_report_is_a_table_and_a_record(report: Compression) -> None:
