@@ -12,6 +12,7 @@ import structlog
 
 from cloud_service.command import EXIT_FOUND, Cloud, as_json, print_json, tell, time_of, told_plainly, with_cloud
 from cloud_service.config import SAMPLE, Address, load_config, read_access_token
+from cloud_service.evaluate.command import evaluate
 from cloud_service.fleet import gateways, maintenance
 from cloud_service.ingest.cli import ledger
 from cloud_service.pki import Pki, write_public
@@ -274,5 +275,6 @@ def _add_records(cloud: Cloud, records: list[maintenance.MaintenanceRecord], *, 
     tell({"stored": len(records)}, f"{len(records)} maintenance records stored", as_json=as_json)
 
 
+main.add_command(evaluate)
 main.add_command(ledger)
 main.add_command(request_data)

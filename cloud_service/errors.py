@@ -18,6 +18,7 @@ CloudError
 ├── LedgerError           a command on the ledger cannot be done; the message says what is as it was
 ├── RequestRefused        nothing is asked of a gateway; the message says why (`cloud_service.requests.errors`)
 ├── TrainingFailed        no version is registered; what is live stays
+├── EvaluationFailed      a data set is missing or cannot be used; nothing is evaluated
 ├── ArchiveUnreadable     a file is no bundle; nothing is rolled out
 ├── CollectionMissing     the collection wearsight.fleet is nowhere; nothing is rolled out
 ├── RolloutError          Ansible cannot run on the inventory; no gateway was touched
@@ -133,6 +134,10 @@ class LedgerError(CloudError):
 
 class TrainingFailed(CloudError):
     """No bundle came of a training; nothing is registered."""
+
+
+class EvaluationFailed(CloudError):
+    """A data set is missing or cannot be used, or a package that is needed is; the message says what to do."""
 
 
 class ArchiveUnreadable(CloudError):

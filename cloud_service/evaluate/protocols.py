@@ -1,0 +1,131 @@
+"""Which protocol judges which task, and running it: in this process, or a process a seed."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
+from importlib import import_module
+from multiprocessing import get_context
+from types import ModuleType
+from typing import Any, Final
+
+from cloud_service.errors import EvaluationFailed
+from cloud_service.evaluate.named import task_of
+from cloud_service.evaluate.outcome import Outcome, Parity, Progress, over_seeds
+from models.datasets.tasks import Dataset
+
+_POLL_S: Final = 0.2
+_WAY_HOME: dict[str, Any] = {}  # of a worker process: the queue that its progress goes through
+
+
+def protocol_words(task: str) -> str:
+    """Return the protocol of *task* in words: what its module says of itself."""
+    return (_protocol(task).__doc__ or "").strip()
+
+
+def run_protocol(dataset: Dataset, *, seeds: Sequence[int], jobs: int, progress: Progress) -> Outcome:
+    """Return the outcome of the protocol for *dataset* over *seeds*.
+
+    Args:
+        dataset: Any of the five kinds.
+        seeds: At least one; all that is random follows from them.
+        jobs: Processes to share the seeds among; results are the same for any number.
+        progress: Told how far it is.
+    """
+    began = time.perf_counter()
+    outcome = (
+        _evaluate(dataset, seeds, progress)
+        if jobs == 1 or len(seeds) == 1
+        else _in_processes(dataset, seeds, min(jobs, len(seeds)), progress)
+    )
+    return replace(outcome, seconds=time.perf_counter() - began)
+
+
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return one outcome of *outcomes* of one seed each: settings that differ between seeds are told by seed."""
+    first = outcomes[0]
+    seeds = {seed: figures for outcome in outcomes for seed, figures in outcome.seeds.items()}
+    metrics, spread = over_seeds(seeds)
+    parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
+    return replace(
+        first,
+        protocol=_joined_protocol([outcome.protocol for outcome in outcomes], tuple(seeds)),
+        metrics=metrics,
+        spread=spread,
+        seeds=seeds,
+        parity=_joined_parity(parities) if parities else None,
+        limits=tuple(dict.fromkeys(sentence for outcome in outcomes for sentence in outcome.limits)),
+    )
+
+
+def _joined_parity(parities: Sequence[Parity]) -> Parity:
+    return Parity(
+        windows=sum(parity.windows for parity in parities),
+        decisions_changed=sum(parity.decisions_changed for parity in parities),
+        largest_difference=max(parity.largest_difference for parity in parities),
+    )
+
+
+def _joined_protocol(protocols: Sequence[Mapping[str, object]], seeds: Sequence[int]) -> dict[str, object]:
+    """Return the first protocol, with all seeds, and a table by seed under each key of which the values differ."""
+    found: dict[str, object] = {}
+    for key in dict.fromkeys(key for protocol in protocols for key in protocol):
+        values = [protocol.get(key) for protocol in protocols]
+        alike = all(value == values[0] for value in values)
+        found[key] = values[0] if alike else {f"seed {seed}": v for seed, v in zip(seeds, values, strict=True)}
+    if "seeds" in found:
+        found["seeds"] = list(seeds)
+    return found
+
+
+def _protocol(task: str) -> ModuleType:
+    try:
+        return import_module(f"cloud_service.evaluate.{task}")
+    except ModuleNotFoundError as error:
+        raise EvaluationFailed(
+            f"evaluation needs the packages of the extra train, and {error.name} is not installed; "
+            "install wearsight[cloud,train]"
+        ) from error
+
+
+def _evaluate(dataset: Dataset, seeds: Sequence[int], progress: Progress) -> Outcome:
+    task = task_of(dataset)
+    evaluate = getattr(_protocol(task), f"evaluate_{task}")
+    outcome: Outcome = evaluate(dataset, seeds=seeds, progress=progress)
+    return outcome
+
+
+def _in_processes(dataset: Dataset, seeds: Sequence[int], jobs: int, progress: Progress) -> Outcome:
+    context = get_context("spawn")  # a fork would share the locks of threads that it does not have
+    with context.Manager() as manager:
+        told = manager.Queue()
+        with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(told,)) as pool:
+            running = [pool.submit(_one_seed, dataset, seed) for seed in seeds]
+            shares = dict.fromkeys(seeds, 0.0)
+            while not all(future.done() for future in running):
+                _pass_on(told, shares, progress)
+            return joined([_result(future) for future in running])
+
+
+def _begin(told: Any) -> None:
+    _WAY_HOME["queue"] = told
+
+
+def _one_seed(dataset: Dataset, seed: int) -> Outcome:
+    return _evaluate(dataset, [seed], lambda stage, share: _WAY_HOME["queue"].put((seed, stage, share)))
+
+
+def _pass_on(told: Any, shares: dict[int, float], progress: Progress) -> None:
+    try:
+        seed, stage, share = told.get(timeout=_POLL_S)
+    except queue.Empty:
+        return
+    shares[seed] = share
+    progress(f"seed {seed}: {stage}", sum(shares.values()) / len(shares))
+
+
+def _result(future: Future[Outcome]) -> Outcome:
+    return future.result()
