@@ -141,7 +141,7 @@ def _progress_bar(title: str) -> Iterator[Progress]:
         return
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - as above
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as Bar  # noqa: PLC0415 - as above
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
