@@ -18,6 +18,7 @@ from models.records import Float32Array, FloatArray
 MAX_COLUMNS = 4096
 MAX_OUTPUTS = 256
 _BATCH = 4096
+_BLOCK = 64
 
 
 class HeadError(ValueError):
@@ -85,9 +86,14 @@ class HeadStatistics:
         Raises:
             HeadError: If something is not finite, a weight is negative, or the shapes do not fit.
         """
-        wanted = np.asarray(targets, np.float64).reshape(len(features), -1)
+        wanted = as_columns(targets)
         counts = np.ones(len(features)) if weights is None else np.asarray(weights, np.float64)
-        if features.ndim != 2 or counts.shape != (len(features),) or (counts < 0.0).any():
+        if (
+            features.ndim != 2
+            or len(wanted) != len(features)
+            or counts.shape != (len(features),)
+            or not (counts >= 0.0).all()
+        ):
             raise HeadError("kernels, targets and weights of the windows do not fit together")
         columns, outputs = features.shape[1], wanted.shape[1]
         gram, moment = np.zeros((columns + 1, columns + 1)), np.zeros((columns + 1, outputs))
@@ -175,11 +181,31 @@ class HeadStatistics:
         )
 
 
+def as_columns(targets: FloatArray) -> FloatArray:
+    """Return *targets* ``(n,)`` or ``(n, o)`` as ``(n, o)``, float64."""
+    wanted = np.asarray(targets, np.float64)
+    return wanted[:, None] if wanted.ndim == 1 else wanted
+
+
 def _solve_positive(matrix: FloatArray, right: FloatArray, *, floor: float) -> FloatArray:
     """Return ``matrix⁻¹ right`` for a symmetric *matrix* whose eigenvalues are, but for rounding, *floor* or more."""
     try:
-        root = np.linalg.cholesky(matrix)
+        root = np.asarray(np.linalg.cholesky(matrix), np.float64)
     except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(matrix)
-        return np.asarray(vectors @ ((vectors.T @ right) / np.maximum(values, floor)[:, None]))
-    return np.asarray(np.linalg.solve(root.T, np.linalg.solve(root, right)))
+        return _solve_by_eigenvalues(matrix, right, floor=floor)
+    return _solve_lower(root[::-1, ::-1].T, _solve_lower(root, right)[::-1])[::-1]
+
+
+def _solve_by_eigenvalues(matrix: FloatArray, right: FloatArray, *, floor: float) -> FloatArray:
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray(vectors @ ((vectors.T @ right) / np.maximum(values, floor)[:, None]))
+
+
+def _solve_lower(lower: FloatArray, right: FloatArray) -> FloatArray:
+    """Return ``lower⁻¹ right`` of a lower triangle, by blocks; an upper one is a lower one read backwards."""
+    solution = np.array(right, np.float64)
+    for start in range(0, len(lower), _BLOCK):
+        here = slice(start, start + _BLOCK)
+        solution[here] -= lower[here, :start] @ solution[:start]
+        solution[here] = np.linalg.solve(lower[here, here], solution[here])
+    return solution
