@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.bundle.loaded import LoadedBundle
 from models.detection.detector import detect
 from models.failure.classifier import classify
-from models.features.baseline import Baseline, deviations
-from models.features.context import Context
-from models.features.extraction import extract
+from models.features.baseline import Baseline
+from models.features.extraction import columnar, extract
+from models.features.history import Histories, Past, past_of
+from models.features.inputs import inputs_of, sequences_of
+from models.features.memory import Memory
+from models.features.names import feature_names
 from models.features.specification import FeatureSpecification
-from models.features.windows import Window
+from models.features.windows import Window, Windows
 from models.prognosis.life import predict_life
-from models.records import Float32Array, FloatArray
+from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +28,34 @@ class Prepared:
     """What the models are given, row by window.
 
     Attributes:
-        features: Shape ``(n, f)``; NaN where a channel has no good value.
+        features: Raw features, shape ``(n, f)``; NaN where a channel has no good value.
         deviations: Shape ``(n, f)``.
-        inputs: Shape ``(n, 3 f)``.
+        inputs: Shape ``(n, inputs)``; the deviations come first.
+        sequences: Shape ``(n, channels, windows)``, or None where the specification asks for none.
+        windows_known: How many windows of its life are known at each, itself included, shape ``(n,)``.
+        whole: Whether the life is known from its start, shape ``(n,)``.
     """
 
     features: FloatArray
     deviations: Float32Array
     inputs: Float32Array
+    sequences: Float32Array | None
+    windows_known: Int64Array
+    whole: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def take(self, rows: BoolArray | NDArray[np.intp] | slice) -> Prepared:
+        """Return the given *rows*."""
+        return Prepared(
+            features=self.features[rows],
+            deviations=self.deviations[rows],
+            inputs=self.inputs[rows],
+            sequences=None if self.sequences is None else self.sequences[rows],
+            windows_known=self.windows_known[rows],
+            whole=self.whole[rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +73,77 @@ class Scored(Prepared):
     life_s: FloatArray | None
 
 
-def prepare(spec: FeatureSpecification, baseline: Baseline, context: Context, windows: Sequence[Window]) -> Prepared:
-    """Return the models' inputs for *windows*, which must come by end for each asset; *context* remembers them."""
+def prepare(
+    spec: FeatureSpecification, baseline: Baseline, histories: Histories, windows: Windows | Sequence[Window]
+) -> Prepared:
+    """Return what models take of *windows*, which must come by end for each asset; *histories* remembers them."""
+    if not isinstance(windows, Windows):
+        windows = columnar(spec, windows)
     features = extract(spec, windows)
-    asset_ids = [window.asset_id for window in windows]
-    rows = deviations(features, asset_ids, baseline)
-    ends = np.array([window.end_ns for window in windows], np.int64)
-    return Prepared(features=features, deviations=rows, inputs=context.inputs(asset_ids, ends, rows))
+    return prepared_of(spec, baseline, histories.push(windows.asset_id_of_rows, windows.end_ns, features))
 
 
-def score(bundle: LoadedBundle, context: Context, windows: Sequence[Window]) -> Scored:
-    """Return what *bundle* says of *windows*, which must come by end for each asset; *context* remembers them."""
-    prepared = prepare(bundle.specification, bundle.baseline, context, windows)
+def prepare_table(
+    spec: FeatureSpecification,
+    baseline: Baseline,
+    asset_ids: Sequence[str],
+    asset: Int64Array,
+    end_ns: Int64Array,
+    features: FloatArray,
+    *,
+    whole: BoolArray | bool = True,
+    sequences: bool = True,
+) -> Prepared:
+    """Return what models take of windows of which the features are known, as a gateway that got them one by one.
+
+    Args:
+        spec: Of the features.
+        baseline: What is ordinary.
+        asset_ids: The lives, each by its asset's name; a name may occur more than once.
+        asset: Whose life each window is of, an index into *asset_ids*, shape ``(n,)``.
+        end_ns: Ends, ascending in each life, shape ``(n,)``.
+        features: Raw features, shape ``(n, f)``.
+        whole: Whether each window's life is known from its start, one for all or shape ``(n,)``.
+        sequences: Whether to make sequences too; they are large.
+    """
+    past = past_of_table(spec, asset_ids, asset, end_ns, features, whole=whole)
+    return prepared_of(spec, baseline, past, sequences=sequences)
+
+
+def past_of_table(
+    spec: FeatureSpecification,
+    asset_ids: Sequence[str],
+    asset: Int64Array,
+    end_ns: Int64Array,
+    features: FloatArray,
+    *,
+    whole: BoolArray | bool = True,
+) -> Past:
+    """Return the windows of a table among those before them; see `prepare_table`."""
+    begun = np.zeros(len(asset), np.int64)
+    names = [asset_ids[place] for place in asset.tolist()]
+    past = past_of(spec, Memory.empty(spec, len(asset_ids), kept=0), names, asset, begun, end_ns, features)
+    return replace(past, whole=np.broadcast_to(np.asarray(whole, np.bool_), asset.shape).copy())
+
+
+def prepared_of(spec: FeatureSpecification, baseline: Baseline, past: Past, *, sequences: bool = True) -> Prepared:
+    """Return what models take of the new windows of *past*."""
+    inputs = inputs_of(spec, baseline, past)
+    return Prepared(
+        features=past.features,
+        deviations=inputs[:, : len(feature_names(spec))],
+        inputs=inputs,
+        sequences=sequences_of(spec, baseline, past) if sequences else None,
+        windows_known=past.windows_known,
+        whole=past.whole,
+    )
+
+
+def score(bundle: LoadedBundle, histories: Histories, windows: Windows | Sequence[Window]) -> Scored:
+    """Return what *bundle* says of *windows*, which must come by end for each asset; *histories* remembers them."""
+    prepared = prepare(bundle.specification, bundle.baseline, histories, windows)
     return Scored(
-        features=prepared.features,
-        deviations=prepared.deviations,
-        inputs=prepared.inputs,
+        **{name: getattr(prepared, name) for name in Prepared.__dataclass_fields__},
         detector_output=detect(bundle, prepared.inputs),
         probabilities=classify(bundle, prepared.inputs),
         life_s=predict_life(bundle, prepared.inputs),

@@ -10,12 +10,13 @@ import numpy as np
 
 from cloud_service.training.labels import LEFT_OUT, NORMAL, Failure, label
 from cloud_service.training.specifications import TrainingSettings
-from models.features.baseline import Baseline, deviations, fit_baseline
-from models.features.context import Context
+from models.features.baseline import Baseline, fit_baseline
 from models.features.extraction import extract
 from models.features.specification import FeatureSpecification
-from models.features.windows import Window, good_share, typical_counts, window_counts, windows_of
+from models.features.windower import windows_of
+from models.features.windows import Windows, good_shares, typical_counts
 from models.records import BoolArray, Channel, Float32Array, FloatArray, Int64Array, Observations
+from models.scoring import prepare_table
 
 
 class TrainingError(ValueError):
@@ -78,7 +79,7 @@ class Table:
     end_ns: Int64Array
     good_share: FloatArray
     features: FloatArray
-    samples: tuple[Window, ...] = field(repr=False)
+    samples: Windows = field(repr=False)
     observations: int
     digest: str
 
@@ -119,40 +120,36 @@ def build_table(data: TrainingData, spec: FeatureSpecification, tell: Callable[[
     features: list[FloatArray] = []
     counts: list[Int64Array] = []
     goods: list[Int64Array] = []
-    spans: list[Int64Array] = []
+    ends: list[Int64Array] = []
     assets: list[str] = []
-    samples: list[Window] = []
+    samples: list[Windows] = []
     seen = hashlib.sha256()
     observations = 0
     for number, asset_id in enumerate(data.asset_ids):
         recording = data.observations_of(asset_id)
         observations += len(recording)
         _digest(seen, asset_id, recording)
-        if windows := windows_of(spec, recording, [asset_id]):
+        if len(windows := windows_of(spec, recording, [asset_id])):
             assets.append(asset_id)
             features.append(extract(spec, windows))
-            counts.append(window_counts(windows))
-            goods.append(np.array([[np.count_nonzero(good) for good in window.good] for window in windows]))
-            spans.append(np.array([(window.start_ns, window.end_ns) for window in windows], np.int64))
-            samples += _telling(windows)
+            counts.append(windows.counts)
+            goods.append(windows.good_counts)
+            ends.append(windows.end_ns)
+            samples.append(_telling(windows))
         tell((number + 1) / len(data.asset_ids))
     if not assets:
         raise TrainingError(f"{data.asset_class}: no whole window in {observations} observations; nothing is trained")
     expected = typical_counts(np.concatenate(counts))
-    times = np.concatenate(spans)
-    shares = [
-        good_share(good, count, expected)
-        for good, count in zip(np.concatenate(goods).tolist(), np.concatenate(counts).tolist(), strict=True)
-    ]
+    end_ns = np.concatenate(ends)
     return Table(
         spec=replace(spec, expected_counts=expected),
         asset_ids=tuple(assets),
-        asset=np.repeat(np.arange(len(assets)), [len(part) for part in spans]),
-        start_ns=times[:, 0],
-        end_ns=times[:, 1],
-        good_share=np.array(shares),
+        asset=np.repeat(np.arange(len(assets)), [len(part) for part in ends]),
+        start_ns=end_ns - spec.window_ns,
+        end_ns=end_ns,
+        good_share=good_shares(np.concatenate(goods), np.concatenate(counts), expected),
         features=np.concatenate(features),
-        samples=tuple(samples),
+        samples=Windows.concatenate(samples),
         observations=observations,
         digest=seen.hexdigest(),
     )
@@ -194,15 +191,12 @@ def baseline_of(table: Table, known: Known, settings: TrainingSettings) -> Basel
 
 def inputs_of(table: Table, spec: FeatureSpecification, baseline: Baseline) -> Float32Array:
     """Return the models' inputs for the windows of *table*, shape ``(n, 3 f)``, as a gateway with *baseline*."""
-    context = Context(spec)
-    names = [table.asset_ids[number] for number in table.asset]
-    return context.inputs(names, table.end_ns, deviations(table.features, names, baseline))
+    return prepare_table(spec, baseline, table.asset_ids, table.asset, table.end_ns, table.features).inputs
 
 
-def _telling(windows: Sequence[Window]) -> list[Window]:
+def _telling(windows: Windows) -> Windows:
     """Return the first, the last and the most holed of one asset's *windows*, by time, for golden vectors."""
-    most_holed = min(range(len(windows)), key=lambda number: windows[number].good_share)
-    return [windows[number] for number in sorted({0, most_holed, len(windows) - 1})]
+    return windows.take(np.unique([0, int(windows.good_share.argmin()), len(windows) - 1]))
 
 
 def _digest(seen: hashlib._Hash, asset_id: str, recording: Observations) -> None:

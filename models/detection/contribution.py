@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from models.bundle.loaded import LoadedBundle
+from models.features.baseline import ordinary
 from models.features.names import feature_channels, feature_names, feature_units
-from models.features.windows import Window
 from models.records import ChannelShare, Float32Array, FloatArray
 
 BAND_SCALES = 3.0
 
 
 def top_channels(
-    bundle: LoadedBundle, window: Window, features_row: FloatArray, deviations_row: Float32Array, k: int = 3
+    bundle: LoadedBundle, asset_id: str, features_row: FloatArray, deviations_row: Float32Array, k: int = 3
 ) -> tuple[ChannelShare, ...]:
     """Return up to *k* channels that deviate most, the largest first.
 
@@ -23,7 +23,7 @@ def top_channels(
 
     Args:
         bundle: Whose baseline the deviations are from.
-        window: Says which asset.
+        asset_id: Whose window it is.
         features_row: Shape ``(f,)``.
         deviations_row: Shape ``(f,)``.
         k: How many.
@@ -31,8 +31,7 @@ def top_channels(
     spec = bundle.specification
     names, units = feature_names(spec), feature_units(spec)
     channels = np.array(feature_channels(spec))
-    centre = np.array(bundle.baseline.centre_of(window.asset_id), np.float64)
-    scale = np.array(bundle.baseline.class_scale, np.float64)
+    centre, scale = (numbers[0] for numbers in ordinary(spec, features_row[None], [asset_id], bundle.baseline))
     squares = np.where(np.isfinite(deviations_row), np.asarray(deviations_row, np.float64) ** 2, -1.0)
     leading = [
         int(np.flatnonzero(channels == number)[squares[channels == number].argmax()]) for number in set(channels)

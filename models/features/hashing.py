@@ -7,65 +7,67 @@ import hashlib
 import msgspec
 import numpy as np
 
+from models.features.baseline import Baseline
 from models.features.extraction import extract
-from models.features.names import feature_names, input_names, revisions
-from models.features.specification import FeatureSpecification, is_waveform
-from models.features.windows import Window
+from models.features.history import Histories
+from models.features.inputs import inputs_of, sequences_of
+from models.features.names import feature_names, input_names, mean_columns, revisions, sequence_names
+from models.features.specification import FeatureSpecification, canonical, is_waveform
+from models.features.windows import ChannelRows, Windows
 from models.records import Channel, Float32Array, FloatArray
 
-CONTEXT_REVISION = 2
+HISTORY_REVISION = 3
 _ROWS = 24
 _SAMPLES = 256
+_LIFE = 12
 
 
 def feature_hash(spec: FeatureSpecification) -> str:
     """Return the SHA-256, in hexadecimal, of what this code computes for *spec*.
 
-    It covers the specification, the names of features and inputs, the revisions, and the features of a reference
-    window to six digits: two processors agree on those, two versions of a formula do not.
+    It covers the specification, the names of features, inputs and sequences, the revisions, the features of a reference
+    window, and the inputs and sequences of two made-up lives, to six digits: two processors agree on those, two
+    versions of a formula do not.
     """
     told = msgspec.json.encode(
         {
-            "specification": _canonical(spec),
+            "specification": canonical(spec),
             "features": feature_names(spec),
             "inputs": input_names(spec),
+            "sequences": sequence_names(spec),
             "revisions": revisions(),
-            "context_revision": CONTEXT_REVISION,
-            "reference": [f"{value:.5e}" for value in extract(spec, [reference_window(spec)])[0].tolist()],
+            "history_revision": HISTORY_REVISION,
+            "reference": _digits(extract(spec, reference_window(spec))),
+            "lives": _digits(*_lives(spec)),
         },
         order="sorted",
     )
     return hashlib.sha256(told).hexdigest()
 
 
-def _canonical(spec: FeatureSpecification) -> object:
-    """Return *spec* such that equal ones are told alike: 0, 0.0 and -0.0 are one number."""
-    typed = msgspec.json.decode(msgspec.json.encode(spec), type=FeatureSpecification)
-    return _unsigned_zero(msgspec.to_builtins(typed))
-
-
-def _unsigned_zero(told: object) -> object:
-    if isinstance(told, dict):
-        return {name: _unsigned_zero(value) for name, value in told.items()}
-    if isinstance(told, list | tuple):
-        return [_unsigned_zero(value) for value in told]
-    return told + 0.0 if isinstance(told, float) else told
-
-
-def reference_window(spec: FeatureSpecification) -> Window:
+def reference_window(spec: FeatureSpecification) -> Windows:
     """Return a made-up window of *spec* that no chance is part of."""
-    waveform = [is_waveform(channel) for channel in spec.channels]
     start_ns = 1000 * spec.step_ns
-    times = start_ns + np.arange(_ROWS, dtype=np.int64) * (spec.window_ns // _ROWS)
-    return Window(
-        asset_id="reference",
-        start_ns=start_ns,
-        end_ns=start_ns + spec.window_ns,
-        times=tuple(times for _ in waveform),
-        values=tuple(_values(channel, number) for number, channel in enumerate(spec.channels)),
-        good=tuple(np.arange(_ROWS) % 5 != 3 for _ in waveform),
-        waveforms=tuple(_waveforms(number) if wave else () for number, wave in enumerate(waveform)),
-        good_share=1.0,
+    return Windows(
+        asset_ids=("reference",),
+        asset=np.zeros(1, np.int64),
+        start_ns=np.full(1, start_ns),
+        end_ns=np.full(1, start_ns + spec.window_ns),
+        good_share=np.ones(1),
+        channels=tuple(_rows(spec, channel, number) for number, channel in enumerate(spec.channels)),
+    )
+
+
+def _rows(spec: FeatureSpecification, channel: Channel, number: int) -> ChannelRows:
+    wave = is_waveform(channel)
+    return ChannelRows(
+        time=1000 * spec.step_ns + np.arange(_ROWS, dtype=np.int64) * (spec.window_ns // _ROWS),
+        value=np.full(_ROWS, np.nan) if wave else _values(channel, number),
+        good=np.arange(_ROWS) % 5 != 3,
+        sample_count=np.full(_ROWS, _SAMPLES if wave else 0, np.int64),
+        samples=_samples(number) if wave else np.empty(0, np.float32),
+        first=np.zeros(1, np.int64),
+        last=np.full(1, _ROWS, np.int64),
     )
 
 
@@ -74,15 +76,48 @@ def _values(channel: Channel, number: int) -> FloatArray:
     return np.asarray((channel.low + channel.high) / 2.0 + (channel.high - channel.low) / 8.0 * wave, np.float64)
 
 
-def _waveforms(number: int) -> tuple[Float32Array, ...]:
+def _samples(number: int) -> Float32Array:
     """Return samples with lines, impacts and a hash for noise, rounded so that every machine has the same."""
     sample = np.arange(_SAMPLES)
-    return tuple(
-        np.round(
-            np.sin(0.05 * (number + 1) * sample + row)
-            + 2.0 * np.exp(-0.2 * (sample % 40)) * np.sin(2.1 * sample)
-            + (sample * (7919 + 2 * row) % 1009) / 1009.0,
-            6,
-        ).astype(np.float32)
-        for row in range(_ROWS)
+    row = np.arange(_ROWS)[:, None]
+    wave = (
+        np.sin(0.05 * (number + 1) * sample + row)
+        + 2.0 * np.exp(-0.2 * (sample % 40)) * np.sin(2.1 * sample)
+        + (sample * (7919 + 2 * row) % 1009) / 1009.0
     )
+    samples: Float32Array = np.round(wave, 6).astype(np.float32).ravel()
+    return samples
+
+
+def _lives(spec: FeatureSpecification) -> list[FloatArray]:
+    """Return inputs and sequences of two lives of one asset, with a hole, a stop, events and changing regimes.
+
+    Features are whole numbers and eighths, so that every processor adds them alike.
+    """
+    width = len(feature_names(spec))
+    row, column = np.arange(_LIFE)[:, None], np.arange(width)[None]
+    features = ((row * 5 + column * 3 + row * column) % 16) / 8.0 + column % 7
+    features[2, ::3] = np.nan
+    features[5:8] = np.nan
+    means = mean_columns(spec)
+    centres = spec.regimes.centres or ((),)
+    for number in range(_LIFE):
+        for name, setting in zip(spec.regimes.channels, centres[number % len(centres)], strict=False):
+            features[number, means[name]] = setting
+    for kind, name in enumerate(spec.history.events):
+        features[:, means[name]] = (np.arange(_LIFE) % 4 == kind % 4).astype(np.float64)
+    flat = tuple(tuple(float(value % 5) for value in range(width)) for _ in range(spec.regimes.count))
+    scale = tuple(tuple(1.0 + (value + number) % 3 for value in range(width)) for number in range(spec.regimes.count))
+    baseline = Baseline(centre={}, class_centre=flat, class_scale=scale)
+    histories = Histories(spec)
+    end_ns = spec.window_ns + np.arange(_LIFE, dtype=np.int64) * spec.step_ns
+    histories.begin_life("reference", int(end_ns[_LIFE - 3]) - spec.window_ns)
+    past = histories.push(["reference"] * _LIFE, end_ns, features)
+    sequences = sequences_of(spec, baseline, past)
+    made = [inputs_of(spec, baseline, past).astype(np.float64)]
+    # What is further back is before the lives.
+    return made if sequences is None else [*made, sequences[:, :, -_LIFE:].astype(np.float64)]
+
+
+def _digits(*numbers: FloatArray) -> list[str]:
+    return [f"{value:.5e}" for block in numbers for value in block.ravel().tolist()]

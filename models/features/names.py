@@ -1,32 +1,129 @@
-"""Names and units of the features that a specification asks for, and which channel each is of."""
+"""Names and units of the features that a specification asks for, of the models' inputs, and of sequences' channels."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 from models.features.plain import PLAIN_FEATURES
 from models.features.specification import FeatureSpecification, is_waveform
-from models.features.vibration import WAVEFORM_FEATURES
+from models.features.vibration import WAVEFORM_FEATURES, waveform_features
 from models.records import Channel
+
+GOOD_SHARE = "good_share"
+_SEQUENCE_ENDINGS = (".mean", ".value", ".residual")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One feature: its name, its unit (``"1"``: none), and the channel it is of, as an index."""
+
+    name: str
+    unit: str
+    channel: int
+
+
+@lru_cache(maxsize=64)
+def columns(spec: FeatureSpecification) -> tuple[Column, ...]:
+    """Return the features in the order of the columns of `extract`.
+
+    Channel by channel first, ``channel.feature``, the share of good values last in each; then derived quantities,
+    ``name.value``, then residuals, ``name.residual``. Of these the channel is the first, or the target.
+    """
+    numbers = {channel.name: number for number, channel in enumerate(spec.channels)}
+    of_channels = [
+        Column(name=f"{channel.name}.{name}", unit=unit, channel=number)
+        for number, channel in enumerate(spec.channels)
+        for name, unit in _of(spec, channel)
+    ]
+    derived = [
+        Column(name=f"{one.name}.value", unit=one.unit or "1", channel=numbers[one.first]) for one in spec.derived
+    ]
+    residuals = [
+        Column(name=f"{one.name}.residual", unit=spec.channels[numbers[one.target]].unit, channel=numbers[one.target])
+        for one in spec.residuals
+    ]
+    return (*of_channels, *derived, *residuals)
 
 
 def feature_names(spec: FeatureSpecification) -> tuple[str, ...]:
-    """Return the names of the features, ``channel.feature``, in the order of the columns of `extract`."""
-    return tuple(f"{channel.name}.{name}" for channel in spec.channels for name, _ in _of(channel))
+    """Return the names of the features in the order of the columns of `extract`."""
+    return tuple(column.name for column in columns(spec))
 
 
 def feature_channels(spec: FeatureSpecification) -> tuple[int, ...]:
     """Return for each feature the index of its channel in ``spec.channels``."""
-    return tuple(number for number, channel in enumerate(spec.channels) for _ in _of(channel))
+    return tuple(column.channel for column in columns(spec))
 
 
 def feature_units(spec: FeatureSpecification) -> tuple[str, ...]:
     """Return the unit of each feature, ``"1"`` for a number without one."""
-    return tuple(unit for channel in spec.channels for _, unit in _of(channel))
+    return tuple(column.unit for column in columns(spec))
 
 
+@lru_cache(maxsize=64)
+def mean_columns(spec: FeatureSpecification) -> dict[str, int]:
+    """Return the column of the mean of each plain channel; empty without the statistic."""
+    places = {column.name: place for place, column in enumerate(columns(spec))}
+    return {
+        channel.name: places[f"{channel.name}.mean"]
+        for channel in spec.channels
+        if not is_waveform(channel) and f"{channel.name}.mean" in places
+    }
+
+
+@lru_cache(maxsize=64)
+def quality_columns(spec: FeatureSpecification) -> tuple[int, ...]:
+    """Return the columns of the shares of good values; a window in which only they are known tells nothing."""
+    names = {f"{channel.name}.{GOOD_SHARE}" for channel in spec.channels} if spec.quality else set()
+    return tuple(place for place, column in enumerate(columns(spec)) if column.name in names)
+
+
+@lru_cache(maxsize=64)
+def history_columns(spec: FeatureSpecification) -> tuple[int, ...]:
+    """Return the columns whose past the inputs tell: see ``History.of``."""
+    endings = spec.history.of or ("",)
+    return tuple(place for place, column in enumerate(columns(spec)) if column.name.endswith(endings))
+
+
+@lru_cache(maxsize=64)
+def sequence_columns(spec: FeatureSpecification) -> tuple[int, ...]:
+    """Return the columns that sequence models look at: means of channels, derived quantities, residuals."""
+    return tuple(place for place, column in enumerate(columns(spec)) if column.name.endswith(_SEQUENCE_ENDINGS))
+
+
+@lru_cache(maxsize=64)
 def input_names(spec: FeatureSpecification) -> tuple[str, ...]:
-    """Return the names of the models' inputs: each feature's deviation, its mean over the context, and its trend."""
+    """Return the names of the models' inputs, in the order of the columns of ``history.inputs_of``.
+
+    Each feature's deviation now; for each rolling length the statistics of those with a history; their means since
+    the start, their changes from the first windows; the number of windows; hours since events.
+    """
+    history = spec.history
     names = feature_names(spec)
-    return (*names, *(f"{name}:mean" for name in names), *(f"{name}:trend" for name in names))
+    past = [names[place] for place in history_columns(spec)]
+    return (
+        *names,
+        *(
+            f"{name}:{statistic}{length}"
+            for length in history.rolling
+            for statistic in history.statistics
+            for name in past
+        ),
+        *(f"{name}:life_mean" for name in past if history.since_start),
+        *(f"{name}:change" for name in past if history.first_windows),
+        *(("cycles",) if history.cycles else ()),
+        *(f"hours_since:{channel}" for channel in history.events),
+    )
+
+
+@lru_cache(maxsize=64)
+def sequence_names(spec: FeatureSpecification) -> tuple[str, ...]:
+    """Return the names of the channels of sequences; empty where there are none."""
+    if not spec.history.sequence_windows:
+        return ()
+    names = [feature_names(spec)[place] for place in sequence_columns(spec)]
+    return (*names, *(f"{name}:life_mean" for name in names if spec.history.since_start))
 
 
 def revisions() -> dict[str, int]:
@@ -35,8 +132,11 @@ def revisions() -> dict[str, int]:
     return plain | {f"waveform.{feature.name}": feature.revision for feature in WAVEFORM_FEATURES}
 
 
-def _of(channel: Channel) -> list[tuple[str, str]]:
+def _of(spec: FeatureSpecification, channel: Channel) -> list[tuple[str, str]]:
     """Return name and unit of each feature of *channel*."""
     if is_waveform(channel):
-        return [(feature.name, channel.unit if feature.has_unit else "1") for feature in WAVEFORM_FEATURES]
-    return [(feature.name, channel.unit + feature.unit) for feature in PLAIN_FEATURES]
+        told = [(feature.name, feature.unit or channel.unit) for feature in waveform_features(spec, channel)]
+    else:
+        by_name = {feature.name: feature for feature in PLAIN_FEATURES}
+        told = [(name, channel.unit + by_name[name].unit) for name in spec.statistics]
+    return [*told, (GOOD_SHARE, "1")] if spec.quality else told

@@ -12,12 +12,15 @@ with every release.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, get_args
+
+import msgspec
 
 from models.records import Channel
 
@@ -296,6 +299,25 @@ class FeatureSpecification:
     def late_ns(self) -> int:
         """Longest wait for a silent channel in nanoseconds of source time."""
         return round(self.late_s * 1e9)
+
+
+def specification_digest(spec: FeatureSpecification) -> str:
+    """Return the SHA-256, in hexadecimal, of *spec*; equal ones have equal digests: 0, 0.0 and -0.0 are one number."""
+    return hashlib.sha256(msgspec.json.encode(canonical(spec), order="sorted")).hexdigest()
+
+
+def canonical(spec: FeatureSpecification) -> object:
+    """Return *spec* in plain values such that equal ones are told alike."""
+    typed = msgspec.json.decode(msgspec.json.encode(spec), type=FeatureSpecification)
+    return _unsigned_zero(msgspec.to_builtins(typed))
+
+
+def _unsigned_zero(told: object) -> object:
+    if isinstance(told, dict):
+        return {name: _unsigned_zero(value) for name, value in told.items()}
+    if isinstance(told, list | tuple):
+        return [_unsigned_zero(value) for value in told]
+    return told + 0.0 if isinstance(told, float) else told
 
 
 def is_waveform(channel: Channel) -> bool:

@@ -19,7 +19,7 @@ from models.features.extraction import extract
 from models.features.hashing import feature_hash, reference_window
 from models.features.names import feature_names, input_names
 from models.features.specification import FeatureSpecification, History
-from models.features.windows import Window
+from models.features.windows import Window, Windows
 from models.records import Channel
 
 
@@ -55,12 +55,12 @@ def release() -> Release:
         late_s=3600.0,
         history=History(rolling=(4,)),
     )
-    window = reference_window(spec)
+    window = single(reference_window(spec))
     centre = extract(spec, [window])[0]
     baseline = Baseline(
-        centre={"reference": tuple(centre.tolist())},
-        class_centre=tuple((centre + 1.0).tolist()),
-        class_scale=tuple((0.1 * np.abs(centre) + 0.1).tolist()),
+        centre={"reference": (tuple(centre.tolist()),)},
+        class_centre=(tuple((centre + 1.0).tolist()),),
+        class_scale=(tuple((0.1 * np.abs(centre) + 0.1).tolist()),),
     )
     parts = {FEATURES: encode_specification(spec), BASELINES: encode_baseline(baseline), **graphs(spec)}
     manifest = manifest_of(spec)
@@ -78,6 +78,24 @@ def folder(release: Release, tmp_path: Path) -> Callable[[], Path]:
         return tmp_path / "bundle"
 
     return unpack
+
+
+def single(windows: Windows) -> Window:
+    """Return the only one of *windows* as a record."""
+    ends = [np.cumsum(one.sample_count) for one in windows.channels]
+    return Window(
+        asset_id=windows.asset_ids[0],
+        start_ns=int(windows.start_ns[0]),
+        end_ns=int(windows.end_ns[0]),
+        times=tuple(one.time for one in windows.channels),
+        values=tuple(one.value for one in windows.channels),
+        good=tuple(one.good for one in windows.channels),
+        waveforms=tuple(
+            tuple(np.split(one.samples, end[:-1])) if one.samples.size else ()
+            for one, end in zip(windows.channels, ends, strict=True)
+        ),
+        good_share=1.0,
+    )
 
 
 def moved(spec: FeatureSpecification, window: Window, step: int) -> Window:
