@@ -29,7 +29,7 @@ from models.features.extraction import extract
 from models.features.hashing import feature_hash
 from models.features.names import feature_names
 from models.features.specification import FeatureSpecification, History
-from models.features.windows import windows_of
+from models.features.windower import windows_of
 from models.records import Channel, FloatArray, Observations, Stream
 
 ASSET_CLASS = "test_machine"
@@ -144,8 +144,8 @@ def make_bundle(
     healthy = Observations.concatenate([run_machine(f"train-{n}", hours=72, seed=n) for n in range(2)])
     windows = windows_of(specification, healthy)
     by_asset = {
-        asset_id: extract(specification, [w for w in windows if w.asset_id == asset_id])
-        for asset_id in ("train-0", "train-1")
+        asset_id: extract(specification, windows.take(windows.asset == number))
+        for number, asset_id in enumerate(windows.asset_ids)
     }
     manifest = _manifest(version, specification, thresholds, not_after, minimum_gateway_version)
     parts = {
@@ -156,7 +156,7 @@ def make_bundle(
         LIFE: _life(specification),
     }
     claimed = LoadedBundle.of_parts({**parts, DETECTOR: _detector(specification, gain=golden_gain)}, manifest)
-    parts[GOLDEN] = make_golden(claimed, windows[20:30])
+    parts[GOLDEN] = make_golden(claimed, windows.take(np.arange(20, 30)))
     archive = folder / archive_name(manifest)
     archive.write_bytes(pack(parts, manifest, signing_key))
     return archive

@@ -122,7 +122,9 @@ def train_class(
     decision = decide(ours, theirs)
     progress("bundle", 0.95)
     manifest = replace(manifest, metrics=metrics)
-    parts[GOLDEN] = make_golden(bundle, table.samples[:: -(-len(table.samples) // _GOLDEN_WINDOWS)])
+    parts[GOLDEN] = make_golden(
+        bundle, table.samples.take(np.arange(0, len(table.samples), -(-len(table.samples) // _GOLDEN_WINDOWS)))
+    )
     parts[MODEL_CARD] = model_card(manifest, decision, graphs.parity, missing).encode()
     archive = pack(parts, manifest, signing_key)
     progress("done", 1.0)

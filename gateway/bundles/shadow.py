@@ -10,8 +10,8 @@ import numpy as np
 import structlog
 
 from models.bundle.loaded import LoadedBundle
-from models.features.context import Context
-from models.features.windows import windows_of
+from models.features.history import Histories
+from models.features.windower import windows_of
 from models.records import BoolArray, Observations
 from models.scoring import score
 from models.segment import SegmentError, decode_segment
@@ -79,10 +79,8 @@ def _recent(segments: Path) -> Observations:
 def _out_of_normal(bundle: LoadedBundle, history: Observations, assets: Collection[str]) -> dict[tuple[str, int], bool]:
     """Return by asset and window end whether *bundle* finds the window out of normal; unknown ones are left out."""
     windows = windows_of(bundle.specification, history, assets)
-    outputs = score(bundle, Context(bundle.specification), windows).detector_output
+    outputs = score(bundle, Histories(bundle.specification), windows).detector_output
     limits = bundle.manifest.thresholds
-    return {
-        (window.asset_id, window.end_ns): bool(output >= limits.warning)
-        for window, output in zip(windows, outputs, strict=True)
-        if window.good_share >= limits.minimum_good_share
-    }
+    judged = np.flatnonzero(windows.good_share >= limits.minimum_good_share)
+    names, ends = windows.asset_id_of_rows, windows.end_ns.tolist()
+    return {(names[row], ends[row]): bool(outputs[row] >= limits.warning) for row in judged.tolist()}

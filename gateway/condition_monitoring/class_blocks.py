@@ -19,7 +19,7 @@ from models.bundle.loaded import LoadedBundle
 from models.detection.contribution import top_channels
 from models.detection.detector import detect
 from models.failure.classifier import classify
-from models.features.windows import Window
+from models.features.windows import Windows
 from models.prognosis.life import predict_life
 from models.records import (
     Advisory,
@@ -109,24 +109,25 @@ class ClassBlocks:
     def results(self, observations: Observations) -> Results:
         """Return what the windows that *observations* close tell."""
         windows, prepared = self.manipulator.manipulate(observations)  # data manipulation
-        if not windows:
+        if not len(windows):
             return Results()
         states = self._states(windows, prepared)  # state detection
         health = self._health(states, prepared)  # health assessment
         prognoses = self._prognoses(states, prepared)  # prognostic assessment
         advisories = self._advisor.advise(states, health, prognoses)  # advisory generation
-        features = self._features(windows, prepared) if self._tells_features else ()
+        features = self._features(states, prepared) if self._tells_features else ()
         return Results(states=states, health=health, prognoses=prognoses, advisories=advisories, features=features)
 
     def states(self, observations: Observations) -> tuple[State, ...]:
         """Return the states alone, for a bundle that only runs beside the live one; no advisory comes of them."""
         windows, prepared = self.manipulator.manipulate(observations)
-        return self._states(windows, prepared) if windows else ()
+        return self._states(windows, prepared) if len(windows) else ()
 
-    def _states(self, windows: Sequence[Window], prepared: Prepared) -> tuple[State, ...]:
+    def _states(self, windows: Windows, prepared: Prepared) -> tuple[State, ...]:
         """Return the state of each window; the model sees only those with enough good observations."""
-        spans = [_span(window) for window in windows]
-        unlike = [unlikeness(self._bundle.manifest.channels, self._described.get(w.asset_id, ())) for w in windows]
+        spans = _spans(windows)
+        needed = self._bundle.manifest.channels
+        unlike = [unlikeness(needed, self._described.get(span.asset_id, ())) for span in spans]
         trusted = [row for row in self._detector.trusted(spans) if not unlike[row]]
         outputs: list[float | None] = [None] * len(spans)
         failure = ""
@@ -137,34 +138,31 @@ class ClassBlocks:
             failure = str(error)
             log.warning("windows stored without a state", asset_class=self._bundle.manifest.asset_class, error=failure)
         return tuple(
-            self._state(windows[row], span, outputs[row], prepared, row, unlike[row] or failure)
-            for row, span in enumerate(spans)
+            self._state(span, outputs[row], prepared, row, unlike[row] or failure) for row, span in enumerate(spans)
         )
 
-    def _features(self, windows: Sequence[Window], prepared: Prepared) -> tuple[WindowFeatures, ...]:
+    def _features(self, states: Sequence[State], prepared: Prepared) -> tuple[WindowFeatures, ...]:
         """Return the features of each window as the models were given them."""
         manifest = self._bundle.manifest
         return tuple(
             WindowFeatures(
-                asset_id=window.asset_id,
+                asset_id=state.asset_id,
                 asset_class=manifest.asset_class,
-                window_start=from_ns(window.start_ns),
-                window_end=from_ns(window.end_ns),
+                window_start=state.window_start,
+                window_end=state.window_end,
                 feature_hash=manifest.feature_hash,
                 model_version=manifest.version,
-                good_share=window.good_share,
-                values=tuple(prepared.features[row].tolist()),
+                good_share=state.good_share,
+                values=tuple(values),
             )
-            for row, window in enumerate(windows)
+            for state, values in zip(states, prepared.features.tolist(), strict=True)
         )
 
-    def _state(
-        self, window: Window, span: Span, output: float | None, prepared: Prepared, row: int, failure: str
-    ) -> State:
+    def _state(self, span: Span, output: float | None, prepared: Prepared, row: int, failure: str) -> State:
         plain = self._detector.detect(span, output, failure=failure)
         if plain.zone in {Zone.NORMAL, Zone.UNKNOWN}:
             return plain
-        channels = top_channels(self._bundle, window, prepared.features[row], prepared.deviations[row])
+        channels = top_channels(self._bundle, span.asset_id, prepared.features[row], prepared.deviations[row])
         return self._detector.detect(span, output, channels)
 
     def _health(self, states: Sequence[State], prepared: Prepared) -> tuple[Health, ...]:
@@ -254,13 +252,14 @@ class Unmonitored:
         return Results(states=tuple(unknown(span, self._asset_class, NO_BUNDLE, None) for span in spans))
 
 
-def _span(window: Window) -> Span:
-    return Span(
-        asset_id=window.asset_id,
-        start=from_ns(window.start_ns),
-        end=from_ns(window.end_ns),
-        good_share=window.good_share,
-    )
+def _spans(windows: Windows) -> list[Span]:
+    columns = (windows.start_ns, windows.end_ns, windows.good_share)
+    return [
+        Span(asset_id=asset_id, start=from_ns(start), end=from_ns(end), good_share=share)
+        for asset_id, start, end, share in zip(
+            windows.asset_id_of_rows, *(column.tolist() for column in columns), strict=True
+        )
+    ]
 
 
 def _step_span(asset_id: str, step: int) -> Span:

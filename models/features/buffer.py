@@ -1,49 +1,77 @@
-"""Rows of one asset that windows still need, and the cutting of windows from them."""
+"""Rows that windows still need, of all assets of a class, and how they are kept until then.
+
+Rows lie in parts, each sorted by place, that is by asset and then by channel, and in the order of the log at one place.
+Parts are merged as they grow, so that there are few, and the rows of the assets whose windows close can be taken out
+without a look at those of the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.specification import FeatureSpecification, is_waveform
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 
-NEVER = int(np.iinfo(np.int64).min)
-FAR = int(np.iinfo(np.int64).max) // 2
-# An asset whose channels are all silent but one closes no window; its rows are given up beyond this.
-MAX_BUFFER_ROWS = 2_000_000
-_PIECE_ROWS = 100_000
+Int32Array = NDArray[np.int32]
+
+# Larger parts are left as they are: merging them would move much for little.
+_MAX_PART_ROWS = 4_000_000
+_KEY_BITS = 16
 _NO_SAMPLES = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """Observations as columns of shape ``(n,)``; ``samples`` holds a waveform's samples and None else."""
+    """Observations as columns of shape ``(n,)``.
 
-    asset: Int64Array
-    channel: Int64Array
+    Attributes:
+        place: Number of the asset times the number of channels, plus the number of the channel.
+        number: How many rows of the asset came before this one.
+        time: Source time, ns since 1970 UTC.
+        value: The value; NaN for waveforms.
+        good: Status Good, and a finite value or finite samples.
+        sample_first: Where a waveform begins in ``samples``; shape ``(0,)`` where no row has samples.
+        sample_count: How many samples it has; shape ``(0,)`` where no row has samples.
+        samples: Samples, in any order and perhaps with some that are no row's.
+    """
+
+    place: Int32Array
+    number: Int64Array
     time: Int64Array
     value: FloatArray
     good: BoolArray
-    samples: NDArray[np.object_]
+    sample_first: Int64Array
+    sample_count: Int64Array
+    samples: Float32Array
 
     def __len__(self) -> int:
         return len(self.time)
 
     def take(self, rows: BoolArray | NDArray[np.intp] | slice) -> Rows:
-        """Return the given *rows*."""
+        """Return the given *rows*, with all samples."""
         return Rows(
-            asset=self.asset[rows],
-            channel=self.channel[rows],
+            place=self.place[rows],
+            number=self.number[rows],
             time=self.time[rows],
             value=self.value[rows],
             good=self.good[rows],
-            samples=self.samples[rows],
+            sample_first=self.sample_first[rows] if self.sample_first.size else self.sample_first,
+            sample_count=self.sample_count[rows] if self.sample_count.size else self.sample_count,
+            samples=self.samples,
+        )
+
+    def packed(self) -> Rows:
+        """Return the same rows with no more samples than theirs, in their order."""
+        if not self.samples.size:
+            return self
+        last = np.cumsum(self.sample_count)
+        return replace(
+            self,
+            sample_first=last - self.sample_count,
+            samples=self.samples[ranges(self.sample_first, self.sample_count)],
         )
 
     @classmethod
@@ -51,215 +79,137 @@ class Rows:
         """Return *parts*, at least one, one after the other."""
         if len(parts) == 1:
             return parts[0]
-        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__})
-
-
-@dataclass(frozen=True, kw_only=True)
-class SavedBuffer:
-    """An asset's rows and position as bytes."""
-
-    newest: tuple[int, ...]
-    oldest: int
-    next_end: int
-    channel: bytes
-    time: bytes
-    value: bytes
-    good: bytes
-    sample_counts: bytes
-    samples: bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """One closed window: for each channel the rows that belong to it."""
-
-    start: int
-    end: int
-    channels: tuple[Rows, ...]
-
-
-def clock(newest: Int64Array, late_ns: int) -> Int64Array:
-    """Return up to where each asset's windows may close, shape ``(n,)``.
-
-    That is the oldest of the channels' newest times or, when it is later, ``late_ns`` before the second newest. The
-    second, so that a single channel with a wrong clock closes nothing.
-
-    Args:
-        newest: Newest time of each channel, shape ``(n, channels)``.
-        late_ns: How long a silent channel is waited for.
-    """
-    channels = newest.shape[1]
-    rank = channels - min(2, (channels + 1) // 2)
-    ahead = np.partition(newest, rank, axis=1)[:, rank]
-    ahead = np.where(ahead > NEVER + late_ns, ahead - late_ns, NEVER)
-    return np.asarray(np.maximum(newest.min(axis=1), ahead), np.int64)
-
-
-def first_end(spec: FeatureSpecification, oldest: Int64Array) -> Int64Array:
-    """Return the end of the first window that starts at or after each of *oldest*."""
-    return -(-(oldest + spec.window_ns) // spec.step_ns) * spec.step_ns
-
-
-class AssetBuffer:
-    """The rows of one asset, and where its windows stand.
-
-    ``newest`` is the newest time of each channel, ``oldest`` the oldest of all, ``next_end`` the end of the next
-    window. Before the first window has closed that is `NEVER`: it will be the first that starts at or after the oldest
-    row until then.
-    """
-
-    def __init__(self, spec: FeatureSpecification) -> None:
-        self._spec = spec
-        self.newest = np.full(len(spec.channels), NEVER, np.int64)
-        self.next_end = NEVER
-        self.late_rows = 0
-        self.dropped_rows = 0
-        self.oldest = FAR
-        self._parts: list[Rows] = []
-        self._size = 0
-
-    def push(self, rows: Rows) -> Iterator[Cut]:
-        """Take *rows*, in the order of the log, and yield the windows that they close, by end."""
-        for first in range(0, len(rows), _PIECE_ROWS):
-            yield from self._push(rows.take(slice(first, first + _PIECE_ROWS)))
-
-    def saved(self) -> SavedBuffer:
-        """Return everything as bytes."""
-        rows = Rows.concatenate(self._parts) if self._parts else None
-        columns = {name: b"" if rows is None else getattr(rows, name).tobytes() for name in _SAVED_COLUMNS}
-        counts, samples = (np.zeros(0, np.int64), []) if rows is None else self._waveforms(rows)
-        return SavedBuffer(
-            newest=tuple(self.newest.tolist()),
-            oldest=self.oldest,
-            next_end=self.next_end,
-            **columns,
-            sample_counts=counts.tobytes(),
-            samples=b"".join(np.ascontiguousarray(one, np.float32).tobytes() for one in samples),
+        joint = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("place", "number", "time", "value", "good")
+        }
+        sizes = [part.samples.size for part in parts]
+        if not sum(sizes):
+            return cls(**joint, sample_first=_NO_NUMBERS, sample_count=_NO_NUMBERS, samples=_NO_SAMPLES)
+        shifts = np.cumsum(sizes) - sizes
+        firsts = [_filled(part.sample_first, part) + shift for part, shift in zip(parts, shifts, strict=True)]
+        return cls(
+            **joint,
+            sample_first=np.concatenate(firsts),
+            sample_count=np.concatenate([_filled(part.sample_count, part) for part in parts]),
+            samples=np.concatenate([part.samples for part in parts]),
         )
 
-    def _waveforms(self, rows: Rows) -> tuple[Int64Array, list[Float32Array]]:
-        """Return the number of samples of each row, and the waveforms; of the many plain rows none is looked at."""
-        counts = np.zeros(len(rows), np.int64)
-        is_wave = np.array([is_waveform(channel) for channel in self._spec.channels])
-        places = [row for row in np.flatnonzero(is_wave[rows.channel]) if rows.samples[row] is not None]
-        waveforms = [rows.samples[row] for row in places]
-        counts[places] = [one.size for one in waveforms]
-        return counts, waveforms
-
     @classmethod
-    def of_saved(cls, spec: FeatureSpecification, saved: SavedBuffer) -> AssetBuffer:
-        """Return the buffer that gave *saved*.
+    def empty(cls) -> Rows:
+        """Return no rows."""
+        return cls(
+            place=np.empty(0, np.int32),
+            number=_NO_NUMBERS,
+            time=_NO_NUMBERS,
+            value=np.empty(0, np.float64),
+            good=np.empty(0, np.bool_),
+            sample_first=_NO_NUMBERS,
+            sample_count=_NO_NUMBERS,
+            samples=_NO_SAMPLES,
+        )
 
-        Raises:
-            ValueError: If the columns do not fit together.
-        """
-        buffer = cls(spec)
-        buffer.newest = np.array(saved.newest, np.int64)
-        buffer.oldest, buffer.next_end = saved.oldest, saved.next_end
-        columns = {name: np.frombuffer(getattr(saved, name), dtype) for name, dtype in _SAVED_COLUMNS.items()}
-        counts = np.frombuffer(saved.sample_counts, np.int64)
-        samples = np.frombuffer(saved.samples, np.float32)
-        if len({len(counts), *(len(column) for column in columns.values())}) != 1 or counts.sum() != samples.size:
-            raise ValueError("columns of different lengths")
-        cells = np.empty(len(counts), np.object_)
-        ends = np.cumsum(counts)
-        for row in np.flatnonzero(counts):
-            cells[row] = samples[ends[row] - counts[row] : ends[row]]
-        if len(counts):
-            buffer._keep(Rows(asset=np.zeros(len(counts), np.int64), samples=cells, **columns))
-        return buffer
 
-    def _push(self, rows: Rows) -> Iterator[Cut]:
-        step = self._spec.step_ns
-        before, closed_end = self.newest.copy(), self._closed_end()
-        np.maximum.at(self.newest, rows.channel, rows.time)
-        oldest = np.minimum(np.minimum.accumulate(rows.time), self.oldest)
-        self.oldest = int(oldest[-1])
-        next_end = self.next_end if self.next_end != NEVER else int(first_end(self._spec, oldest[-1:])[0])
-        if clock(self.newest[None], self._spec.late_ns)[0] < next_end:
-            self._count_late(rows.time < closed_end)
-            self._keep(rows)
+_NO_NUMBERS = np.empty(0, np.int64)
+
+
+@dataclass(kw_only=True)
+class _Part:
+    """Sorted rows; those of an asset count only where they were added after the asset's rows were last taken out."""
+
+    rows: Rows
+    serial: int
+    alive: int
+
+
+class RowStore:
+    """Rows of many assets, added in the order of the log and taken out asset by asset.
+
+    Args:
+        channels: Number of channels of the class.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self._channels = channels
+        self._parts: list[_Part] = []
+        self._serial = 0
+        self._since = np.empty(0, np.int64)  # by asset: rows in parts before this serial have been taken out
+
+    def add(self, rows: Rows) -> None:
+        """Keep *rows*, in the order of the log."""
+        if not len(rows):
             return
-        until = np.maximum(self._running_clock(before, rows), 0) // step * step
-        if self.next_end == NEVER and not self._begin(until, oldest):
-            self._keep(rows)
-            return
-        closed = np.concatenate([[closed_end], np.where(until >= self.next_end, until, closed_end)[:-1]])
-        late = rows.time < closed
-        self._count_late(late)
-        kept = Rows.concatenate([*self._parts, rows])
-        arrival = np.concatenate([np.full(self._size, -1), np.arange(len(rows))])
-        self._parts, self._size = [], 0
-        yield from self._cut(kept, arrival, until, has_late=bool(late.any()))
+        self._grow(int(rows.place.max()) // self._channels + 1)
+        self._append(rows.take(stable_order(rows.place)))
+        while len(self._parts) > 1:
+            older, newer = self._parts[-2:]
+            if older.alive >= 2 * newer.alive or older.alive + newer.alive > _MAX_PART_ROWS:
+                break
+            del self._parts[-2:]
+            both = Rows.concatenate([self._alive(older), self._alive(newer)])
+            self._parts.append(
+                _Part(rows=both.take(stable_order(both.place)), serial=newer.serial, alive=len(both))
+            )  # fmt: skip
 
-    def _begin(self, until: Int64Array, oldest: Int64Array) -> bool:
-        """Settle which window is the first, at the first row that closes one; return whether one does."""
-        first = first_end(self._spec, oldest)
-        closes = np.flatnonzero(until >= first)
-        if closes.size:
-            self.next_end = int(first[closes[0]])
-        return bool(closes.size)
+    def take_out(self, assets: Int64Array) -> Rows:
+        """Return, and keep no longer, the rows of *assets*, at each place in the order of the log."""
+        self._grow(int(assets.max(initial=-1)) + 1)
+        found = [Rows.empty()]
+        for part in self._parts:
+            ours = assets[self._since[assets] <= part.serial]
+            first = np.searchsorted(part.rows.place, (ours * self._channels).astype(np.int32))
+            last = np.searchsorted(part.rows.place, ((ours + 1) * self._channels).astype(np.int32))
+            rows = part.rows.take(ranges(first, last - first)).packed()
+            part.alive -= len(rows)
+            found.append(rows)
+        self._since[assets] = self._serial + 1
+        self._tidy()
+        return Rows.concatenate(found)
 
-    def _running_clock(self, before: Int64Array, rows: Rows) -> Int64Array:
-        """Return the clock after each row."""
-        newest = np.full((len(rows), len(self.newest)), NEVER, np.int64)
-        newest[np.arange(len(rows)), rows.channel] = rows.time
-        newest[0] = np.maximum(newest[0], before)
-        return clock(np.maximum.accumulate(newest, axis=0), self._spec.late_ns)
+    def rows(self) -> Rows:
+        """Return all rows, at each place in the order of the log."""
+        return Rows.concatenate([Rows.empty(), *(self._alive(part) for part in self._parts)])
 
-    def _cut(self, rows: Rows, arrival: Int64Array, until: Int64Array, *, has_late: bool) -> Iterator[Cut]:
-        """Yield the windows that end at or before the last of *until*, and keep what the next ones need."""
-        step, length = self._spec.step_ns, self._spec.window_ns
-        order = np.lexsort((rows.time, rows.channel))
-        rows, arrival = rows.take(order), arrival[order]
-        ends = self._ends(rows.time, int(until[-1]))
-        closing = np.searchsorted(until, ends, side="left")
-        bounds = np.searchsorted(rows.channel, np.arange(len(self.newest) + 1))
-        spans = []
-        for first, last in pairwise(bounds.tolist()):
-            time = rows.time[first:last]
-            spans.append((first + np.searchsorted(time, ends - length), first + np.searchsorted(time, ends)))
-        for place, end in enumerate(ends.tolist()):
-            channels = [rows.take(slice(low[place], high[place])) for low, high in spans]
-            if has_late:
-                seen = [arrival[low[place] : high[place]] <= closing[place] for low, high in spans]
-                channels = [part.take(mask) for part, mask in zip(channels, seen, strict=True)]
-            if any(len(part) for part in channels):
-                yield Cut(start=end - length, end=end, channels=tuple(channels))
-        self.next_end = int(until[-1]) + step
-        self._keep(rows)
+    def _append(self, rows: Rows) -> None:
+        self._serial += 1
+        self._parts.append(_Part(rows=rows, serial=self._serial, alive=len(rows)))
 
-    def _ends(self, time: Int64Array, last_end: int) -> Int64Array:
-        """Return the ends, from the next to *last_end*, of windows with rows at *time*: a long gap costs nothing."""
-        step = self._spec.step_ns
-        steps = np.unique(time // step)
-        overlap = -(-self._spec.window_ns // step)
-        ends = np.unique((steps[:, None] + np.arange(1, overlap + 1)) * step)
-        return ends[(ends >= self.next_end) & (ends <= last_end)]
+    def _alive(self, part: _Part) -> Rows:
+        """Return the rows of *part* that were not taken out."""
+        if part.alive == len(part.rows):
+            return part.rows
+        return part.rows.take(self._since[part.rows.place // self._channels] <= part.serial).packed()
 
-    def _keep(self, rows: Rows) -> None:
-        if self.next_end != NEVER:
-            rows = rows.take(rows.time >= self.next_end - self._spec.window_ns)
-        if len(rows):
-            self._parts.append(rows)
-            self._size += len(rows)
-        if self._size > MAX_BUFFER_ROWS:
-            held = Rows.concatenate(self._parts)
-            self._parts = [held.take(slice(len(held) // 2, None))]
-            self.dropped_rows += len(held) // 2
-            self._size = len(self._parts[0])
+    def _tidy(self) -> None:
+        """Let go of parts of which more than half was taken out."""
+        self._parts = [part for part in self._parts if part.alive]
+        for part in self._parts:
+            if 2 * part.alive < len(part.rows):
+                part.rows = self._alive(part)
 
-    def _closed_end(self) -> int:
-        """Return the end of the last window that has closed."""
-        return self.next_end - self._spec.step_ns if self.next_end != NEVER else NEVER
-
-    def _count_late(self, late: BoolArray) -> None:
-        self.late_rows += int(np.count_nonzero(late))
+    def _grow(self, assets: int) -> None:
+        if assets > len(self._since):
+            self._since = np.concatenate([self._since, np.zeros(assets - len(self._since), np.int64)])
 
 
-_SAVED_COLUMNS: dict[str, Any] = {"channel": np.int64, "time": np.int64, "value": np.float64, "good": np.bool_}
+def stable_order(keys: NDArray[np.integer]) -> NDArray[np.intp]:
+    """Return the order that sorts *keys*, 0 to 2³² - 1, and leaves equal ones as they stand.
+
+    Sixteen bits at a time, which NumPy sorts by counting.
+    """
+    order = np.argsort((keys & (2**_KEY_BITS - 1)).astype(np.uint16), kind="stable")
+    high = keys >> _KEY_BITS
+    if high.any():
+        order = order[np.argsort(high.astype(np.uint16)[order], kind="stable")]
+    return order
 
 
-def samples_of(rows: Rows) -> tuple[Float32Array, ...]:
-    """Return each row's samples, an empty array where there are none."""
-    return tuple(_NO_SAMPLES if one is None else one for one in rows.samples)
+def ranges(first: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np.intp]:
+    """Return the numbers ``first[i] … first[i] + sizes[i] - 1`` of all ``i``, one range after the other."""
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(np.asarray(first - before, np.intp), sizes) + np.arange(int(np.sum(sizes)))
+
+
+def _filled(column: Int64Array, part: Rows) -> Int64Array:
+    """Return a column of samples, zeros where no row of *part* has any."""
+    return column if column.size else np.zeros(len(part), np.int64)

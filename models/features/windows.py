@@ -1,29 +1,18 @@
-"""Windows: the observations of one asset over a stretch of source time.
+"""Windows: the observations of an asset over a stretch of source time, many windows as columns.
 
-Windows end at multiples of the step since 1970 and overlap when they are longer than it. A window closes at the very
-row of the log where every channel of its asset has reached its end, or where the asset has run ``late_s`` ahead of a
-channel that keeps silent. So the same rows in the same order give the same windows, however they are cut into pages.
-What comes later than that still counts for the windows that are open, and is counted as late.
+They come of a windower, which cuts a log of observations, or of a table that has a row for each window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.buffer import FAR, NEVER, AssetBuffer, Cut, Rows, SavedBuffer, clock, first_end, samples_of
 from models.features.specification import FeatureError, FeatureSpecification, is_waveform
-from models.records import BoolArray, Float32Array, FloatArray, Int64Array, Observations, Stream, is_good
-
-# Source times outside 1970 to 2096 are no times; their rows take part in no window.
-_LATEST = 4_000_000_000_000_000_000
-_MAX_INBOX_ROWS = 500_000
-_OTHERS = (-1, -1)
-_UNSEEN = -2
+from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +45,9 @@ class Window:
 class ChannelRows:
     """The observations of one channel that windows hold: asset by asset, by time in each.
 
-    A window is a range of rows, and windows that overlap share them. Where a row came too late for one window but in
-    time for the next, the first has a copy of its rows at the end, without the late one.
+    A window is a range of rows, and windows that overlap share them; there may be rows of no window between. Where a
+    row came too late for one window but in time for the next, the first has a copy of its rows at the end, without the
+    late one.
 
     Attributes:
         time: Source times, ns since 1970 UTC, shape ``(rows,)``.
@@ -204,193 +194,6 @@ class Windows:
         )
 
 
-@dataclass(kw_only=True)
-class WindowCounters:
-    """What a windower did: rows it took, rows that came too late for a closed window, rows given up, windows made."""
-
-    rows: int = 0
-    late_rows: int = 0
-    dropped_rows: int = 0
-    windows: int = 0
-
-
-class Windower:
-    """Cuts the observations of one asset class into windows.
-
-    Args:
-        spec: Channels, lengths and lateness.
-        asset_ids: The assets to look at, or None for every asset that has one of the channels.
-    """
-
-    def __init__(self, spec: FeatureSpecification, asset_ids: Collection[str] | None = None) -> None:
-        self.spec = spec
-        self._counters = WindowCounters()
-        self._wanted = None if asset_ids is None else frozenset(asset_ids)
-        self._channels = {channel.name: number for number, channel in enumerate(spec.channels)}
-        self._waveform = np.array([is_waveform(channel) for channel in spec.channels])
-        self._assets: dict[str, int] = {}
-        self._places: dict[Stream, tuple[int, int]] = {}
-        self._table_streams: tuple[Stream, ...] = ()
-        self._table = np.empty((2, 0), np.int64)
-        self._buffers: list[AssetBuffer] = []
-        # Newest time by asset and channel, next window end and oldest time by asset: enough to see that nothing closes.
-        self._newest = np.empty((0, len(spec.channels)), np.int64)
-        self._next_end = np.empty(0, np.int64)
-        self._oldest = np.empty(0, np.int64)
-        self._inbox: list[Rows] = []
-        self._inbox_rows = 0
-
-    def push(self, observations: Observations) -> list[Window]:
-        """Take *observations* and return the windows that they close, by end and then by asset."""
-        rows = self._rows(observations)
-        if not len(rows):
-            return []
-        self._inbox.append(rows)
-        self._inbox_rows += len(rows)
-        np.maximum.at(self._newest, (rows.asset, rows.channel), rows.time)
-        np.minimum.at(self._oldest, rows.asset, rows.time)
-        touched = np.flatnonzero(np.bincount(rows.asset, minlength=len(self._buffers)))
-        next_end = self._next_end[touched]
-        next_end = np.where(next_end == NEVER, first_end(self.spec, self._oldest[touched]), next_end)
-        closing = clock(self._newest[touched], self.spec.late_ns) >= next_end
-        return self._distribute() if closing.any() or self._inbox_rows > _MAX_INBOX_ROWS else []
-
-    @property
-    def counters(self) -> WindowCounters:
-        """What the windower did since it first started from nothing."""
-        self._distribute()  # closes nothing: what could close has closed
-        return replace(
-            self._counters,
-            late_rows=self._counters.late_rows + sum(buffer.late_rows for buffer in self._buffers),
-            dropped_rows=self._counters.dropped_rows + sum(buffer.dropped_rows for buffer in self._buffers),
-        )
-
-    def state(self) -> bytes:
-        """Return all that the next windows depend on, for `restore`."""
-        saved = _Saved(
-            key=_key(self.spec),
-            counters=self.counters,  # which leaves nothing in the inbox
-            assets={asset_id: self._buffers[place].saved() for asset_id, place in self._assets.items()},
-        )
-        return msgspec.msgpack.encode(saved)
-
-    def restore(self, state: bytes) -> None:
-        """Go on where the windower that gave *state* was.
-
-        Raises:
-            FeatureError: If the state is of other channels or windows, or does not decode; nothing has changed then.
-        """
-        try:
-            saved = msgspec.msgpack.decode(state, type=_Saved)
-            buffers = [AssetBuffer.of_saved(self.spec, one) for one in saved.assets.values()]
-        except (msgspec.DecodeError, ValueError) as error:
-            raise FeatureError(f"{self.spec.asset_class}: saved windows do not decode ({error}); start anew") from error
-        if saved.key != _key(self.spec):
-            raise FeatureError(f"{self.spec.asset_class}: saved windows are of another specification; start anew")
-        self._assets = {asset_id: place for place, asset_id in enumerate(saved.assets)}
-        self._places, self._inbox, self._inbox_rows, self._table_streams = {}, [], 0, ()
-        self._buffers = buffers
-        self._newest = np.array([buffer.newest for buffer in buffers], np.int64).reshape(-1, len(self._channels))
-        self._next_end = np.array([buffer.next_end for buffer in buffers], np.int64)
-        self._oldest = np.array([buffer.oldest for buffer in buffers], np.int64)
-        self._counters = saved.counters
-
-    def _rows(self, observations: Observations) -> Rows:
-        """Return the rows of the class's assets and channels, in their order."""
-        asset, channel = self._places_of(observations)
-        time = observations.source_time
-        ours = asset >= 0
-        known_time = (time >= 0) & (time < _LATEST)
-        self._counters.rows += int(np.count_nonzero(ours))
-        self._counters.dropped_rows += int(np.count_nonzero(ours & ~known_time))
-        good = is_good(observations.status) & ((observations.sample_count > 0) == self._waveform[channel])
-        good &= np.isfinite(observations.value) | self._waveform[channel]
-        rows = Rows(
-            asset=asset,
-            channel=channel,
-            time=time,
-            value=observations.value,
-            good=good,
-            samples=np.empty(len(time), np.object_),
-        )
-        self._take_samples(observations, rows)
-        return rows.take(ours & known_time)
-
-    def _places_of(self, observations: Observations) -> tuple[Int64Array, Int64Array]:
-        """Return asset and channel number of each row. The same table of streams comes page after page."""
-        if observations.streams != self._table_streams:
-            self._table_streams = observations.streams
-            self._table = np.full((2, len(observations.streams)), _UNSEEN, np.int64)
-        used = np.bincount(observations.stream, minlength=len(observations.streams)) > 0
-        for number in np.flatnonzero(used & (self._table[0] == _UNSEEN)):
-            stream = observations.streams[number]
-            known = self._places.get(stream)
-            self._table[:, number] = self._place(stream) if known is None else known
-        return self._table[0][observations.stream], self._table[1][observations.stream]
-
-    def _take_samples(self, observations: Observations, rows: Rows) -> None:
-        """Put waveforms into *rows*; one that is not finite is not good."""
-        ends = np.cumsum(observations.sample_count, dtype=np.int64)
-        for row in np.flatnonzero(observations.sample_count):
-            if rows.asset[row] >= 0 and self._waveform[rows.channel[row]]:
-                samples = observations.samples[ends[row] - observations.sample_count[row] : ends[row]].copy()
-                rows.samples[row] = samples
-                rows.good[row] &= bool(np.isfinite(samples).all())
-
-    def _place(self, stream: Stream) -> tuple[int, int]:
-        """Return asset and channel number of a stream that was not met before."""
-        channel = self._channels.get(stream.channel)
-        if channel is None or (self._wanted is not None and stream.asset_id not in self._wanted):
-            place = _OTHERS
-        else:
-            asset = self._assets.get(stream.asset_id)
-            if asset is None:
-                asset = self._assets[stream.asset_id] = len(self._buffers)
-                self._buffers.append(AssetBuffer(self.spec))
-                self._newest = np.vstack([self._newest, self._buffers[-1].newest])
-                self._next_end = np.append(self._next_end, NEVER)
-                self._oldest = np.append(self._oldest, FAR)
-            place = (asset, channel)
-        self._places[stream] = place
-        return place
-
-    def _distribute(self) -> list[Window]:
-        """Hand the rows that came in to their assets, and return the windows that close."""
-        if not self._inbox:
-            return []
-        rows = Rows.concatenate(self._inbox)
-        self._inbox, self._inbox_rows = [], 0
-        order = np.argsort(rows.asset, kind="stable")
-        rows = rows.take(order)
-        ids = list(self._assets)
-        windows: list[Window] = []
-        assets, firsts = np.unique(rows.asset, return_index=True)
-        for asset, first, last in zip(assets.tolist(), firsts, [*firsts[1:], len(rows)], strict=True):
-            buffer = self._buffers[asset]
-            windows += [_window(self.spec, ids[asset], cut) for cut in buffer.push(rows.take(slice(first, last)))]
-            self._next_end[asset] = buffer.next_end
-        self._counters.windows += len(windows)
-        return sorted(windows, key=lambda window: (window.end_ns, window.asset_id))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Saved:
-    key: str
-    counters: WindowCounters
-    assets: dict[str, SavedBuffer]
-
-
-def windows_of(
-    spec: FeatureSpecification, observations: Observations, asset_ids: Collection[str] | None = None
-) -> list[Window]:
-    """Return all whole windows of a recording, whose rows may stand in any order: they are taken by source time.
-
-    The last windows, which nothing closes, are not among them. A gateway that got every row in time has made the same.
-    """
-    order = np.argsort(observations.source_time, kind="stable")
-    return Windower(spec, asset_ids).push(observations.take(order))
-
-
 def windows_of_table(
     spec: FeatureSpecification, asset_ids: Sequence[str], asset: Int64Array, end_ns: Int64Array, values: FloatArray
 ) -> Windows:
@@ -465,51 +268,6 @@ def good_shares(good: Int64Array, counts: Int64Array, expected: Sequence[float])
     return np.asarray(np.divide(total, telling, out=np.zeros(len(counts)), where=telling > 0), np.float64)
 
 
-def window_counts(windows: Sequence[Window]) -> Int64Array:
-    """Return how many observations each of *windows* has of each channel, shape ``(n, channels)``."""
-    return np.array([[len(times) for times in window.times] for window in windows], np.int64)
-
-
 def typical_counts(counts: Int64Array) -> tuple[float, ...]:
     """Return, by channel, what nine of ten windows have at least of *counts*: ``expected_counts`` of a class."""
     return tuple(np.quantile(counts, 0.1, axis=0, method="lower").astype(float).tolist())
-
-
-def good_share(good: Sequence[int], counts: Sequence[int], expected: Sequence[float]) -> float:
-    """Return the mean share of good observations over channels, 0 to 1.
-
-    A channel of which nothing is expected and nothing came does not count.
-    """
-    shares = [
-        number / max(count, wanted)
-        for number, count, wanted in zip(good, counts, expected, strict=True)
-        if count or wanted
-    ]
-    return sum(shares) / len(shares) if shares else 0.0
-
-
-def _window(spec: FeatureSpecification, asset_id: str, cut: Cut) -> Window:
-    channels = cut.channels
-    return Window(
-        asset_id=asset_id,
-        start_ns=cut.start,
-        end_ns=cut.end,
-        times=tuple(rows.time for rows in channels),
-        values=tuple(rows.value for rows in channels),
-        good=tuple(rows.good for rows in channels),
-        waveforms=tuple(
-            samples_of(rows) if is_waveform(channel) else ()
-            for channel, rows in zip(spec.channels, channels, strict=True)
-        ),
-        good_share=good_share(
-            [int(np.count_nonzero(rows.good)) for rows in channels],
-            [len(rows) for rows in channels],
-            spec.expected_counts or (1.0,) * len(channels),
-        ),
-    )
-
-
-def _key(spec: FeatureSpecification) -> str:
-    """Return what saved windows must have in common with the windower that goes on with them."""
-    names = ",".join(channel.name for channel in spec.channels)
-    return f"1 {spec.asset_class} {spec.window_ns} {spec.step_ns} {spec.late_ns} {names}"

@@ -17,7 +17,8 @@ from models.bundle.golden import run_golden
 from models.bundle.loaded import LoadedBundle
 from models.export.parity import ParityError
 from models.features.extraction import extract
-from models.features.windows import Windower
+from models.features.windower import Windower
+from models.features.windows import Windows
 from models.records import Channel, Observations, Stream, to_ns
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -173,14 +174,15 @@ def test_training_sees_the_features_a_gateway_computes() -> None:
     table = build_table(given, specification_for("fan", CHANNELS), lambda _share: None)
     recording = life("fan-01", "imbalance")
     windower = Windower(table.spec)
-    windows = [
-        window
-        for start in range(0, len(recording), 97)
-        for window in windower.push(recording.take(np.arange(start, min(start + 97, len(recording)))))
-    ]
-    np.testing.assert_array_equal(table.end_ns, [window.end_ns for window in windows])
+    windows = Windows.concatenate(
+        [
+            windower.push(recording.take(np.arange(start, min(start + 97, len(recording)))))
+            for start in range(0, len(recording), 97)
+        ]
+    )
+    np.testing.assert_array_equal(table.end_ns, windows.end_ns)
     np.testing.assert_array_equal(table.features, extract(table.spec, windows))
-    np.testing.assert_allclose(table.good_share, [window.good_share for window in windows])
+    np.testing.assert_array_equal(table.good_share, windows.good_share)
 
 
 def test_an_asset_nobody_wrote_about_teaches_by_its_commissioning_alone() -> None:

@@ -18,7 +18,7 @@ from models.bundle.loaded import LoadedBundle
 from models.datasets import cmapss, skab
 from models.evaluation.metrics import coverage, nasa_score, point_scores, rmse
 from models.features.context import Context
-from models.features.windows import windows_of
+from models.features.windower import windows_of
 from models.records import Channel, FloatArray, Int64Array, Observations, Stream, from_ns, to_ns
 from models.scoring import score
 
@@ -90,7 +90,7 @@ def test_cmapss_fd001_test_engines_are_told_within_16_cycles(tmp_path: Path) -> 
         told = score(bundle, Context(bundle.specification), windows).life_s
         assert told is not None
         # No later row closes the window that ends with the last cycle; the one before told its life till now.
-        life.append(told[-1] / 3600.0 - (int(rows.source_time[-1]) - windows[-1].end_ns) / HOUR_NS)
+        life.append(told[-1] / 3600.0 - (int(rows.source_time[-1]) - int(windows.end_ns[-1])) / HOUR_NS)
     low, middle, high = np.array(life).T
     truth = np.minimum(subset.rul.astype(np.float64), LIFE_CAP)
     error = middle - truth
@@ -124,7 +124,7 @@ def test_skab_faults_are_found_from_each_rigs_commissioning_alone(tmp_path: Path
         windows = windows_of(bundle.specification, record(asset_id, None), [asset_id])
         output = score(bundle, Context(bundle.specification), windows).detector_output
         # A row is judged by the first window that ends after it, the last rows by the last window.
-        ends = np.array([window.end_ns for window in windows])
+        ends = windows.end_ns
         place = np.searchsorted(ends, experiment.time_ns[COMMISSIONING_ROWS:], side="right")
         flagged.append((output >= bundle.manifest.thresholds.warning)[np.minimum(place, len(ends) - 1)])
         labelled.append(experiment.anomaly[COMMISSIONING_ROWS:])

@@ -25,7 +25,7 @@ from models.bundle.loaded import LoadedBundle
 from models.features.context import Context
 from models.features.extraction import extract
 from models.features.hashing import feature_hash
-from models.features.windows import windows_of
+from models.features.windower import windows_of
 from models.records import AssetDescription, Observations, Results, State, Zone, to_ns
 from models.scoring import score
 
@@ -362,10 +362,10 @@ def test_features_are_told_where_raw_values_stay(slots: BundleSlots, archives: d
     told.follow_bundles()
     features = told.results([observations]).features
 
-    windows = [w for w in windows_of(SPECIFICATION, observations, ["m-1"]) if w.asset_id == "m-1"][: len(features)]
+    windows = windows_of(SPECIFICATION, observations, ["m-1"]).take(np.arange(len(features)))
     assert len(features) > 10
     assert np.array_equal([f.values for f in features], extract(SPECIFICATION, windows), equal_nan=True)
-    assert [to_ns(f.window_end) for f in features] == [w.end_ns for w in windows]
+    assert [to_ns(f.window_end) for f in features] == windows.end_ns.tolist()
     assert {(f.feature_hash, f.model_version) for f in features} == {(feature_hash(SPECIFICATION), 1)}
 
     silent = make_blocks(slots)

@@ -13,7 +13,7 @@ from models.features.context import Context
 from models.features.extraction import extract
 from models.features.names import feature_names
 from models.features.specification import FeatureError, FeatureSpecification
-from models.features.windows import windows_of
+from models.features.windower import windows_of
 from models.records import Float32Array, FloatArray, Int64Array, Observations
 
 HOUR_NS = 3_600_000_000_000

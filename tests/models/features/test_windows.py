@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from models.features.extraction import extract
 from models.features.specification import FeatureError, FeatureSpecification
-from models.features.windows import Window, Windower, good_share, typical_counts, window_counts, windows_of
+from models.features.windower import Windower, windows_of
+from models.features.windows import Windows, good_shares, typical_counts
 from models.records import Observations, Stream
 
 Recording = Callable[..., Observations]
@@ -23,16 +24,32 @@ def pages(observations: Observations, cuts: Iterable[int]) -> list[Observations]
     return [observations.take(np.arange(first, last)) for first, last in pairwise(bounds)]
 
 
-def same(ours: list[Window], theirs: list[Window]) -> bool:
+def same(ours: Windows, theirs: Windows) -> bool:
     """Return whether both hold the same windows of each asset, bit by bit."""
 
-    def key(window: Window) -> tuple[object, ...]:
-        arrays = [*window.times, *window.values, *window.good, *(w for waves in window.waveforms for w in waves)]
-        return (
-            window.asset_id, window.start_ns, window.end_ns, window.good_share, *(array.tobytes() for array in arrays)
-        )  # fmt: skip
+    def keys(windows: Windows) -> list[tuple[object, ...]]:
+        names = windows.asset_id_of_rows
+        heads = zip(names, windows.start_ns.tolist(), windows.end_ns.tolist(), windows.good_share.tolist(), strict=True)
+        return sorted((*head, *contents(windows, row)) for row, head in enumerate(heads))
 
-    return sorted(map(key, ours)) == sorted(map(key, theirs))
+    return keys(ours) == keys(theirs)
+
+
+def contents(windows: Windows, row: int) -> list[bytes]:
+    """Return all that one window holds, as bytes."""
+    found = []
+    for channel in windows.channels:
+        rows = slice(int(channel.first[row]), int(channel.last[row]))
+        last = np.cumsum(channel.sample_count)
+        first = last - channel.sample_count
+        samples = [channel.samples[first[one] : last[one]] for one in range(rows.start, rows.stop)]
+        columns = (channel.time, channel.value, channel.good, channel.sample_count)
+        found += [*(column[rows].tobytes() for column in columns), *(one.tobytes() for one in samples)]
+    return found
+
+
+def of_asset(windows: Windows, asset_id: str) -> Windows:
+    return windows.take(np.array([name == asset_id for name in windows.asset_id_of_rows], np.bool_))
 
 
 @settings(max_examples=40, deadline=None)
@@ -52,14 +69,14 @@ def test_pages_and_restarts_make_no_difference(
 
     windower, made = Windower(spec), []
     for page in pages(observations, cuts):
-        made += windower.push(page)
+        made.append(windower.push(page))
         if restart:
             state = windower.state()
             windower = Windower(spec)
             windower.restore(state)
 
-    assert expected
-    assert same(made, expected)
+    assert len(expected)
+    assert same(Windows.concatenate(made), expected)
     assert windower.counters == whole.counters
 
 
@@ -68,7 +85,7 @@ def test_losing_the_state_would_show(spec: FeatureSpecification, recording: Reco
     observations = recording()
     first, second = pages(observations, [len(observations) // 2])
 
-    forgetful = Windower(spec).push(first) + Windower(spec).push(second)
+    forgetful = Windows.concatenate([Windower(spec).push(first), Windower(spec).push(second)])
 
     assert not same(forgetful, Windower(spec).push(observations))
 
@@ -76,10 +93,15 @@ def test_losing_the_state_would_show(spec: FeatureSpecification, recording: Reco
 def test_windows_end_at_steps_and_hold_what_lies_inside(spec: FeatureSpecification, recording: Recording) -> None:
     windows = windows_of(spec, recording(hours=6), ["a-1"])
 
-    assert [(window.end_ns - window.start_ns, window.end_ns % HOUR_NS) for window in windows] == [(2 * HOUR_NS, 0)] * 4
-    assert [len(times) for times in windows[0].times] == [12, 12, 12, 2]
-    assert all((times >= w.start_ns).all() and (times < w.end_ns).all() for w in windows for times in w.times)
-    assert all(window.good_share == 1.0 for window in windows)
+    assert (windows.end_ns - windows.start_ns).tolist() == [2 * HOUR_NS] * 4
+    assert (windows.end_ns % HOUR_NS == 0).all()
+    assert windows.counts.tolist() == [[12, 12, 12, 2]] * 4
+    assert (windows.good_share == 1.0).all()
+    for channel in windows.channels:
+        for first, last, start, end in zip(channel.first, channel.last, windows.start_ns, windows.end_ns, strict=True):
+            time = channel.time[first:last]
+            assert ((time >= start) & (time < end)).all()
+            assert (np.diff(time) > 0).all()
 
 
 def test_a_silent_channel_is_not_waited_for_longer_than_late_s(
@@ -93,7 +115,7 @@ def test_a_silent_channel_is_not_waited_for_longer_than_late_s(
     windows = windows_of(spec, silent, ["a-1"])
 
     assert 0 < len(windows) < len(windows_of(spec, observations, ["a-1"]))
-    assert [window.good_share for window in windows] == [0.75] * len(windows)
+    assert (windows.good_share == 0.75).all()
 
 
 def test_a_clock_far_ahead_on_one_channel_closes_nothing(spec: FeatureSpecification, recording: Recording) -> None:
@@ -102,16 +124,12 @@ def test_a_clock_far_ahead_on_one_channel_closes_nothing(spec: FeatureSpecificat
     times = observations.source_time.copy()
     ahead = np.flatnonzero(observations.stream < 2)[:2]
     times[ahead[0]] = times[-1] + 10_000 * HOUR_NS
-    one = windows_of_log(spec, replace(observations, source_time=times))
+    one = Windower(spec).push(replace(observations, source_time=times))
     times[ahead[1]] = times[ahead[0]]
-    two = windows_of_log(spec, replace(observations, source_time=times))
+    two = Windower(spec).push(replace(observations, source_time=times))
 
-    assert len([window for window in one if window.asset_id == "a-1"]) >= 5
-    assert len([window for window in two if window.asset_id == "a-1"]) < 5
-
-
-def windows_of_log(spec: FeatureSpecification, observations: Observations) -> list[Window]:
-    return Windower(spec).push(observations)
+    assert len(of_asset(one, "a-1")) >= 5
+    assert len(of_asset(two, "a-1")) < 5
 
 
 def test_a_late_row_counts_for_open_windows_only(spec: FeatureSpecification, recording: Recording) -> None:
@@ -122,7 +140,7 @@ def test_a_late_row_counts_for_open_windows_only(spec: FeatureSpecification, rec
     windower.push(observations.take(order))
     before = windower.counters
 
-    assert windower.push(observations.take(np.array([late]))) == []
+    assert not len(windower.push(observations.take(np.array([late]))))
     assert windower.counters.late_rows == before.late_rows + 1
 
 
@@ -152,7 +170,7 @@ def test_a_gap_makes_no_windows_without_observations(
     windows = Windower(spec, ["a-1"]).push(Observations.concatenate([before, after]))
 
     assert len(windows) == 7
-    assert all(any(len(times) for times in window.times) for window in windows)
+    assert windows.counts.any(axis=1).all()
 
 
 def test_state_of_another_specification_is_refused(spec: FeatureSpecification, recording: Recording) -> None:
@@ -167,13 +185,14 @@ def test_state_of_another_specification_is_refused(spec: FeatureSpecification, r
 
 def test_good_share_counts_what_is_missing_and_bad(spec: FeatureSpecification, recording: Recording) -> None:
     complete = windows_of(spec, recording())
-    expecting = replace(spec, expected_counts=typical_counts(window_counts(complete)))
+    expecting = replace(spec, expected_counts=typical_counts(complete.counts))
     sparse = recording()
     kept = np.arange(len(sparse)) % 2 == 0
 
     assert expecting.expected_counts == (12.0, 12.0, 12.0, 2.0)
-    assert max(window.good_share for window in windows_of(expecting, sparse.take(kept))) < 0.8
-    assert good_share([6, 0], [12, 0], [12.0, 0.0]) == 0.5
+    assert windows_of(expecting, sparse.take(kept)).good_share.max() < 0.8
+    assert good_shares(np.array([[6, 0], [0, 0]]), np.array([[12, 0], [0, 0]]), [12.0, 0.0]).tolist() == [0.5, 0.0]
+    assert good_shares(np.array([[0, 0]]), np.array([[0, 0]]), [0.0, 0.0]).tolist() == [0.0]
 
 
 def test_windows_do_not_write_into_the_log(spec: FeatureSpecification, recording: Recording) -> None:
