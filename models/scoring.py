@@ -1,4 +1,4 @@
-"""From windows to what the models say of them: the lines that gateway and training share."""
+"""From windows to what models are given: the lines that gateway and training share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle.loaded import LoadedBundle
-from models.detection.detector import detect
-from models.failure.classifier import classify
 from models.features.baseline import Baseline
 from models.features.extraction import columnar, extract
 from models.features.history import Histories, Past, past_of
@@ -19,7 +16,6 @@ from models.features.memory import Memory
 from models.features.names import feature_names
 from models.features.specification import FeatureSpecification
 from models.features.windows import Window, Windows
-from models.prognosis.life import predict_life
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 
 
@@ -56,21 +52,6 @@ class Prepared:
             windows_known=self.windows_known[rows],
             whole=self.whole[rows],
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored(Prepared):
-    """What the models say, row by window.
-
-    Attributes:
-        detector_output: Shape ``(n,)``.
-        probabilities: Shape ``(n, modes)``, or None without a classifier.
-        life_s: P10, P50, P90 in seconds, shape ``(n, 3)``, or None without a life model.
-    """
-
-    detector_output: FloatArray
-    probabilities: FloatArray | None
-    life_s: FloatArray | None
 
 
 def prepare(
@@ -136,15 +117,4 @@ def prepared_of(spec: FeatureSpecification, baseline: Baseline, past: Past, *, s
         sequences=sequences_of(spec, baseline, past) if sequences else None,
         windows_known=past.windows_known,
         whole=past.whole,
-    )
-
-
-def score(bundle: LoadedBundle, histories: Histories, windows: Windows | Sequence[Window]) -> Scored:
-    """Return what *bundle* says of *windows*, which must come by end for each asset; *histories* remembers them."""
-    prepared = prepare(bundle.specification, bundle.baseline, histories, windows)
-    return Scored(
-        **{name: getattr(prepared, name) for name in Prepared.__dataclass_fields__},
-        detector_output=detect(bundle, prepared.inputs),
-        probabilities=classify(bundle, prepared.inputs),
-        life_s=predict_life(bundle, prepared.inputs),
     )
