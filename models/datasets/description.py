@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -22,17 +23,18 @@ MOST_FOLDS: Final = 100
 Task = Literal["remaining_life", "anomaly", "classification", "failure_events", "series"]
 Role = Literal["measurement", "setting", "static", "event"]
 Separator = Literal["auto", "comma", "semicolon", "tab", "whitespace"]
+Patterns = tuple[str, ...] | str
 DEFAULT_MISSING: Final = ("", "NA", "N/A", "NaN", "nan", "null")
 
 
 class Files(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Paths relative to the folder; ``*`` stands for any part of a name, ``**`` for folders. See the reference."""
 
-    data: tuple[str, ...] = ()
-    train: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
+    data: Patterns = ()
+    train: Patterns = ()
+    test: Patterns = ()
     test_life: str = ""
-    healthy: tuple[str, ...] = ()
+    healthy: Patterns = ()
     statics: str = ""
     labels: str = ""
 
@@ -140,17 +142,45 @@ def read_description(file: Path) -> Description:
     try:
         description = msgspec.toml.decode(content, type=Description)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file}: {_with_key(str(error))}; nothing of the data set is read") from error
+        raise DatasetError(_refusal(file, content, _with_key(str(error)))) from error
     for problem in _problems(description):
-        raise DatasetError(f"{file}: {problem}; nothing of the data set is read")
+        raise DatasetError(_refusal(file, content, problem))
     return description
+
+
+def _refusal(file: Path, content: bytes, problem: str) -> str:
+    """Return *problem* with its *file* and the line of the key that it names, where that can be found."""
+    quoted = re.findall(r"`([^`]+)`", problem) or re.findall(r"^[\w.\[\]-]+", problem)
+    line = _line_of(content.decode("utf-8", "replace"), quoted[-1].replace("[...]", "") if quoted else "")
+    return f"{file}{f', line {line}' if line else ''}: {problem}; nothing of the data set is read"
+
+
+def _line_of(text: str, path: str) -> int | None:
+    """Return the line at which *path*, as ``files.train`` or ``events[1].kind``, or its nearest table, is written."""
+    wanted, table, counts = path.strip("."), "", Counter[str]()
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line):
+            table = header.group(2).replace('"', "")
+            if header.group(1) == "[[":
+                counts[table] += 1
+                table = f"{table}[{counts[table] - 1}]"
+            lines.setdefault(table, number)
+        elif key := re.match(r'\s*([\w."-]+)\s*=', line):
+            lines.setdefault(".".join(filter(None, (table, key.group(1).replace('"', "")))), number)
+    while wanted:
+        if wanted in lines:
+            return lines[wanted]
+        wanted = re.sub(r"(\.[^.]*|\[\d+\]|^[^.\[]*)$", "", wanted)
+    return None
 
 
 def _with_key(message: str) -> str:
     """Return msgspec's message with an unknown key joined to its table, as ``files.tran``, and the keys there are."""
     unknown = re.fullmatch(r"Object contains unknown field `([^`]*)`(?: - at `\$\.?([^`]*)`)?", message)
     if unknown is None:
-        return message.replace("`$.", "`")
+        hint = f"; the tasks are {', '.join(get_args(Task))}" if "`task`" in message or "`$.task`" in message else ""
+        return message.replace("`$.", "`") + hint
     key, table = unknown.group(1), unknown.group(2) or ""
     return f"unknown key `{f'{table}.' if table else ''}{key}`; there are {', '.join(_keys_of(table))}"
 

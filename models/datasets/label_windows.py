@@ -33,13 +33,16 @@ def read_label_windows(folder: Path, path: str, form: TableForm, series: Sequenc
 
     CSV has the columns ``start`` and ``end``, and ``file`` where there is more than one series. JSON is a list of
     pairs of times, an object with such a list under ``windows`` or ``combined_windows``, or an object with such a list
-    under each file's name.
+    under each file's name. Labels of files that are none of the series are left aside, as NAB has all in one file.
 
     Raises:
-        DatasetError: If it cannot be read, a time is none, a window ends before it starts, or a file is no series.
+        DatasetError: If it cannot be read, a time is none, a window ends before it starts, or no file is a series.
     """
     file = folder / path
-    rows = _rows_of_json(file, series) if path.endswith(".json") else _rows_of_table(file, form, series)
+    told = _rows_of_json(file, series) if path.endswith(".json") else _rows_of_table(file, form, series)
+    rows = [(found, *times) for name, *times in told if (found := _series_of(file, name, series))]
+    if told and not rows:
+        raise DatasetError(f"{file}: none of its files, as {told[0][0]!r}, is one of the series, as {series[0]!r}")
     number = {name: index for index, name in enumerate(series)}
     starts, ends = (parse_times([row[side] for row in rows], form.time_format) for side in (1, 2))
     windows = []
@@ -54,8 +57,7 @@ def read_label_windows(folder: Path, path: str, form: TableForm, series: Sequenc
 def _rows_of_table(file: Path, form: TableForm, series: Sequence[str]) -> list[tuple[str, str, str]]:
     table = read_table(file, form)
     names = table.texts("file") if table.has("file") or len(series) > 1 else [series[0]] * table.rows
-    found = [_series_of(file, name, series) for name in names]
-    return list(zip(found, table.texts("start"), table.texts("end"), strict=True))
+    return list(zip(names, table.texts("start"), table.texts("end"), strict=True))
 
 
 def _rows_of_json(file: Path, series: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -70,16 +72,16 @@ def _rows_of_json(file: Path, series: Sequence[str]) -> list[tuple[str, str, str
         by_file = msgspec.convert(content, dict[str, list[tuple[str, str]]])
     except msgspec.DecodeError as error:
         raise DatasetError(f"{file}: {error}; needs pairs of times, or such a list for each file") from error
-    return [(_series_of(file, name, series), start, end) for name, pairs in by_file.items() for start, end in pairs]
+    return [(name, start, end) for name, pairs in by_file.items() for start, end in pairs]
 
 
 def _series_of(file: Path, name: str, series: Sequence[str]) -> str:
-    """Return which of *series* a label's file *name* means; NAB puts folders before it that need not be there."""
+    """Return which of *series* a label's file *name* means, "" for none; NAB puts folders before it."""
     wanted = file_id(Path(), Path(name)) if name else ""
     found = [one for one in series if one == wanted] or [one for one in series if wanted and _ends_alike(one, wanted)]
-    if len(found) != 1:
-        raise DatasetError(f"{file}: {name!r} is {'none' if not found else 'more than one'} of the series; correct it")
-    return found[0]
+    if len(found) > 1:
+        raise DatasetError(f"{file}: {name!r} may be {' or '.join(found)}; name it with its folder")
+    return found[0] if found else ""
 
 
 def _ends_alike(one: str, other: str) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -293,5 +294,5 @@ def _repeated(tables: Sequence[Table], row: int, asset_id: str, told: Descriptio
     raise AssertionError("the row is of one of the tables")
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d{1,18})", name) if part]
+def _natural(name: str) -> list[tuple[float, str]]:
+    return [(int(part), "") if part.isdecimal() else (inf, part) for part in re.split(r"(\d{1,18})", name) if part]

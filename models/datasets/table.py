@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from models.records import BoolArray, FloatArray, Int64Array
 BYTES_LIMIT: Final = 512 * 1024 * 1024
 ROW_LIMIT: Final = 10_000_000
 COLUMN_LIMIT: Final = 2_000
+LF: Final = b"\n"
 _SEPARATORS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "whitespace": " "}
 _TRUE: Final = ("1", "1.0", "true", "True", "TRUE", "yes", "Yes", "y")
 _FALSE: Final = ("0", "0.0", "false", "False", "FALSE", "no", "No", "n")
@@ -139,8 +141,12 @@ def read_table(file: Path, form: TableForm, names: Sequence[str] = ()) -> Table:
     separator = _separator(content, form)
     if separator == " ":
         content = b"\n".join(b" ".join(line.split()) for line in content.splitlines())
+    if blank := re.search(rb"\n\r?\n", content):
+        raise DatasetError(f"{file}: line {content[: blank.start()].count(LF) + 2} is empty; take it out")
     first = _fields(content, separator, file)
     has_header = form.header if form.header is not None else not names and not _is_all_numbers(first, form)
+    if has_header and LF not in content:
+        raise DatasetError(f"{file}: has a header and no rows")
     columns = _column_names(file, first, names, has_header=has_header)
     texts = _parsed(file, content, separator, columns, skip=has_header)
     missing = pa.array(form.missing, pa.string())
@@ -212,7 +218,10 @@ def _fields(content: bytes, separator: str, file: Path) -> list[str]:
         line = content.split(b"\n", 1)[0].decode("utf-8").rstrip("\r")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file}: line 1 is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    fields = [field.strip() for field in next(csv.reader([line], delimiter=separator), [])]
+    try:
+        fields = [field.strip() for field in next(csv.reader([line], delimiter=separator), [])]
+    except csv.Error as error:
+        raise DatasetError(f"{file}: line 1: {error}; end each line with a line feed") from error
     if not 0 < len(fields) <= COLUMN_LIMIT:
         raise DatasetError(f"{file}: line 1 has {len(fields)} columns; 1 to {COLUMN_LIMIT} are read")
     return fields

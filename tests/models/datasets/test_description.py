@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.datasets.description import Files, read_description
+from models.datasets.files import DatasetError
+
+MINIMAL = 'task = "anomaly"\n[files]\ndata = "*.csv"\n[columns]\nanomaly = "fault"\n'
+
+
+def described(folder: Path, text: str) -> Path:
+    file = folder / "dataset.toml"
+    file.write_text(text)
+    return file
+
+
+def test_a_minimal_description_has_sensible_defaults(tmp_path: Path) -> None:
+    told = read_description(described(tmp_path, MINIMAL))
+    assert told.files == Files(data="*.csv")
+    assert (told.table.separator, told.table.header, told.split.folds) == ("auto", None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "`task`; the tasks are remaining_life"),
+        ('task = "guess"', r"line 1: .*'guess'.*the tasks are"),
+        ('task = "anomaly"\n[files\ndata = 1', "at line 2, column 7"),
+        (MINIMAL + 'anomly = "x"', r"line 6: unknown key `columns.anomly`; there are asset, cycle"),
+        (MINIMAL + "[splitt]\nfolds = 3", r"line 6: unknown key `splitt`"),
+        (
+            MINIMAL + "[channels]\na = { unit = 3 }",
+            r"line 6: Expected `str`, got `int` - at `channels\[\.\.\.\]\.unit`",
+        ),
+        (MINIMAL + "[channels]\na = { low = 2.0, high = 1.0 }", r"line 7: channels.a: low 2.0 must be below high 1.0"),
+        (MINIMAL + '[channels]\na = { role = "static" }', r"channels.a.role: 'static' has no meaning for anomaly"),
+        (MINIMAL + '[channels]\na = { levels = ["x", "x"] }', "a text stands twice"),
+        (MINIMAL + 'cycle = "n"', r"line 6: columns.cycle: has no meaning for anomaly; its keys are"),
+        (MINIMAL + "[split]\nhealthy_rows = 0", "split.healthy_rows: 0 must be 1 or more"),
+        (MINIMAL + "[split]\nhealthy_rows = 5\nhealthy_share = 0.2", "not both"),
+        (MINIMAL + "[split]\nhealthy_share = 1.5", "split.healthy_share: 1.5 must lie between"),
+        (MINIMAL + "[split]\nfolds = 5", "split.folds: has no meaning for anomaly"),
+        (MINIMAL + "[life]\ncap = 3.0", "life: has no meaning for anomaly"),
+        ("changepoint_window_s = nan\n" + MINIMAL, "changepoint_window_s: nan must be above 0"),
+        ('task = "anomaly"\n[files]\ndata = "a"', r"columns.anomaly: give the column"),
+        ('task = "series"\n[files]\ndata = "a"', "files.labels: is missing"),
+        ('task = "classification"\n[files]\ndata = "a"', "columns.target: is missing"),
+        ('task = "classification"\n[files]\ndata = "a"\n[columns]\nmode = "m"', "normal ="),
+        ('task = "failure_events"\n[files]\ndata = "a"', r"failures: is missing"),
+        ('task = "remaining_life"\n[files]\ntrain = "a"', "files.test: is missing"),
+        ('task = "remaining_life"\n[files]\ntrain = "a"\ntest = "b"', "files.test_life: is missing"),
+        ('task = "remaining_life"\n[files]\ndata = "a"\n[split]\nfolds = 1', "split.folds: 1 must be 2 to 100"),
+        ('task = "remaining_life"\n[files]\ndata = "a"\n[columns]\ntime = "t"\n[life]\nunit = "cycles"', "in hours"),
+    ],
+)
+def test_what_cannot_be_used_is_told_by_file_line_and_key(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(DatasetError, match=reason) as refusal:
+        read_description(described(tmp_path, text))
+    assert str(tmp_path / "dataset.toml") in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["../a.csv", "/etc/passwd", "a/../../b.csv", "C:/a.csv", "..\\\\a.csv"])
+def test_a_path_may_not_leave_the_folder(tmp_path: Path, path: str) -> None:
+    with pytest.raises(DatasetError, match=r"line 3: files.data: .* leads out of the folder"):
+        read_description(described(tmp_path, MINIMAL.replace("*.csv", path)))
+
+
+def test_a_description_is_bounded_before_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds more than 1 MiB"):
+        read_description(described(tmp_path, "#" * (2**20 + 1)))
