@@ -21,7 +21,8 @@ from models.records import FloatArray
 
 MAX_MEMBERS: Final = 16
 MAX_KNOTS: Final = 64
-MAX_BYTES: Final = 64 * 1024
+MAX_FORECAST: Final = 8192
+MAX_BYTES: Final = 1024 * 1024
 # Where the exponential tail says less than this, nothing more is to be learnt from it.
 MOST_DECADES: Final = 300.0
 
@@ -94,12 +95,14 @@ class Detection:
         members: In the order of the columns of ``detector.onnx``; ``sequence``, when there is one, is the last.
         combination: Of the decades of the state members.
         change_limit: Decades of a change member from which a window counts as a change; NaN: nobody asks.
+        forecast_scale: Usual errors of the sequence model's forecast, one a deviation; empty without that member.
         adaptation: How far a gateway may fit the models to one asset.
     """
 
     members: tuple[Member, ...]
     combination: Combination = "median"
     change_limit: float = math.nan
+    forecast_scale: tuple[float, ...] = ()
     adaptation: AdaptationBounds = field(default_factory=AdaptationBounds)
 
     def __post_init__(self) -> None:
@@ -110,6 +113,10 @@ class Detection:
             raise DetectionError("no member says how far a window is from ordinary")
         if SEQUENCE in names[:-1]:
             raise DetectionError(f"member {SEQUENCE!r} is not the last")
+        if len(self.forecast_scale) > MAX_FORECAST or (SEQUENCE in names) != bool(self.forecast_scale):
+            raise DetectionError(f"usual errors of the forecast are needed with member {SEQUENCE!r}, and only then")
+        if not all(0.0 < scale < math.inf for scale in self.forecast_scale):
+            raise DetectionError("usual errors of the forecast must be finite and above 0")
         if math.isinf(self.change_limit):
             raise DetectionError("the limit of a change is infinite")
 
@@ -181,6 +188,7 @@ def encode_detection(detection: Detection) -> bytes:
         members=detection.members,
         combination=detection.combination,
         change_limit=None if math.isnan(detection.change_limit) else detection.change_limit,
+        forecast_scale=detection.forecast_scale,
         adaptation=detection.adaptation,
     )
     return msgspec.json.encode(told, order="sorted")
@@ -202,6 +210,7 @@ def decode_detection(data: bytes) -> Detection:
         members=told.members,
         combination=told.combination,
         change_limit=math.nan if told.change_limit is None else told.change_limit,
+        forecast_scale=told.forecast_scale,
         adaptation=told.adaptation,
     )
 
@@ -211,4 +220,5 @@ class _Told:
     members: tuple[Member, ...]
     combination: Combination
     change_limit: float | None
+    forecast_scale: tuple[float, ...]
     adaptation: AdaptationBounds

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 from sklearn.ensemble import IsolationForest
 
 from models.export.graph import INPUT, finish, floor32, missing_as_zero
@@ -43,15 +43,20 @@ def export_isolation_forest(forest: IsolationForest, *, inputs: int) -> bytes:
         inputs: Columns of ``features``.
     """
     prepare, constants = missing_as_zero(INPUT, "present")
+    nodes, own = forest_nodes(forest, "present", OUTPUT)
+    return finish("isolation_forest", [*prepare, *nodes], [*constants, *own], inputs=inputs, output=OUTPUT, columns=1)
+
+
+def forest_nodes(forest: IsolationForest, source: str, target: str) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Return the nodes and constants that answer for *source* ``(n, f)`` without NaN in *target* ``(n, 1)``."""
     scale = -math.log(2.0) / (len(forest.estimators_) * average_path_length(int(forest.max_samples_)))
-    constants.append(helper.make_tensor("scale", TensorProto.FLOAT, [1], [scale]))
+    depth, exponent, factor = (f"{target}_{what}" for what in ("depth", "exponent", "factor"))
     nodes = [
-        *prepare,
-        helper.make_node("TreeEnsembleRegressor", ["present"], ["depth"], domain="ai.onnx.ml", **_ensemble(forest)),
-        helper.make_node("Mul", ["depth", "scale"], ["exponent"]),
-        helper.make_node("Exp", ["exponent"], [OUTPUT]),
+        helper.make_node("TreeEnsembleRegressor", [source], [depth], domain="ai.onnx.ml", **_ensemble(forest)),
+        helper.make_node("Mul", [depth, factor], [exponent]),
+        helper.make_node("Exp", [exponent], [target]),
     ]
-    return finish("isolation_forest", nodes, constants, inputs=inputs, output=OUTPUT, columns=1)
+    return nodes, [helper.make_tensor(factor, TensorProto.FLOAT, [1], [scale])]
 
 
 def thresholds_of(forest: IsolationForest) -> list[tuple[int, float]]:

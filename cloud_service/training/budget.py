@@ -1,0 +1,122 @@
+"""Limits on a score that keep false alarms within a budget, from the scores of healthy windows alone.
+
+Where the budget allows several alarms among the healthy windows, they are counted. Where it allows fewer than that (a
+budget of one a day, and seven minutes of healthy running), the tail beyond what was seen has to be told: exponential,
+as scores in decades have by their making, or a generalised Pareto tail where the largest score is too far out for that.
+
+Source:
+    S. Coles, *An Introduction to Statistical Modeling of Extreme Values*, Springer, 2001, chapter 4.
+    J. R. M. Hosking, J. R. Wallis, *Parameter and quantile estimation for the generalized Pareto distribution*,
+    Technometrics 29 (1987) 339-349 (probability-weighted moments).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from models.evaluation.metrics import alarm_onsets
+from models.export.parity import clear_of
+from models.records import BoolArray, FloatArray
+
+Method = Literal["counted", "exponential", "generalised_pareto", "largest"]
+
+HOURS_PER_DAY: Final = 24.0
+# Alarms that the budget must allow among the healthy windows before they are counted rather than extrapolated.
+LEAST_COUNTED: Final = 5.0
+LEAST_EXCESSES: Final = 20
+TAIL_SHARE: Final = 0.1
+# How unlikely the largest score must be under an exponential tail before a heavier one is fitted.
+UNLIKELY: Final = 0.01
+MOST_SHAPE: Final = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlarmLimits:
+    """Scores from which a window is in zone warning and in zone alarm, and how they were found."""
+
+    warning: float
+    alarm: float
+    method: Method
+
+
+def fit_alarm_limits(
+    scores: FloatArray,
+    breaks: BoolArray,
+    *,
+    step_h: float,
+    on_delay_windows: int,
+    false_alarms_per_asset_day: float,
+) -> AlarmLimits:
+    """Return the lowest warning limit that stays within the budget on healthy windows, and the alarm limit above it.
+
+    An alarm takes *on_delay_windows* windows in a row; what counts is the least score among them. When the tail is
+    told, each window beyond the limit counts as an alarm, which is on the careful side.
+
+    Args:
+        scores: Of healthy windows, by asset and time, by models that have not seen them, shape ``(n,)``; n at least 1.
+        breaks: Where a new run of adjacent windows starts, shape ``(n,)``.
+        step_h: Hours from one window to the next.
+        on_delay_windows: Windows in a row above the limit that make one alarm, 1 or more.
+        false_alarms_per_asset_day: The budget, above 0.
+    """
+    lasting = _least_of_last(scores, breaks, on_delay_windows)
+    allowed = false_alarms_per_asset_day * len(scores) * step_h / HOURS_PER_DAY
+    warning, method = (
+        _counted(scores, breaks, on_delay_windows, allowed)
+        if allowed >= LEAST_COUNTED
+        else _extrapolated(lasting, allowed)
+    )
+    warning = clear_of(warning, scores)
+    # A third of the way further out than the warning lies from the ordinary window.
+    alarm = warning + (warning - float(np.median(scores))) / 3.0
+    return AlarmLimits(warning=warning, alarm=clear_of(max(alarm, warning + 1e-3), scores), method=method)
+
+
+def _least_of_last(scores: FloatArray, breaks: BoolArray, windows: int) -> FloatArray:
+    """Return the least of the last *windows* scores of each run; runs that are shorter have none."""
+    place = np.arange(len(scores))
+    began = np.maximum.accumulate(np.where(breaks | (place == 0), place, 0))
+    padded = np.concatenate([np.full(windows - 1, np.inf), scores])
+    least = np.lib.stride_tricks.sliding_window_view(padded, windows).min(axis=1)
+    return np.asarray(least[place - began >= windows - 1], np.float64)
+
+
+def _counted(scores: FloatArray, breaks: BoolArray, windows: int, allowed: float) -> tuple[float, Method]:
+    edges = np.flatnonzero(breaks)
+    runs = np.split(scores, edges[edges > 0])
+    warning = float(scores.max())
+    for limit in np.quantile(scores, 1.0 - np.geomspace(1.0 / (len(scores) + 1.0), 0.2, 400)):
+        # One more alarm than was counted: the next window has the same chance as those that were seen.
+        if 1 + sum(int(alarm_onsets(run >= limit, windows).sum()) for run in runs) > allowed:
+            break
+        warning = float(limit)
+    return warning, "counted"
+
+
+def _extrapolated(lasting: FloatArray, allowed: float) -> tuple[float, Method]:
+    if not lasting.size:
+        return float("inf"), "largest"
+    largest = float(lasting.max())
+    threshold = float(np.quantile(lasting, 1.0 - TAIL_SHARE))
+    excesses = lasting[lasting > threshold] - threshold
+    if len(excesses) < LEAST_EXCESSES or excesses.mean() <= 0.0:
+        return largest + (largest - float(np.median(lasting))), "largest"
+    rarer = len(excesses) / max(allowed, 1e-12)
+    scale = float(excesses.mean())
+    if excesses.max() <= scale * np.log(len(excesses) / UNLIKELY):
+        return max(threshold + scale * float(np.log(max(rarer, 1.0))), largest), "exponential"
+    shape, scale = _pareto(excesses)
+    beyond = scale * (float(np.expm1(shape * np.log(max(rarer, 1.0)))) / shape)
+    return max(threshold + beyond, largest), "generalised_pareto"
+
+
+def _pareto(excesses: FloatArray) -> tuple[float, float]:
+    """Return shape (above 0, where it is fitted at all) and scale by probability-weighted moments."""
+    ordered = np.sort(excesses)
+    weights = 1.0 - (np.arange(1, len(ordered) + 1) - 0.35) / len(ordered)
+    first, second = float(ordered.mean()), float((weights * ordered).mean())
+    shape = float(np.clip(2.0 - first / max(first - 2.0 * second, 1e-12), 1e-3, MOST_SHAPE))
+    return shape, first * (1.0 - shape)
