@@ -24,7 +24,9 @@ LEAST_WINDOWS_OF_SCALE = 10
 # what hardly varied in healthy windows must not turn the last bit of a transmitter into a fault.
 _FINEST_SHARE_OF_RANGE = 1e-4
 _FINEST_NUMBER = 1e-3
-_MAD_TO_SIGMA = 1.4826
+# Root mean square of a standard normal variable without its largest tenth in magnitude.
+_TRIMMED_SHARE = 0.1
+_TRIMMED_TO_SIGMA = 0.7888
 
 ByRegime = tuple[tuple[float, ...], ...]
 
@@ -225,12 +227,35 @@ def _scales(
     spec: FeatureSpecification, rows: FloatArray, overall: FloatArray, away: FloatArray, regime: Int64Array
 ) -> FloatArray:
     """Return the scale of each regime and feature; *away* are distances from centres of rows whose regime is known."""
-    of_regime, windows = _medians(away, regime, spec.regimes.count)
-    of_all, _ = _medians(away, np.zeros(len(away), np.int64), 1)
-    wide, _ = _medians(np.abs(rows - overall), np.zeros(len(rows), np.int64), 1)
+    of_regime, windows = _spreads(away, regime, spec.regimes.count)
+    of_all, _ = _spreads(away, np.zeros(len(away), np.int64), 1)
+    wide, _ = _spreads(np.abs(rows - overall), np.zeros(len(rows), np.int64), 1)
     spread = np.where(windows >= LEAST_WINDOWS_OF_SCALE, of_regime, of_all)
     spread = np.where((windows < LEAST_WINDOWS) | np.isnan(spread), wide, spread)
-    return np.maximum(spread * _MAD_TO_SIGMA, _finest(spec, overall))
+    return np.maximum(spread, _finest(spec, overall))
+
+
+def _spreads(away: FloatArray, group: Int64Array, groups: int) -> tuple[FloatArray, FloatArray]:
+    """Return the robust standard deviation of each column in each group, and of how many it is, ``(groups, f)`` both.
+
+    The root mean square of the distances without the largest tenth of them, as large as a normal distribution's
+    standard deviation would be. A median would do for what varies smoothly, but jumps between the few levels that many
+    transmitters have.
+    """
+    spreads, counts = np.full((groups, away.shape[1]), np.nan), np.zeros((groups, away.shape[1]))
+    rows = np.bincount(group, minlength=groups)
+    starts = np.cumsum(rows) - rows
+    for place, column in enumerate(away.T):
+        ordered = column[np.lexsort((column, group))]  # NaN comes last in each group
+        number = np.bincount(group[~np.isnan(column)], minlength=groups)
+        within = np.arange(len(ordered)) - np.repeat(starts, rows)
+        kept = number - (_TRIMMED_SHARE * number).astype(np.int64)
+        square = np.where(within < np.repeat(kept, rows), ordered, 0.0) ** 2
+        sums = np.bincount(np.sort(group), weights=square, minlength=groups)
+        filled = number > 0
+        spreads[filled, place] = np.sqrt(sums[filled] / kept[filled]) / _TRIMMED_TO_SIGMA
+        counts[:, place] = number
+    return spreads, counts
 
 
 def _finest(spec: FeatureSpecification, overall: FloatArray) -> FloatArray:

@@ -266,7 +266,7 @@ def _columns(spec: FeatureSpecification, kept: int | None = None) -> dict[str, _
 
 
 def summed(spec: FeatureSpecification, features: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return what *features*, ``(n, columns)``, count in sums, within their limits and 0 where missing; and which do."""
+    """Return what *features*, ``(n, columns)``, count in sums, within limits and 0 where missing; and which count."""
     present = np.isfinite(features)
     limits = feature_limits(spec)[remembered_columns(spec)]
     return np.where(present, np.clip(features, -limits, limits), 0.0), present.astype(np.float64)
