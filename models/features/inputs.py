@@ -90,12 +90,13 @@ def sequences_of(
         rows = np.concatenate([rows, clipped(since[:, own])], axis=1)
     # Each run gets so many windows of zeros before it that no sequence reaches into the run before.
     shift = (length - 1) * (past.run + 1)
-    padded = np.zeros((len(rows) + (length - 1) * len(past.first), len(sequence_names(spec))), np.float32)
-    padded[np.arange(len(rows)) + shift] = np.nan_to_num(rows, nan=0.0)
+    padded = np.zeros((len(sequence_names(spec)), len(rows) + (length - 1) * len(past.first)), np.float32)
+    padded[:, np.arange(len(rows)) + shift] = np.nan_to_num(rows, nan=0.0).T
     place = past.place if chosen is None else past.place[chosen]
     if not len(place):
-        return np.zeros((0, padded.shape[1], length), np.float32)
-    sequences: Float32Array = sliding_window_view(padded, length, axis=0)[place + shift[place] - (length - 1)]
+        return np.zeros((0, len(padded), length), np.float32)
+    windows = sliding_window_view(padded, length, axis=1).transpose(1, 0, 2)
+    sequences: Float32Array = windows[place + shift[place] - (length - 1)]
     return sequences
 
 
