@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from multiprocessing import get_context
@@ -13,17 +13,20 @@ from types import ModuleType
 from typing import Any, Final
 
 from cloud_service.errors import EvaluationFailed
-from cloud_service.evaluate.named import task_of
+from cloud_service.evaluate.named import TASKS, task_of
 from cloud_service.evaluate.outcome import Outcome, Parity, Progress, over_seeds
 from models.datasets.tasks import Dataset
 
+PROTOCOLS: Final = {task: f"cloud_service.evaluate.{task}" for task in TASKS.values()}
+"""The module of each task: it has ``evaluate_<task>(dataset, *, seeds, progress) -> Outcome``, and its docstring tells
+the protocol in words."""
 _POLL_S: Final = 0.2
 _WAY_HOME: dict[str, Any] = {}  # of a worker process: the queue that its progress goes through
 
 
 def protocol_words(task: str) -> str:
     """Return the protocol of *task* in words: what its module says of itself."""
-    return (_protocol(task).__doc__ or "").strip()
+    return (_protocol(PROTOCOLS[task]).__doc__ or "").strip()
 
 
 def run_protocol(dataset: Dataset, *, seeds: Sequence[int], jobs: int, progress: Progress) -> Outcome:
@@ -36,10 +39,11 @@ def run_protocol(dataset: Dataset, *, seeds: Sequence[int], jobs: int, progress:
         progress: Told how far it is.
     """
     began = time.perf_counter()
+    module = PROTOCOLS[task_of(dataset)]
     outcome = (
-        _evaluate(dataset, seeds, progress)
+        _evaluate(module, dataset, seeds, progress)
         if jobs == 1 or len(seeds) == 1
-        else _in_processes(dataset, seeds, min(jobs, len(seeds)), progress)
+        else _in_processes(module, dataset, seeds, min(jobs, len(seeds)), progress)
     )
     return replace(outcome, seconds=time.perf_counter() - began)
 
@@ -81,9 +85,9 @@ def _joined_protocol(protocols: Sequence[Mapping[str, object]], seeds: Sequence[
     return found
 
 
-def _protocol(task: str) -> ModuleType:
+def _protocol(module: str) -> ModuleType:
     try:
-        return import_module(f"cloud_service.evaluate.{task}")
+        return import_module(module)
     except ModuleNotFoundError as error:
         raise EvaluationFailed(
             f"evaluation needs the packages of the extra train, and {error.name} is not installed; "
@@ -91,31 +95,30 @@ def _protocol(task: str) -> ModuleType:
         ) from error
 
 
-def _evaluate(dataset: Dataset, seeds: Sequence[int], progress: Progress) -> Outcome:
-    task = task_of(dataset)
-    evaluate = getattr(_protocol(task), f"evaluate_{task}")
+def _evaluate(module: str, dataset: Dataset, seeds: Sequence[int], progress: Progress) -> Outcome:
+    evaluate = getattr(_protocol(module), f"evaluate_{task_of(dataset)}")
     outcome: Outcome = evaluate(dataset, seeds=seeds, progress=progress)
     return outcome
 
 
-def _in_processes(dataset: Dataset, seeds: Sequence[int], jobs: int, progress: Progress) -> Outcome:
+def _in_processes(module: str, dataset: Dataset, seeds: Sequence[int], jobs: int, progress: Progress) -> Outcome:
     context = get_context("spawn")  # a fork would share the locks of threads that it does not have
     with context.Manager() as manager:
         told = manager.Queue()
         with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(told,)) as pool:
-            running = [pool.submit(_one_seed, dataset, seed) for seed in seeds]
+            running = [pool.submit(_one_seed, module, dataset, seed) for seed in seeds]
             shares = dict.fromkeys(seeds, 0.0)
             while not all(future.done() for future in running):
                 _pass_on(told, shares, progress)
-            return joined([_result(future) for future in running])
+            return joined([future.result() for future in running])
 
 
 def _begin(told: Any) -> None:
     _WAY_HOME["queue"] = told
 
 
-def _one_seed(dataset: Dataset, seed: int) -> Outcome:
-    return _evaluate(dataset, [seed], lambda stage, share: _WAY_HOME["queue"].put((seed, stage, share)))
+def _one_seed(module: str, dataset: Dataset, seed: int) -> Outcome:
+    return _evaluate(module, dataset, [seed], lambda stage, share: _WAY_HOME["queue"].put((seed, stage, share)))
 
 
 def _pass_on(told: Any, shares: dict[int, float], progress: Progress) -> None:
@@ -125,7 +128,3 @@ def _pass_on(told: Any, shares: dict[int, float], progress: Progress) -> None:
         return
     shares[seed] = share
     progress(f"seed {seed}: {stage}", sum(shares.values()) / len(shares))
-
-
-def _result(future: Future[Outcome]) -> Outcome:
-    return future.result()
