@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.baseline import Baseline
-from models.features.extraction import columnar, extract
+from models.features.extraction import extract
 from models.features.history import Histories, Past, past_of
 from models.features.inputs import inputs_of, sequences_of
 from models.features.memory import Memory
 from models.features.names import feature_names
 from models.features.specification import FeatureSpecification
-from models.features.windows import Window, Windows
+from models.features.windows import Windows
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 
 
@@ -55,11 +55,9 @@ class Prepared:
 
 
 def prepare(
-    spec: FeatureSpecification, baseline: Baseline, histories: Histories, windows: Windows | Sequence[Window]
+    spec: FeatureSpecification, baseline: Baseline, histories: Histories, windows: Windows
 ) -> Prepared:
     """Return what models take of *windows*, which must come by end for each asset; *histories* remembers them."""
-    if not isinstance(windows, Windows):
-        windows = columnar(spec, windows)
     features = extract(spec, windows)
     return prepared_of(spec, baseline, histories.push(windows.asset_id_of_rows, windows.end_ns, features))
 

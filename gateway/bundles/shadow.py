@@ -10,10 +10,10 @@ import numpy as np
 import structlog
 
 from models.bundle.loaded import LoadedBundle
+from models.bundle.scored import score
 from models.features.history import Histories
 from models.features.windower import windows_of
 from models.records import BoolArray, Observations
-from models.scoring import score
 from models.segment import SegmentError, decode_segment
 
 log = structlog.get_logger()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from models.features.vibration import (
     velocity_zone,
     waveform_features,
 )
-from models.features.windows import ChannelRows, Window, Windows
+from models.features.windows import ChannelRows, Windows
 from models.records import FloatArray, Int64Array
 
 # Values and samples that are looked at together: what many windows need more memory than this for comes in parts.
@@ -28,14 +27,12 @@ _VALUES_AT_ONCE = 4_000_000
 _SAMPLES_AT_ONCE = 1 << 20
 
 
-def extract(spec: FeatureSpecification, windows: Windows | Sequence[Window]) -> FloatArray:
+def extract(spec: FeatureSpecification, windows: Windows) -> FloatArray:
     """Return the features of *windows*, shape ``(n_windows, n_features)``, columns as `feature_names`.
 
     A feature is NaN where its channel has no good value, and where numbers are too large to compute with. It depends
     on its own window alone: in which company a window is computed does not change a bit of it.
     """
-    if not isinstance(windows, Windows):
-        windows = columnar(spec, windows)
     features = np.full((len(windows), len(feature_names(spec))), np.nan)
     if not len(windows):
         return features
@@ -165,38 +162,3 @@ def _good_shares(spec: FeatureSpecification, windows: Windows, out: FloatArray, 
     shares = np.divide(good, wanted, out=np.full(counts.shape, np.nan), where=wanted > 0)
     own: NDArray[np.intp] = np.array([places[f"{channel.name}.{GOOD_SHARE}"] for channel in spec.channels])
     out[:, own] = shares
-
-
-def columnar(spec: FeatureSpecification, windows: Sequence[Window]) -> Windows:
-    """Return single *windows* as columns."""
-    if not windows:
-        return Windows.empty(spec)
-    ids = {window.asset_id: None for window in windows}
-    place = {asset_id: number for number, asset_id in enumerate(ids)}
-    rows = []
-    for number in range(len(spec.channels)):
-        counts = np.array([len(window.times[number]) for window in windows], np.int64)
-        last = np.cumsum(counts)
-        samples = [one for window in windows for one in window.waveforms[number]]
-        wave = bool(samples)
-        rows.append(
-            ChannelRows(
-                time=np.concatenate([window.times[number] for window in windows]),
-                value=np.concatenate([window.values[number] for window in windows]),
-                good=np.concatenate([window.good[number] for window in windows]),
-                sample_count=np.array([one.size for one in samples], np.int64)
-                if wave
-                else np.zeros(int(counts.sum()), np.int64),
-                samples=np.concatenate(samples) if wave else np.empty(0, np.float32),
-                first=last - counts,
-                last=last,
-            )
-        )
-    return Windows(
-        asset_ids=tuple(ids),
-        asset=np.array([place[window.asset_id] for window in windows], np.int64),
-        start_ns=np.array([window.start_ns for window in windows], np.int64),
-        end_ns=np.array([window.end_ns for window in windows], np.int64),
-        good_share=np.array([window.good_share for window in windows]),
-        channels=tuple(rows),
-    )

@@ -35,7 +35,7 @@ def feature_hash(spec: FeatureSpecification) -> str:
             "features": feature_names(spec),
             "inputs": input_names(spec),
             "sequences": sequence_names(spec),
-            "revisions": revisions(),
+            "revisions": revisions(spec),
             "history_revision": HISTORY_REVISION,
             "reference": _digits(extract(spec, reference_window(spec))),
             "lives": _digits(*_lives(spec)),

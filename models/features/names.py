@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from models.features.plain import PLAIN_FEATURES
 from models.features.specification import FeatureSpecification, is_waveform
-from models.features.vibration import WAVEFORM_FEATURES, waveform_features
+from models.features.vibration import waveform_features
 from models.records import Channel
 
 GOOD_SHARE = "good_share"
@@ -126,10 +126,13 @@ def sequence_names(spec: FeatureSpecification) -> tuple[str, ...]:
     return (*names, *(f"{name}:life_mean" for name in names if spec.history.since_start))
 
 
-def revisions() -> dict[str, int]:
-    """Return the revision of every feature function by kind and name."""
-    plain = {f"plain.{feature.name}": feature.revision for feature in PLAIN_FEATURES}
-    return plain | {f"waveform.{feature.name}": feature.revision for feature in WAVEFORM_FEATURES}
+def revisions(spec: FeatureSpecification) -> dict[str, int]:
+    """Return the revision of every feature function that *spec* may ask for, by kind and name."""
+    told = {f"plain.{feature.name}": feature.revision for feature in PLAIN_FEATURES}
+    for channel in spec.channels:
+        if is_waveform(channel):
+            told |= {f"waveform.{feature.name}": feature.revision for feature in waveform_features(spec, channel)}
+    return told
 
 
 def _of(spec: FeatureSpecification, channel: Channel) -> list[tuple[str, str]]:

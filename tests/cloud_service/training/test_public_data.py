@@ -15,12 +15,12 @@ from cloud_service.training.labels import Failure
 from cloud_service.training.specifications import settings_for
 from models.bundle.archive import unpack_verified
 from models.bundle.loaded import LoadedBundle
+from models.bundle.scored import score
 from models.datasets import cmapss, skab
 from models.evaluation.metrics import coverage, nasa_score, point_scores, rmse
-from models.features.context import Context
+from models.features.history import Histories
 from models.features.windower import windows_of
 from models.records import Channel, FloatArray, Int64Array, Observations, Stream, from_ns, to_ns
-from models.scoring import score
 
 DATA = Path(os.environ.get("WEARSIGHT_DATA", Path(__file__).parents[4] / "shared" / "data"))
 HOUR_NS = 3_600_000_000_000
@@ -87,7 +87,7 @@ def test_cmapss_fd001_test_engines_are_told_within_16_cycles(tmp_path: Path) -> 
     for engine in subset.test:
         asset_id, rows = record("te", engine)
         windows = windows_of(bundle.specification, rows, [asset_id])
-        told = score(bundle, Context(bundle.specification), windows).life_s
+        told = score(bundle, Histories(bundle.specification), windows).life_s
         assert told is not None
         # No later row closes the window that ends with the last cycle; the one before told its life till now.
         life.append(told[-1] / 3600.0 - (int(rows.source_time[-1]) - int(windows.end_ns[-1])) / HOUR_NS)
@@ -122,7 +122,7 @@ def test_skab_faults_are_found_from_each_rigs_commissioning_alone(tmp_path: Path
         if experiment.group == "anomaly-free":
             continue
         windows = windows_of(bundle.specification, record(asset_id, None), [asset_id])
-        output = score(bundle, Context(bundle.specification), windows).detector_output
+        output = score(bundle, Histories(bundle.specification), windows).detector_output
         # A row is judged by the first window that ends after it, the last rows by the last window.
         ends = windows.end_ns
         place = np.searchsorted(ends, experiment.time_ns[COMMISSIONING_ROWS:], side="right")

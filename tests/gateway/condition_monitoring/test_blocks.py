@@ -22,12 +22,12 @@ from gateway.testing import (
     run_machine,
 )
 from models.bundle.loaded import LoadedBundle
-from models.features.context import Context
+from models.bundle.scored import score
+from models.features.history import Histories
 from models.features.extraction import extract
 from models.features.hashing import feature_hash
 from models.features.windower import windows_of
 from models.records import AssetDescription, Observations, Results, State, Zone, to_ns
-from models.scoring import score
 
 ASSETS = {"m-1": ASSET_CLASS, "m-2": ASSET_CLASS}
 OVERHEATING = Fault(start_h=30, celsius_per_h=3.0)
@@ -171,7 +171,7 @@ def test_the_gateway_scores_what_training_would(blocks: Blocks, slots: BundleSlo
     assert bundle is not None
     shuffled = machine.take(np.random.default_rng(1).permutation(len(machine)))
     windows = windows_of(SPECIFICATION, shuffled)
-    outputs = score(bundle, Context(SPECIFICATION), windows).detector_output / bundle.manifest.thresholds.warning
+    outputs = score(bundle, Histories(SPECIFICATION), windows).detector_output / bundle.manifest.thresholds.warning
 
     assert [s.score for s in live] == outputs.tolist()
 
