@@ -56,6 +56,7 @@ class Windower:
         self._wanted = None if asset_ids is None else frozenset(asset_ids)
         self._channels = {channel.name: number for number, channel in enumerate(spec.channels)}
         self._waveform = np.array([is_waveform(channel) for channel in spec.channels])
+        self._none = Windows.empty(spec)
         self._assets: dict[str, int] = {}
         self._places: dict[Stream, int] = {}
         self._table_streams: tuple[Stream, ...] = ()
@@ -70,14 +71,14 @@ class Windower:
         """Take *observations* and return the windows that they close, by end and then by asset."""
         rows = self._rows(observations)
         if not len(rows):
-            return Windows.empty(self.spec)
+            return self._none
         asset = rows.place // len(self._channels)
         before = self._standing.take(slice(None))
         rows = self._advance(rows, asset)
         closing = self._closing(asset, rows.time)
         if not closing.size:
             self._keep(rows, asset)
-            return Windows.empty(self.spec)
+            return self._none
         closes = np.zeros(len(self._assets), np.bool_)
         closes[closing] = True
         ours = closes[asset]

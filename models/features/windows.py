@@ -189,9 +189,9 @@ class Windows:
     @classmethod
     def empty(cls, spec: FeatureSpecification) -> Windows:
         """Return no windows of *spec*."""
-        return windows_of_table(
-            spec, (), np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, len(spec.channels)))
-        )
+        none, no_rows = np.empty(0, np.int64), _table_rows(np.empty(0, np.int64), np.empty(0))
+        channels = (no_rows,) * len(spec.channels)
+        return cls(asset_ids=(), asset=none, start_ns=none, end_ns=none, good_share=np.empty(0), channels=channels)
 
 
 def windows_of_table(
