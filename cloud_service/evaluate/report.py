@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from cloud_service.evaluate.outcome import Outcome
@@ -50,12 +51,13 @@ MEASURES: Final[Mapping[str, Measure]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A table of texts: a title, one heading a column, and rows; ``words`` are the columns that hold no figures."""
+    """A table of texts; ``words`` are the columns that hold no figures, ``notes`` stand below it."""
 
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: tuple[int, ...] = (0,)
+    notes: tuple[str, ...] = ()
 
 
 def figures_grid(outcome: Outcome) -> Grid:
@@ -77,13 +79,20 @@ def references_grid(outcome: Outcome) -> Grid | None:
     names = list(dict.fromkeys(names))
     if not references or not names:
         return None
-    ours = Reference(method=OURS, source=f"this run, {_seeds(outcome)}", figures=outcome.metrics)
+    notes = list(dict.fromkeys(_told(one) for one in references))
+    ours = (OURS, *(shown(name, outcome.metrics.get(name, math.nan)) for name in names), "this run")
     rows = tuple(
-        (one.method, *(shown(name, one.figures.get(name, math.nan)) for name in names), _told(one))
-        for one in (ours, *references)
+        (one.method, *(shown(name, one.figures.get(name, math.nan)) for name in names), _mark(notes, one))
+        for one in references
     )
     headings = ("method", *(_label(name) for name in names), "source")
-    return Grid(title="Beside what was published", headings=headings, rows=rows, words=(0, len(headings) - 1))
+    return Grid(
+        title="Beside what was published",
+        headings=headings,
+        rows=(ours, *rows),
+        words=(0, len(headings) - 1),
+        notes=tuple(f"[{number}] {note}" for number, note in enumerate(notes, 1)),
+    )
 
 
 def grids(outcome: Outcome) -> tuple[Grid, ...]:
@@ -98,14 +107,19 @@ def print_report(outcome: Outcome, console: Console) -> None:
         table = RichTable(title=grid.title, title_justify="left", show_edge=False, pad_edge=False)
         for number, heading in enumerate(grid.headings):
             is_words = number in grid.words
-            table.add_column(heading, justify="left" if is_words else "right", overflow="fold", no_wrap=not is_words)
+            width = max(len(row[number]) for row in grid.rows)
+            table.add_column(
+                heading, justify="left" if is_words else "right", overflow="fold", min_width=0 if is_words else width
+            )
         for row in grid.rows:
-            table.add_row(*row, style="bold" if row[0] == OURS else None)
+            table.add_row(*map(escape, row), style="bold" if row[0] == OURS else None)
         console.print(table)
+        for note in grid.notes:
+            console.print(escape(note), highlight=False, style="dim")
         console.print()
     for line in (parity_sentence(outcome), *outcome.limits, f"Took {outcome.seconds:.0f} s."):
         if line:
-            console.print(line, highlight=False)
+            console.print(escape(line), highlight=False)
 
 
 def markdown(outcome: Outcome, command: str, plots: Sequence[str]) -> str:
@@ -124,7 +138,8 @@ def markdown_table(grid: Grid) -> str:
     """Return *grid* as a Markdown table."""
     lines = [grid.headings, tuple("---" if number in grid.words else "--:" for number in range(len(grid.headings)))]
     rows = [tuple(cell.replace("|", "\\|") for cell in row) for row in (*lines, *grid.rows)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    notes = "".join(f"\n\n{note}" for note in grid.notes)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + notes
 
 
 def protocol_list(protocol: Mapping[str, object], depth: int = 0) -> str:
@@ -206,6 +221,10 @@ def _aim(name: str, value: float, aims: Mapping[str, Aim]) -> tuple[str, str]:
     bounds += [f"≤ {shown(name, aim.most)}"] if math.isfinite(aim.most) else []
     missed_by = max(aim.least - value, value - aim.most)
     return ", ".join(bounds), "met" if aim.is_met(value) else f"missed by {shown(name, missed_by)}"
+
+
+def _mark(notes: Sequence[str], reference: Reference) -> str:
+    return f"[{notes.index(_told(reference)) + 1}]"
 
 
 def _told(reference: Reference) -> str:
