@@ -19,10 +19,20 @@ from onnx import TensorProto, helper
 
 from gateway.data_acquisition import Batch
 from models.bundle.archive import archive_name, pack
-from models.bundle.contents import BASELINES, CLASSIFIER, DETECTOR, FEATURES, GOLDEN, LIFE, encode_specification
+from models.bundle.contents import (
+    BASELINES,
+    CLASSIFIER,
+    DETECTION,
+    DETECTOR,
+    FEATURES,
+    GOLDEN,
+    LIFE,
+    encode_specification,
+)
 from models.bundle.golden import make_golden
 from models.bundle.loaded import LoadedBundle
 from models.bundle.manifest import SCHEMA_VERSION, Lineage, Manifest, Thresholds
+from models.detection.detection import Detection, Member, encode_detection
 from models.export.graph import INPUT, OPSET, finish, missing_as_zero
 from models.features.baseline import encode_baseline, fit_baseline
 from models.features.extraction import extract
@@ -58,6 +68,8 @@ THRESHOLDS = Thresholds(
     off_delay_windows=3,
     minimum_confidence=0.6,
 )
+# The detector's number is taken as it is: one decade for each unit.
+DETECTION_FORM = Detection(members=(Member(name="largest", outputs=(0.0, 1000.0), decades=(0.0, 1000.0), slope=1.0),))
 
 
 class ScriptedSource:
@@ -152,6 +164,7 @@ def make_bundle(
         FEATURES: encode_specification(specification),
         BASELINES: encode_baseline(fit_baseline(specification, by_asset, commissioning_windows=48)),
         DETECTOR: _detector(specification, gain=1.0),
+        DETECTION: encode_detection(DETECTION_FORM),
         CLASSIFIER: _classifier(specification),
         LIFE: _life(specification),
     }

@@ -20,7 +20,15 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from models.bundle.contents import MANIFEST, REQUIRED, SIGNATURE, check_files, decode_manifest, digest, encode_manifest
+from models.bundle.contents import (
+    MANIFEST,
+    REQUIRED,
+    SIGNATURE,
+    check_digests,
+    decode_manifest,
+    digest,
+    encode_manifest,
+)
 from models.bundle.errors import ArchiveMalformed, Expired, ManifestMismatch, SignatureInvalid
 from models.bundle.manifest import Manifest
 
@@ -100,7 +108,7 @@ def verify(
         raise SignatureInvalid("bundle has no signed manifest; it is refused, the live one stays")
     _check_signature(members[MANIFEST], members[SIGNATURE], public_key)
     manifest = decode_manifest(members[MANIFEST])
-    check_files({name: data for name, data in members.items() if name not in {MANIFEST, SIGNATURE}}, manifest)
+    check_digests({name: digest(data) for name, data in members.items() if name not in {MANIFEST, SIGNATURE}}, manifest)
     name = f"{manifest.asset_class} version {manifest.version}"
     missing = [part for part in REQUIRED if part not in members]
     if missing:

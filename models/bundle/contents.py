@@ -16,12 +16,25 @@ SIGNATURE = "manifest.sig"
 FEATURES = "features.json"
 BASELINES = "baselines.json"
 DETECTOR = "detector.onnx"
+DETECTION = "detection.json"
 CLASSIFIER = "classifier.onnx"
+FAILURE = "failure.json"
 LIFE = "life.onnx"
+LIFE_CUT = "life_cut.onnx"
+GRU = "gru.onnx"
+GRU_CUT = "gru_cut.onnx"
+PROGNOSIS = "prognosis.json"
+KERNELS = "kernels.onnx"
+HEADS = "heads.msgpack"
+STATISTICS = "statistics.msgpack"
 GOLDEN = "golden.msgpack"
 MODEL_CARD = "model_card.md"
 
-REQUIRED = (FEATURES, BASELINES, DETECTOR)
+REQUIRED = (FEATURES, BASELINES, DETECTOR, DETECTION)
+# Parts that make no sense without each other: where one of a pair is, the other must be.
+TOGETHER = ((KERNELS, HEADS),)
+# Parts that a gateway keeps on disk and does not read into memory when it loads a bundle.
+ON_DISK_ONLY = frozenset({STATISTICS, GOLDEN, MODEL_CARD})
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -38,8 +51,9 @@ def decode_manifest(data: bytes) -> Manifest:
     try:
         version = msgspec.json.decode(data, type=_Version).schema_version
         if version != SCHEMA_VERSION:
+            older = "of an older release: train the class again" if version < SCHEMA_VERSION else "of a newer release"
             raise ManifestMismatch(
-                f"manifest has schema version {version}, this software reads {SCHEMA_VERSION}; "
+                f"manifest has schema version {version}, this software reads {SCHEMA_VERSION} ({older}); "
                 "the bundle is refused, the live one stays"
             )
         manifest = msgspec.json.decode(data, type=Manifest)
@@ -66,16 +80,16 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_files(files: Mapping[str, bytes], manifest: Manifest) -> None:
-    """Check that *files*, all but manifest and signature, are those of *manifest*.
+def check_digests(digests: Mapping[str, str], manifest: Manifest) -> None:
+    """Check that files with *digests* by name, all but manifest and signature, are those of *manifest*.
 
     Raises:
         DigestMismatch: With the first file that is missing, too many or changed.
     """
-    for name in sorted({*files, *manifest.files}):
-        if name not in files or name not in manifest.files or digest(files[name]) != manifest.files[name]:
+    for name in sorted({*digests, *manifest.files}):
+        if digests.get(name) != manifest.files.get(name):
             state = (
-                "missing" if name not in files else "not in the manifest" if name not in manifest.files else "changed"
+                "missing" if name not in digests else "not in the manifest" if name not in manifest.files else "changed"
             )
             raise DigestMismatch(
                 f"{manifest.asset_class} version {manifest.version}: {name} is {state}; "

@@ -1,16 +1,20 @@
-"""Golden vectors: raw windows and what features and models must answer on every machine.
+"""Golden vectors: what features and models must answer, and decide, on every machine.
 
 ``python -m models.bundle.golden FOLDER`` computes them for an unpacked bundle and exits 0, or 1 with the reason.
 
+They hold raw windows with all that becomes of them, and further rows that models are asked with as they are: training
+rows, rows on the splits of the trees and on the float32 to either side, rows with little or nothing known.
+
 Features and inputs are held to a thousandth of what would show (relative 1e-6 and 1e-4): processors round differently.
 Models are asked with the stored inputs, so that a rounding beside a tree's threshold is not taken for another model,
-and held to 1e-5.
+and held to 1e-5. No decision may change; where an answer lies so near to a threshold that this tolerance itself would
+decide, none was noted.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,73 +22,75 @@ import msgspec
 import numpy as np
 
 from models.bundle.contents import GOLDEN
+from models.bundle.decisions import horizons, named_modes, zones
 from models.bundle.errors import BundleError, GoldenMismatch
 from models.bundle.loaded import LoadedBundle
-from models.detection.detector import detect
-from models.failure.classifier import classify
-from models.features.context import Context
-from models.features.windows import Window
-from models.prognosis.life import predict_life
-from models.records import FloatArray
-from models.scoring import prepare
+from models.bundle.packed_windows import PackedWindows, pack_windows, unpack_windows
+from models.bundle.scored import Scored, score_prepared
+from models.features.history import Histories
+from models.features.names import feature_names, input_names, sequence_names
+from models.features.windows import Windows
+from models.records import BoolArray, Float32Array, FloatArray, Int64Array
+from models.scoring import Prepared, prepare
 
 MAX_WINDOWS = 256
+MAX_FURTHER = 1024
+MAX_BYTES = 64 * 2**20
 FEATURE_TOLERANCE = 1e-6
 INPUT_TOLERANCE = 1e-4
 MODEL_TOLERANCE = 1e-5
+_TOO_CLOSE = -9
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Channel:
-    times: bytes
-    values: bytes
-    good: bytes
-    waveforms: tuple[bytes, ...]
+class _Asked:
+    """Rows as models are given them, and what they answered."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Window:
-    asset_id: str
-    start_ns: int
-    end_ns: int
-    good_share: float
-    channels: tuple[_Channel, ...]
+    inputs: bytes
+    sequences: bytes
+    windows_known: bytes
+    whole: bytes
+    detector_output: bytes
+    probabilities: bytes
+    life_s: bytes
+    decisions: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Golden:
-    windows: tuple[_Window, ...]
+    windows: PackedWindows
     features: bytes
-    inputs: bytes
-    detector_output: bytes
-    probabilities: bytes
-    life_s: bytes
+    own: _Asked
+    further: _Asked
 
 
-def make_golden(bundle: LoadedBundle, windows: Sequence[Window]) -> bytes:
-    """Return the golden vectors of *bundle* for *windows*, which should hold healthy, failing and holed ones.
+def make_golden(bundle: LoadedBundle, windows: Windows, further: Prepared | None = None) -> bytes:
+    """Return the golden vectors of *bundle*.
 
     Args:
         bundle: As trained; see ``LoadedBundle.of_parts``.
-        windows: 1 to 256, by end for each asset.
+        windows: Raw ones, 1 to 256, by end for each asset: healthy, failing and holed ones.
+        further: Rows that the models are asked with as they are, 1,024 at most; see ``models.export.golden_rows``.
 
     Raises:
-        GoldenMismatch: If there is none or too many.
+        GoldenMismatch: If there are too few or too many. No bundle is made.
     """
-    if not 1 <= len(windows) <= MAX_WINDOWS:
-        raise GoldenMismatch(f"golden vectors need 1 to {MAX_WINDOWS} windows, not {len(windows)}; no bundle is made")
-    prepared = prepare(bundle.specification, bundle.baseline, Context(bundle.specification), windows)
-    probabilities, life_s = classify(bundle, prepared.inputs), predict_life(bundle, prepared.inputs)
-    return msgspec.msgpack.encode(
-        _Golden(
-            windows=tuple(_packed(window) for window in windows),
-            features=prepared.features.tobytes(),
-            inputs=prepared.inputs.tobytes(),
-            detector_output=detect(bundle, prepared.inputs).tobytes(),
-            probabilities=b"" if probabilities is None else probabilities.tobytes(),
-            life_s=b"" if life_s is None else life_s.tobytes(),
+    if not 1 <= len(windows) <= MAX_WINDOWS or (further is not None and len(further) > MAX_FURTHER):
+        raise GoldenMismatch(
+            f"golden vectors need 1 to {MAX_WINDOWS} windows, not {len(windows)}, and {MAX_FURTHER} further rows at "
+            "most; no bundle is made"
         )
+    prepared = prepare(bundle.specification, bundle.baseline, Histories(bundle.specification), windows)
+    golden = _Golden(
+        windows=pack_windows(windows),
+        features=prepared.features.tobytes(),
+        own=_asked(bundle, prepared),
+        further=_asked(bundle, prepared.take(slice(0, 0)) if further is None else further),
     )
+    data = msgspec.msgpack.encode(golden)
+    if len(data) > MAX_BYTES:
+        raise GoldenMismatch(f"golden vectors of {len(data)} bytes are more than {MAX_BYTES}; no bundle is made")
+    return data
 
 
 def run_golden(folder: Path) -> None:
@@ -95,34 +101,42 @@ def run_golden(folder: Path) -> None:
     """
     bundle = LoadedBundle.load(folder)
     try:
-        golden = msgspec.msgpack.decode((folder / GOLDEN).read_bytes(), type=_Golden)
-        windows = [_unpacked(window) for window in golden.windows]
-        check_golden(bundle, golden, windows)
+        check_golden(bundle, _read(folder / GOLDEN))
     except (OSError, msgspec.DecodeError, ValueError, IndexError) as error:
         raise GoldenMismatch(
             f"{_name(bundle)}: golden vectors cannot be read ({error}); the bundle is refused, the live one stays"
         ) from error
 
 
-def check_golden(bundle: LoadedBundle, golden: _Golden, windows: Sequence[Window]) -> None:
-    """Hold what *bundle* answers for *windows* against *golden*.
+def check_golden(bundle: LoadedBundle, data: bytes) -> None:
+    """Hold what *bundle* answers against the golden vectors in *data*.
 
     Raises:
-        GoldenMismatch: With the first answer that differs.
+        GoldenMismatch: With the first answer that differs, or decision that changed.
         ValueError: If the arrays do not fit together.
     """
-    if not windows:
-        raise ValueError("no window")
-    prepared = prepare(bundle.specification, bundle.baseline, Context(bundle.specification), windows)
-    wanted_inputs = np.frombuffer(golden.inputs, np.float32).reshape(prepared.inputs.shape)
-    probabilities, life_s = classify(bundle, wanted_inputs), predict_life(bundle, wanted_inputs)
+    golden = msgspec.msgpack.decode(data, type=_Golden)
+    windows = unpack_windows(golden.windows, channels=len(bundle.specification.channels))
+    if not 1 <= len(windows) <= MAX_WINDOWS:
+        raise ValueError(f"{len(windows)} windows")
+    prepared = prepare(bundle.specification, bundle.baseline, Histories(bundle.specification), windows)
     # What a formula of large terms leaves near 0 is rounding; a deviation scale says how much counts.
-    noise = np.nan_to_num(np.array(bundle.baseline.class_scale), nan=1.0)
-    _compare(bundle, "features", prepared.features, golden.features, FEATURE_TOLERANCE, noise)
-    _compare(bundle, "inputs", np.asarray(prepared.inputs, np.float64), _doubles(golden.inputs), INPUT_TOLERANCE)
-    _compare(bundle, "detector", detect(bundle, wanted_inputs), golden.detector_output, MODEL_TOLERANCE)
-    _compare(bundle, "classifier", _or_empty(probabilities), golden.probabilities, MODEL_TOLERANCE)
-    _compare(bundle, "life", _or_empty(life_s), golden.life_s, MODEL_TOLERANCE)
+    noise = np.nanmax(np.nan_to_num(bundle.baseline.scales, nan=1.0), axis=0)
+    features = _doubles(golden.features).reshape(prepared.features.shape)
+    _compare(bundle, "features", prepared.features, features, FEATURE_TOLERANCE, noise)
+    own = _prepared(bundle, golden.own)
+    if len(own) != len(windows):
+        raise ValueError(f"inputs of {len(own)} rows to {len(windows)} windows")
+    _compare(bundle, "inputs", _wide(prepared.inputs), _wide(own.inputs), INPUT_TOLERANCE)
+    if prepared.sequences is not None and own.sequences is not None:
+        _compare(bundle, "sequences", _wide(prepared.sequences), _wide(own.sequences), INPUT_TOLERANCE)
+    for what, answer, wanted in (
+        ("windows known", prepared.windows_known, own.windows_known),
+        ("whole", prepared.whole, own.whole),
+    ):
+        _compare(bundle, what, answer.astype(np.float64), wanted.astype(np.float64), 0.0)
+    _check_answers(bundle, own, golden.own, "")
+    _check_answers(bundle, _prepared(bundle, golden.further), golden.further, "further ")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -138,72 +152,131 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES} bytes")
+    return data
+
+
+def _asked(bundle: LoadedBundle, prepared: Prepared) -> _Asked:
+    scored = score_prepared(bundle, prepared)
+    return _Asked(
+        inputs=prepared.inputs.astype(np.float32).tobytes(),
+        sequences=b"" if prepared.sequences is None else prepared.sequences.astype(np.float32).tobytes(),
+        windows_known=prepared.windows_known.astype(np.int64).tobytes(),
+        whole=prepared.whole.astype(np.uint8).tobytes(),
+        detector_output=scored.detector_output.astype(np.float64).tobytes(),
+        probabilities=_stored(scored.probabilities),
+        life_s=_stored(None if scored.life is None else scored.life.life_s),
+        decisions=_decided(bundle, scored).tobytes(),
+    )
+
+
+def _prepared(bundle: LoadedBundle, asked: _Asked) -> Prepared:
+    """Return the rows of *asked* as models take them; the raw features, which none looks at, are not known."""
+    spec = bundle.specification
+    width, own = len(input_names(spec)), len(feature_names(spec))
+    inputs: Float32Array = np.frombuffer(asked.inputs, np.float32).reshape(-1, width)
+    count = len(inputs)
+    if count > MAX_FURTHER:
+        raise ValueError(f"{count} rows are more than {MAX_FURTHER}")
+    sequences = None
+    if spec.history.sequence_windows:
+        shape = (count, len(sequence_names(spec)), spec.history.sequence_windows)
+        sequences = np.frombuffer(asked.sequences, np.float32).reshape(shape)
+    return Prepared(
+        features=np.full((count, own), np.nan),
+        deviations=inputs[:, :own],
+        inputs=inputs,
+        sequences=sequences,
+        windows_known=np.frombuffer(asked.windows_known, np.int64).reshape(count),
+        whole=np.frombuffer(asked.whole, np.uint8).reshape(count) != 0,
+    )
+
+
+def _check_answers(bundle: LoadedBundle, prepared: Prepared, asked: _Asked, which: str) -> None:
+    scored = score_prepared(bundle, prepared)
+    life_s = None if scored.life is None else scored.life.life_s
+    for what, answer, wanted in (
+        ("detector", scored.detector_output, asked.detector_output),
+        ("classifier", scored.probabilities, asked.probabilities),
+        ("life", life_s, asked.life_s),
+    ):
+        numbers = np.empty(0) if answer is None else answer
+        expected = _doubles(wanted)
+        if expected.size != numbers.size:
+            raise _mismatch(bundle, f"{which}{what} has {numbers.size} numbers here, {expected.size} where it was made")
+        _compare(bundle, f"{which}{what}", numbers, expected.reshape(numbers.shape), MODEL_TOLERANCE)
+    decided = _decided(bundle, scored)
+    wanted_decisions = np.frombuffer(asked.decisions, np.int64).reshape(decided.shape)
+    clear = (decided != _TOO_CLOSE) & (wanted_decisions != _TOO_CLOSE)
+    if (changed := clear & (decided != wanted_decisions)).any():
+        place = tuple(int(index) for index in np.argwhere(changed)[0])
+        raise _mismatch(
+            bundle,
+            f"{which}decision at {place} is {decided[place]} here, {wanted_decisions[place]} where it was made",
+        )
+
+
+def _decided(bundle: LoadedBundle, scored: Scored) -> Int64Array:
+    """Return the decisions on each row, shape ``(n, 5)``: zone, mode named, horizons outlived; -9 where too close."""
+    limits, modes = bundle.manifest.thresholds, bundle.manifest.failure_modes
+    columns = [_clear(lambda output: zones(output, limits), scored.detector_output)]
+    if scored.probabilities is not None:
+        columns.append(_clear(lambda told: named_modes(told, modes, limits), scored.probabilities))
+    if scored.life is not None:
+        columns += list(_clear(horizons, scored.life.life_s).T)
+    return np.stack(columns, axis=1)
+
+
+def _clear(decide: Callable[[FloatArray], Int64Array], answer: FloatArray) -> Int64Array:
+    """Return what is decided by *answer* ``(n,)`` or ``(n, k)``, -9 where one within the tolerance says otherwise."""
+    reach = 2.0 * MODEL_TOLERANCE * np.maximum(np.abs(answer), 1.0)
+    decided = decide(answer)
+    clear = decide(answer - reach) == decided
+    for column in range(answer.shape[1] if answer.ndim > 1 else 1):
+        own = (slice(None), column)[: answer.ndim]
+        other = answer - reach  # all less but one, which is more: so that two nearly equal ones change places
+        other[own] += 2.0 * reach[own]
+        clear &= decide(other) == decided
+    return np.where(clear, decided, _TOO_CLOSE)
+
+
 def _compare(
     bundle: LoadedBundle,
     what: str,
     answer: FloatArray,
-    wanted: bytes,
+    expected: FloatArray,
     tolerance: float,
     noise: FloatArray | float = 1.0,
 ) -> None:
-    expected = np.frombuffer(wanted, np.float64)
-    if expected.size != answer.size:
-        raise GoldenMismatch(
-            f"{_name(bundle)}: {what} has {answer.size} numbers, golden has {expected.size}; "
-            "the bundle is refused, the live one stays"
-        )
-    expected = expected.reshape(answer.shape)
-    both = np.isnan(expected) & np.isnan(answer)
-    near = np.abs(answer - expected) <= tolerance * np.maximum(np.abs(expected), noise)
+    if expected.shape != answer.shape:
+        raise _mismatch(bundle, f"{what} is of shape {answer.shape} here, {expected.shape} where it was made")
+    both: BoolArray = np.isnan(expected) & np.isnan(answer)
+    near: BoolArray = np.abs(answer - expected) <= tolerance * np.maximum(np.abs(expected), noise)
     if not (both | near).all():
         place = tuple(int(index) for index in np.argwhere(~(both | near))[0])
-        raise GoldenMismatch(
-            f"{_name(bundle)}: {what} at {place} is {answer[place]:.9g} here, {expected[place]:.9g} where it was made; "
-            "the bundle is refused, the live one stays"
+        raise _mismatch(
+            bundle, f"{what} at {place} is {answer[place]:.9g} here, {expected[place]:.9g} where it was made"
         )
 
 
-def _packed(window: Window) -> _Window:
-    return _Window(
-        asset_id=window.asset_id,
-        start_ns=window.start_ns,
-        end_ns=window.end_ns,
-        good_share=window.good_share,
-        channels=tuple(
-            _Channel(
-                times=times.tobytes(),
-                values=values.tobytes(),
-                good=good.tobytes(),
-                waveforms=tuple(samples.tobytes() for samples in waveforms),
-            )
-            for times, values, good, waveforms in zip(
-                window.times, window.values, window.good, window.waveforms, strict=True
-            )
-        ),
-    )
+def _wide(values: Float32Array) -> FloatArray:
+    return values.astype(np.float64)
 
 
-def _unpacked(window: _Window) -> Window:
-    return Window(
-        asset_id=window.asset_id,
-        start_ns=window.start_ns,
-        end_ns=window.end_ns,
-        good_share=window.good_share,
-        times=tuple(np.frombuffer(channel.times, np.int64) for channel in window.channels),
-        values=tuple(np.frombuffer(channel.values, np.float64) for channel in window.channels),
-        good=tuple(np.frombuffer(channel.good, np.bool_) for channel in window.channels),
-        waveforms=tuple(
-            tuple(np.frombuffer(samples, np.float32) for samples in channel.waveforms) for channel in window.channels
-        ),
-    )
+def _doubles(data: bytes) -> FloatArray:
+    return np.frombuffer(data, np.float64)
 
 
-def _doubles(singles: bytes) -> bytes:
-    return np.frombuffer(singles, np.float32).astype(np.float64).tobytes()
+def _stored(numbers: FloatArray | None) -> bytes:
+    return b"" if numbers is None else numbers.astype(np.float64).tobytes()
 
 
-def _or_empty(numbers: FloatArray | None) -> FloatArray:
-    return np.empty(0) if numbers is None else numbers
+def _mismatch(bundle: LoadedBundle, why: str) -> GoldenMismatch:
+    return GoldenMismatch(f"{_name(bundle)}: {why}; the bundle is refused, the live one stays")
 
 
 def _name(bundle: LoadedBundle) -> str:

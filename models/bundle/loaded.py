@@ -1,72 +1,46 @@
-"""A bundle ready to score: manifest, specification, baseline and ONNX sessions."""
+"""A bundle ready to score: manifest, specification, baseline, graphs, and what they say is read by."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import onnxruntime as ort
 
 from models.bundle.contents import (
     BASELINES,
     CLASSIFIER,
+    DETECTION,
     DETECTOR,
     FEATURES,
+    GRU,
+    GRU_CUT,
+    HEADS,
+    KERNELS,
     LIFE,
+    LIFE_CUT,
     MANIFEST,
+    ON_DISK_ONLY,
     REQUIRED,
     SIGNATURE,
-    check_files,
+    STATISTICS,
+    TOGETHER,
+    check_digests,
     decode_manifest,
+    digest,
 )
 from models.bundle.errors import FeatureHashMismatch, ManifestMismatch
 from models.bundle.manifest import Manifest
+from models.bundle.model import Model
+from models.detection.detection import Detection, decode_detection
 from models.features.baseline import Baseline, decode_baseline
 from models.features.hashing import feature_hash
-from models.features.names import input_names
-from models.features.specification import FeatureError, FeatureSpecification
-from models.records import Float32Array, FloatArray
-
-
-class Model:
-    """One ONNX graph with one float32 input ``(n, inputs)`` and one output ``(n, columns)``, on one CPU thread."""
-
-    def __init__(self, name: str, graph: bytes, *, inputs: int, columns: int) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime raises many kinds, none of them exported
-            raise ManifestMismatch(
-                f"{name} does not load ({error}); the bundle is refused, the live one stays"
-            ) from error
-        given, made = self._session.get_inputs(), self._session.get_outputs()
-        if len(given) != 1 or given[0].type != "tensor(float)" or given[0].shape[-1] != inputs:
-            raise ManifestMismatch(
-                f"{name} does not take {inputs} float32 inputs; the bundle is refused, the live one stays"
-            )
-        if len(made) != 1:
-            raise ManifestMismatch(
-                f"{name} has {len(made)} outputs, not one; the bundle is refused, the live one stays"
-            )
-        self._name, self._input, self._columns = name, given[0].name, columns
-
-    def __call__(self, inputs: Float32Array) -> FloatArray:
-        """Return the answers, shape ``(n, columns)``.
-
-        Raises:
-            ManifestMismatch: If the graph answers with another shape.
-        """
-        if not len(inputs):
-            return np.empty((0, self._columns))
-        answer = np.asarray(self._session.run(None, {self._input: inputs})[0], np.float64)
-        if answer.size != len(inputs) * self._columns:
-            raise ManifestMismatch(f"{self._name} answers {answer.shape} where {self._columns} columns are due")
-        return answer.reshape(len(inputs), self._columns)
+from models.features.names import input_names, sequence_names
+from models.features.specification import FeatureSpecification
+from models.sequence.encoding import decode_heads, decode_statistics
+from models.sequence.heads import MAX_COLUMNS, Head, HeadStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,32 +51,49 @@ class LoadedBundle:
         manifest: What was signed.
         specification: Of its features.
         baseline: What is ordinary for the class and its assets.
-        detector: Inputs to one number that grows with the deviation; thresholds are in its units.
+        detector: Inputs to the outputs of the detector's members, but the sequence model's.
+        detection: How they are read.
         classifier: Inputs to the probabilities of ``manifest.failure_modes``, or None.
-        life: Inputs to the remaining life in hours, quantiles .1, .5, .9, or None.
+        life: Inputs to the remaining life where it is known from its start, or None.
+        life_cut: The same where it is not.
+        gru: Sequences to the remaining life, or None.
+        gru_cut: The same where the life is not known from its start.
+        kernels: Sequences to the kernels that heads are on, or None.
+        heads: Linear heads on the kernels, by name.
     """
 
     manifest: Manifest
     specification: FeatureSpecification
     baseline: Baseline
     detector: Model
+    detection: Detection
     classifier: Model | None
     life: Model | None
+    life_cut: Model | None
+    gru: Model | None
+    gru_cut: Model | None
+    kernels: Model | None
+    heads: Mapping[str, Head]
 
     @classmethod
     def load(cls, folder: Path) -> LoadedBundle:
         """Return the bundle unpacked in *folder*. Who signed it was checked when it was unpacked.
 
+        Parts that are only kept (the heads' statistics, golden vectors, the card) are not read into memory, but their
+        digests are checked.
+
         Raises:
             BundleError: If a file is missing or changed, or the parts do not fit together or to this software.
         """
         try:
-            files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+            paths = [path for path in folder.iterdir() if path.is_file()]
+            kept = {path.name: _digest_of(path) for path in paths if path.name in ON_DISK_ONLY}
+            files = {path.name: path.read_bytes() for path in paths if path.name not in ON_DISK_ONLY}
         except OSError as error:
             raise ManifestMismatch(f"bundle in {folder} cannot be read ({error}); the live one stays") from error
         manifest = decode_manifest(files.pop(MANIFEST, b""))
         files.pop(SIGNATURE, None)
-        check_files(files, manifest)
+        check_digests(kept | {name: digest(data) for name, data in files.items()}, manifest)
         return cls.of_parts(files, manifest)
 
     @classmethod
@@ -110,31 +101,85 @@ class LoadedBundle:
         """Return the bundle made of *parts* by file name; `manifest.files` is not looked at.
 
         Raises:
-            ManifestMismatch: If a part is missing or does not fit the manifest.
+            ManifestMismatch: If a part is missing, hostile, or does not fit the others or the manifest.
             FeatureHashMismatch: If this software computes other features.
         """
-        missing = [name for name in REQUIRED if name not in parts]
-        if missing:
-            raise _mismatch(manifest, f"{', '.join(missing)} is missing")
+        _check_parts(parts, manifest)
         try:
-            spec = msgspec.json.decode(parts[FEATURES], type=FeatureSpecification)
-            baseline = decode_baseline(parts[BASELINES], spec)
-        except (msgspec.DecodeError, FeatureError) as error:
+            return cls._decoded(parts, manifest)
+        except (msgspec.DecodeError, ValueError) as error:  # features, baselines, detection, heads: each has its own
             raise _mismatch(manifest, str(error)) from error
+
+    @classmethod
+    def _decoded(cls, parts: Mapping[str, bytes], manifest: Manifest) -> LoadedBundle:
+        spec = msgspec.json.decode(parts[FEATURES], type=FeatureSpecification)
         _check_features(spec, manifest)
-        if (CLASSIFIER in parts) != bool(manifest.failure_modes):
-            raise _mismatch(manifest, "failure modes and classifier do not go together")
-        inputs = len(input_names(spec))
-        return cls(
+        detection = decode_detection(parts[DETECTION])
+        heads = decode_heads(parts[HEADS]) if HEADS in parts else {}
+        graphs = _Graphs(parts, spec)
+        bundle = cls(
             manifest=manifest,
             specification=spec,
-            baseline=baseline,
-            detector=Model(DETECTOR, parts[DETECTOR], inputs=inputs, columns=1),
-            classifier=Model(CLASSIFIER, parts[CLASSIFIER], inputs=inputs, columns=len(manifest.failure_modes))
-            if CLASSIFIER in parts
-            else None,
-            life=Model(LIFE, parts[LIFE], inputs=inputs, columns=3) if LIFE in parts else None,
+            baseline=decode_baseline(parts[BASELINES], spec),
+            detector=graphs.tabular(DETECTOR, detection.columns),
+            detection=detection,
+            classifier=graphs.tabular(CLASSIFIER, len(manifest.failure_modes)) if CLASSIFIER in parts else None,
+            life=graphs.tabular(LIFE) if LIFE in parts else None,
+            life_cut=graphs.tabular(LIFE_CUT) if LIFE_CUT in parts else None,
+            gru=graphs.sequential(GRU, 1) if GRU in parts else None,
+            gru_cut=graphs.sequential(GRU_CUT, 1) if GRU_CUT in parts else None,
+            kernels=graphs.sequential(KERNELS) if KERNELS in parts else None,
+            heads=heads,
         )
+        _check_heads(bundle)
+        return bundle
+
+
+def load_statistics(folder: Path, manifest: Manifest) -> dict[str, HeadStatistics]:
+    """Return what the heads of the bundle unpacked in *folder* were solved from, by head; none where it has none.
+
+    Raises:
+        BundleError: If the file is missing, changed or hostile.
+    """
+    if STATISTICS not in manifest.files:
+        return {}
+    try:
+        data = (folder / STATISTICS).read_bytes()
+    except OSError as error:
+        raise _mismatch(manifest, f"{STATISTICS} cannot be read ({error})") from error
+    check_digests(manifest.files | {STATISTICS: digest(data)}, manifest)
+    try:
+        return decode_statistics(data)
+    except ValueError as error:
+        raise _mismatch(manifest, f"{STATISTICS}: {error}") from error
+
+
+class _Graphs:
+    """The graphs among *parts*, loaded as they are asked for."""
+
+    def __init__(self, parts: Mapping[str, bytes], spec: FeatureSpecification) -> None:
+        self._parts = parts
+        self._inputs = (len(input_names(spec)),)
+        self._sequence = (len(sequence_names(spec)), spec.history.sequence_windows)
+
+    def tabular(self, name: str, columns: int | None = None) -> Model:
+        """Return the model of inputs in the part *name*."""
+        return Model(name, self._parts[name], shape=self._inputs, columns=columns)
+
+    def sequential(self, name: str, columns: int | None = None) -> Model:
+        """Return the model of sequences in the part *name*."""
+        if not self._sequence[1]:
+            raise ValueError(f"{name} looks at sequences, and the features have none")
+        return Model(name, self._parts[name], shape=self._sequence, columns=columns)
+
+
+def _check_parts(parts: Mapping[str, bytes], manifest: Manifest) -> None:
+    missing = [name for name in REQUIRED if name not in parts]
+    missing += [name for pair in TOGETHER for name in pair if name not in parts and any(one in parts for one in pair)]
+    if missing:
+        raise _mismatch(manifest, f"{', '.join(missing)} is missing")
+    if (CLASSIFIER in parts) != bool(manifest.failure_modes):
+        raise _mismatch(manifest, "failure modes and classifier do not go together")
 
 
 def _check_features(spec: FeatureSpecification, manifest: Manifest) -> None:
@@ -146,6 +191,21 @@ def _check_features(spec: FeatureSpecification, manifest: Manifest) -> None:
             f"{manifest.asset_class} version {manifest.version}: trained on features {manifest.feature_hash[:12]}, "
             f"this software computes {here[:12]}; the bundle is refused, the live one stays"
         )
+
+
+def _check_heads(bundle: LoadedBundle) -> None:
+    """Check that heads are on as many kernels as there are."""
+    kernels = 0 if bundle.kernels is None else bundle.kernels.columns
+    if kernels > MAX_COLUMNS:
+        raise ValueError(f"{KERNELS} gives {kernels} kernels, more than {MAX_COLUMNS}")
+    for name, head in bundle.heads.items():
+        if len(head.weights) != kernels:
+            raise ValueError(f"head {name!r} is on {len(head.weights)} kernels, and there are {kernels}")
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mismatch(manifest: Manifest, why: str) -> ManifestMismatch:

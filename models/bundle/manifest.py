@@ -7,7 +7,7 @@ from datetime import datetime
 
 from models.records import Channel
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,8 +63,24 @@ def gate_rows(
     _check_training(training)
     rng = np.random.default_rng(seed)
     drawn = training[_draw(rng, len(training), limit)]
-    holes = _with_holes(drawn[: limit // 4], rng)
-    return np.concatenate([drawn, _edges(training, splits, rng, limit), holes, _far_out(drawn, rng)])
+    edges = beside_splits(training, [splits[number] for number in _draw(rng, len(splits), limit)], rng)
+    return np.concatenate([drawn, edges, _with_holes(drawn[: limit // 4], rng), _far_out(drawn, rng)])
+
+
+def beside_splits(
+    training: Float32Array, splits: Sequence[tuple[int, float]], rng: np.random.Generator
+) -> Float32Array:
+    """Return rows of *training* ``(m, f)`` moved onto each of *splits*, and to the float32 below and above it."""
+    if not splits:
+        return np.empty((0, training.shape[1]), np.float32)
+    features = np.array([feature for feature, _ in splits])
+    near = np.clip([edge for _, edge in splits], -3e38, 3e38).astype(np.float32)
+    rows = np.repeat(training[rng.integers(len(training), size=len(splits))], 3, axis=0)
+    beside = np.stack([np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf))], axis=1)
+    # LightGBM reads what is nearer to 0 than this as 0. No deviation is ever that small; its splits at 0 are.
+    beside[np.abs(beside) < _LEAST] = 0.0
+    rows[np.arange(len(rows)), np.repeat(features, 3)] = beside.ravel()
+    return rows
 
 
 def gate_sequences(training: Float32Array, *, seed: int, limit: int = 2000) -> Float32Array:
@@ -211,23 +227,6 @@ def _far_out(rows: Float32Array, rng: np.random.Generator) -> Float32Array:
     some = present[rng.integers(len(rows), size=8 * len(FAR))]
     far = np.repeat(np.array(FAR, np.float32), 8)[:, None]
     return np.concatenate([np.stack(ends), np.where(rng.random(some.shape) < 0.1, far, some)])
-
-
-def _edges(
-    training: Float32Array, splits: Sequence[tuple[int, float]], rng: np.random.Generator, limit: int
-) -> Float32Array:
-    """Return training rows moved onto a split, and to the float32 below and above it."""
-    if not splits:
-        return np.empty((0, training.shape[1]), np.float32)
-    chosen = [splits[number] for number in _draw(rng, len(splits), limit)]
-    features = np.array([feature for feature, _ in chosen])
-    near = np.clip([edge for _, edge in chosen], -3e38, 3e38).astype(np.float32)
-    rows = np.repeat(training[rng.integers(len(training), size=len(chosen))], 3, axis=0)
-    beside = np.stack([np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf))], axis=1)
-    # LightGBM reads what is nearer to 0 than this as 0. No deviation is ever that small; its splits at 0 are.
-    beside[np.abs(beside) < _LEAST] = 0.0
-    rows[np.arange(len(rows)), np.repeat(features, 3)] = beside.ravel()
-    return rows
 
 
 def _draw(rng: np.random.Generator, size: int, limit: int) -> NDArray[np.intp]:

@@ -160,10 +160,11 @@ def fewer_kernels(graph: bytes, weight: FloatArray, share: float) -> tuple[bytes
                 for attribute in node.attribute:
                     if attribute.name == "group":
                         attribute.i = len(keep)
-    kept = np.concatenate(left)
-    held["centre"], held["scale"] = held["centre"][:, kept], held["scale"][:, kept]
+    kept = np.concatenate([*left, np.arange(start, len(weight))])  # levels of channels, after the kernels, cost nothing
+    held |= {name: values[:, kept] for name, values in held.items() if values.shape == (1, len(weight))}
     for constant in model.graph.initializer:
-        constant.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(held[constant.name]), constant.name))
+        if held[constant.name].shape != tuple(constant.dims):
+            constant.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(held[constant.name]), constant.name))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = len(kept)
     return sealed(model), kept
 

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,19 +8,38 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import NodeProto, TensorProto, helper
 
+from cloud_service.training.sequence import kernel_features, make_kernels
 from models.bundle.archive import pack, unpack_verified
-from models.bundle.contents import BASELINES, CLASSIFIER, DETECTOR, FEATURES, GOLDEN, LIFE, encode_specification
+from models.bundle.contents import (
+    BASELINES,
+    CLASSIFIER,
+    DETECTION,
+    DETECTOR,
+    FEATURES,
+    GOLDEN,
+    HEADS,
+    KERNELS,
+    LIFE,
+    STATISTICS,
+    encode_specification,
+)
 from models.bundle.golden import make_golden
 from models.bundle.loaded import LoadedBundle
 from models.bundle.manifest import SCHEMA_VERSION, Lineage, Manifest, Thresholds
+from models.detection.detection import Detection, Member, encode_detection
+from models.export.golden_rows import golden_rows
 from models.export.graph import INPUT, finish, missing_as_zero
 from models.features.baseline import Baseline, encode_baseline
 from models.features.extraction import extract
 from models.features.hashing import feature_hash, reference_window
-from models.features.names import feature_names, input_names
+from models.features.history import Histories
+from models.features.names import feature_names, input_names, sequence_names
 from models.features.specification import FeatureSpecification, History
-from models.features.windows import Window, Windows
+from models.features.windows import Windows
 from models.records import Channel
+from models.scoring import prepare
+from models.sequence.encoding import encode_heads, encode_statistics
+from models.sequence.heads import HeadStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +49,7 @@ class Release:
     parts: dict[str, bytes]
     manifest: Manifest
     key: Ed25519PrivateKey
-    windows: list[Window]
+    windows: Windows
 
     @property
     def archive(self) -> bytes:
@@ -53,10 +72,10 @@ def release() -> Release:
         window_s=7200.0,
         step_s=3600.0,
         late_s=3600.0,
-        history=History(rolling=(4,)),
+        history=History(rolling=(4,), since_start=True, sequence_windows=6),
     )
-    window = single(reference_window(spec))
-    centre = extract(spec, [window])[0]
+    window = reference_window(spec)
+    centre = extract(spec, window)[0]
     baseline = Baseline(
         centre={"reference": (tuple(centre.tolist()),)},
         class_centre=(tuple((centre + 1.0).tolist()),),
@@ -64,8 +83,10 @@ def release() -> Release:
     )
     parts = {FEATURES: encode_specification(spec), BASELINES: encode_baseline(baseline), **graphs(spec)}
     manifest = manifest_of(spec)
-    windows = [moved(spec, window, step) for step in range(6)]
-    parts[GOLDEN] = make_golden(LoadedBundle.of_parts(parts, manifest), windows)
+    windows = Windows.concatenate([moved(spec, window, step) for step in range(6)])
+    bundle = LoadedBundle.of_parts(parts, manifest)
+    training = prepare(spec, baseline, Histories(spec), windows)
+    parts[GOLDEN] = make_golden(bundle, windows, golden_rows(spec, parts, training, seed=1))
     return Release(parts=parts, manifest=manifest, key=Ed25519PrivateKey.generate(), windows=windows)
 
 
@@ -80,40 +101,20 @@ def folder(release: Release, tmp_path: Path) -> Callable[[], Path]:
     return unpack
 
 
-def single(windows: Windows) -> Window:
-    """Return the only one of *windows* as a record."""
-    ends = [np.cumsum(one.sample_count) for one in windows.channels]
-    return Window(
-        asset_id=windows.asset_ids[0],
-        start_ns=int(windows.start_ns[0]),
-        end_ns=int(windows.end_ns[0]),
-        times=tuple(one.time for one in windows.channels),
-        values=tuple(one.value for one in windows.channels),
-        good=tuple(one.good for one in windows.channels),
-        waveforms=tuple(
-            tuple(np.split(one.samples, end[:-1])) if one.samples.size else ()
-            for one, end in zip(windows.channels, ends, strict=True)
-        ),
-        good_share=1.0,
-    )
-
-
-def moved(spec: FeatureSpecification, window: Window, step: int) -> Window:
+def moved(spec: FeatureSpecification, window: Windows, step: int) -> Windows:
     """Return *window* later by *step* and with the flow risen a little each step."""
-    return Window(
-        asset_id=window.asset_id,
+    channels = [replace(rows, time=rows.time + step * spec.step_ns) for rows in window.channels]
+    channels[1] = replace(channels[1], value=channels[1].value + 6.0 * step)
+    return replace(
+        window,
         start_ns=window.start_ns + step * spec.step_ns,
         end_ns=window.end_ns + step * spec.step_ns,
-        times=tuple(times + step * spec.step_ns for times in window.times),
-        values=(window.values[0], window.values[1] + 6.0 * step, window.values[2]),
-        good=window.good,
-        waveforms=window.waveforms,
-        good_share=1.0,
+        channels=tuple(channels),
     )
 
 
 def graphs(spec: FeatureSpecification) -> dict[str, bytes]:
-    """Return a detector (the largest deviation), a classifier and a life model that are easy to foresee."""
+    """Return a detector (the largest deviation), a classifier, a life model and kernels that are easy to foresee."""
     inputs, flow = len(input_names(spec)), feature_names(spec).index("flow_m3_h.mean")
     weights = np.zeros((inputs, 3), np.float32)
     weights[flow] = (-1.0, 1.0, 0.0)
@@ -134,7 +135,16 @@ def graphs(spec: FeatureSpecification) -> dict[str, bytes]:
         renamed = [helper.make_node("Identity", [INPUT], ["inputs"]), *nodes]
         return finish(name, renamed, constants, inputs=inputs, output=output, columns=columns)
 
+    # A decade is one unit of deviation.
+    largest = Member(name="largest", outputs=(0.0, 100.0), decades=(0.0, 100.0), slope=1.0)
+    sequences = np.random.default_rng(1).normal(size=(100, len(sequence_names(spec)), 6)).astype(np.float32)
+    kernels = make_kernels(sequences.shape[1], 6, 100, 1, sequences)
+    sums = HeadStatistics.of(kernel_features(kernels, sequences), sequences[:, :2, -1].astype(np.float64))
     return {
+        KERNELS: kernels,
+        HEADS: encode_heads({"forecast": sums.solve(1.0)}),
+        STATISTICS: encode_statistics({"forecast": sums}),
+        DETECTION: encode_detection(Detection(members=(largest,))),
         DETECTOR: made("detector", detector, zero, "score", 1),
         CLASSIFIER: made("classifier", classifier, [*zero, matrix], "probabilities", 3),
         LIFE: made("life", life, [*zero, matrix, hours], "life", 3),

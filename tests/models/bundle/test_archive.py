@@ -135,13 +135,21 @@ def test_a_manifest_out_of_range_is_refused(release: Any, tmp_path: Path) -> Non
     limits = release.manifest.thresholds
     for number, wrong in enumerate(
         (
-            replace(release.manifest, files=files, schema_version=2),
+            replace(release.manifest, files=files, schema_version=3),
             replace(release.manifest, files=files, version=0),
             replace(release.manifest, files=files, thresholds=replace(limits, warning=7.0)),
             replace(release.manifest, files=files, thresholds=replace(limits, warning=0.0)),
         )
     ):
         assert isinstance(refused(signed(release, wrong), release, tmp_path / str(number)), ManifestMismatch)
+
+
+def test_a_bundle_of_an_older_release_says_what_to_do(release: Any, tmp_path: Path) -> None:
+    """Its parts are others; nobody guesses at them."""
+    files = {name: digest(data) for name, data in release.parts.items()}
+    older = replace(release.manifest, files=files, schema_version=1)
+
+    assert "of an older release: train the class again" in str(refused(signed(release, older), release, tmp_path / "a"))
 
 
 def test_after_its_time_it_is_refused(release: Any, tmp_path: Path) -> None:

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from models.bundle.archive import pack, unpack_verified
 from models.bundle.contents import CLASSIFIER, GOLDEN
 from models.bundle.errors import GoldenMismatch
-from models.bundle.golden import MAX_WINDOWS, make_golden, run_golden
+from models.bundle.golden import MAX_WINDOWS, check_golden, make_golden, run_golden
+from models.bundle.loaded import LoadedBundle
+from models.bundle.scored import score
+from models.export.parity import FAR
 from models.features import extraction, plain
+from models.features.history import Histories
+from models.features.names import input_names
 
 
 def unpacked(release: Any, into: Path, **parts: bytes) -> Path:
@@ -56,8 +62,9 @@ def test_another_feature_is_noticed(release: Any, folder: Callable[[], Path], mo
     first = plain.PLAIN_FEATURES[0]
     # The reference window's flow averages below 80; the golden windows rise above.
     other = replace(first, compute=lambda segments: plain.mean(segments) + 0.1 * (plain.mean(segments) > 85.0))
-    assert release.windows[0].values[1].mean() < 80.0
-    assert release.windows[-1].values[1].mean() > 90.0
+    flow = release.windows.channels[1]
+    assert flow.value[: flow.last[0]].mean() < 80.0
+    assert flow.value[flow.first[-1] :].mean() > 90.0
     monkeypatch.setattr(extraction, "PLAIN_FEATURES", (other, *plain.PLAIN_FEATURES[1:]))
     monkeypatch.setattr("models.bundle.loaded.feature_hash", lambda _: release.manifest.feature_hash)
 
@@ -65,13 +72,86 @@ def test_another_feature_is_noticed(release: Any, folder: Callable[[], Path], mo
         run_golden(into)
 
 
-@pytest.mark.parametrize("field", ["features", "inputs", "detector_output", "probabilities", "life_s", "windows"])
-def test_golden_vectors_cut_short_are_refused(release: Any, tmp_path: Path, field: str) -> None:
-    told = msgspec.msgpack.decode(release.parts[GOLDEN])
-    told[field] = told[field][:-8] if field != "windows" else []
+ASKED = (
+    "inputs",
+    "sequences",
+    "windows_known",
+    "whole",
+    "detector_output",
+    "probabilities",
+    "life_s",
+    "decisions",
+)
 
-    with pytest.raises(GoldenMismatch):
-        run_golden(unpacked(release, tmp_path / "into", golden=msgspec.msgpack.encode(told)))
+
+@pytest.mark.parametrize(
+    "place",
+    [("features",), ("windows", "asset"), *(("own", name) for name in ASKED), *(("further", name) for name in ASKED)],
+    ids=".".join,
+)
+def test_golden_vectors_cut_short_are_refused(release: Any, place: tuple[str, ...]) -> None:
+    told = msgspec.msgpack.decode(release.parts[GOLDEN])
+    within = told
+    for name in place[:-1]:
+        within = within[name]
+    within[place[-1]] = within[place[-1]][:-8]
+
+    with pytest.raises((GoldenMismatch, ValueError)):
+        check_golden(release.loaded, msgspec.msgpack.encode(told))
+
+
+@pytest.mark.parametrize("which", ["own", "further"])
+def test_a_decision_that_changed_is_noticed(release: Any, which: str) -> None:
+    """Though all numbers are as they were: the thresholds of the manifest decide."""
+    told = msgspec.msgpack.decode(release.parts[GOLDEN])
+    decisions = np.frombuffer(told[which]["decisions"], np.int64).copy()
+    decisions[0] = 2 - decisions[0]
+    told[which]["decisions"] = decisions.tobytes()
+
+    with pytest.raises(GoldenMismatch, match=r"decision at \(0, 0\)"):
+        check_golden(release.loaded, msgspec.msgpack.encode(told))
+
+
+def test_other_thresholds_are_other_decisions(release: Any) -> None:
+    """Control: with the manifest's own they are what was noted."""
+    limits = replace(release.manifest.thresholds, warning=0.5, alarm=0.6)
+    parts = {name: data for name, data in release.parts.items() if name != GOLDEN}
+
+    check_golden(LoadedBundle.of_parts(parts, release.manifest), release.parts[GOLDEN])
+    with pytest.raises(GoldenMismatch, match="decision at"):
+        check_golden(LoadedBundle.of_parts(parts, replace(release.manifest, thresholds=limits)), release.parts[GOLDEN])
+
+
+def test_what_lies_on_a_threshold_is_not_held_to_a_decision(release: Any) -> None:
+    """The last bit of another processor would decide it: neither bundle is refused for that."""
+    output = score(release.loaded, Histories(release.loaded.specification), release.windows).detector_output
+    for factor in (1.0 - 1e-7, 1.0 + 1e-7):
+        limits = replace(release.manifest.thresholds, warning=output[3], alarm=1e6)
+        made = LoadedBundle.of_parts(release.parts, replace(release.manifest, thresholds=limits))
+        here = replace(made.manifest, thresholds=replace(limits, warning=output[3] * factor))
+
+        check_golden(LoadedBundle.of_parts(release.parts, here), make_golden(made, release.windows))
+
+
+def test_models_are_asked_on_splits_with_holes_and_far_out(release: Any) -> None:
+    """Each kind is there, beside the raw windows."""
+    told = msgspec.msgpack.decode(release.parts[GOLDEN])
+    spec = release.loaded.specification
+    inputs = np.frombuffer(told["further"]["inputs"], np.float32).reshape(-1, len(input_names(spec)))
+
+    assert np.isnan(inputs).all(axis=1).sum() == 1
+    assert 0 < np.isnan(inputs).mean() < 0.5
+    assert set(FAR) <= set(inputs[np.isfinite(inputs)].tolist())
+
+
+def test_golden_vectors_are_bounded(release: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    into = unpacked(release, tmp_path / "into")
+    monkeypatch.setattr("models.bundle.golden.MAX_BYTES", 1000)
+
+    with pytest.raises(GoldenMismatch, match="more than 1000 bytes"):
+        run_golden(into)
+    with pytest.raises(GoldenMismatch, match="no bundle is made"):
+        make_golden(release.loaded, release.windows)
 
 
 def test_a_bundle_without_golden_vectors_is_refused(release: Any, tmp_path: Path) -> None:
@@ -83,6 +163,7 @@ def test_a_bundle_without_golden_vectors_is_refused(release: Any, tmp_path: Path
 
 
 def test_golden_vectors_need_some_windows_and_not_too_many(release: Any) -> None:
-    for windows in (release.windows[:0], release.windows[:1] * (MAX_WINDOWS + 1)):
+    for rows in ([], [0] * (MAX_WINDOWS + 1)):
+        windows = release.windows.take(np.array(rows, np.intp))
         with pytest.raises(GoldenMismatch, match="1 to 256"):
             make_golden(release.loaded, windows)

@@ -7,12 +7,32 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
-from models.bundle.contents import BASELINES, CLASSIFIER, DETECTOR, FEATURES, GOLDEN, LIFE, MANIFEST
+from models.bundle.contents import (
+    BASELINES,
+    CLASSIFIER,
+    DETECTION,
+    DETECTOR,
+    FEATURES,
+    GOLDEN,
+    HEADS,
+    KERNELS,
+    LIFE,
+    MANIFEST,
+    STATISTICS,
+    encode_specification,
+)
 from models.bundle.errors import DigestMismatch, FeatureHashMismatch, ManifestMismatch
-from models.bundle.loaded import LoadedBundle
+from models.bundle.loaded import LoadedBundle, load_statistics
+from models.detection.detection import Detection, Member, encode_detection
+from models.export.graph import finish, missing_as_zero
 from models.features import plain
-from models.features.names import input_names
+from models.features.hashing import feature_hash
+from models.features.names import input_names, sequence_names
+from models.features.specification import History
+from models.sequence.encoding import encode_heads
+from models.sequence.heads import Head
 
 
 def test_a_bundle_loads_from_its_folder(folder: Callable[[], Path]) -> None:
@@ -74,7 +94,121 @@ def test_parts_that_do_not_fit_are_refused(release: Any) -> None:
 
 
 def test_a_graph_with_other_outputs_is_refused(release: Any) -> None:
-    bundle = LoadedBundle.of_parts({**release.parts, DETECTOR: release.parts[LIFE]}, release.manifest)
+    """The life model gives three columns, the detector has one member."""
+    with pytest.raises(ManifestMismatch, match=r"detector.onnx takes rows of .* gives 3 columns"):
+        LoadedBundle.of_parts({**release.parts, DETECTOR: release.parts[LIFE]}, release.manifest)
 
-    with pytest.raises(ManifestMismatch, match="columns are due"):
-        bundle.detector(np.zeros((1, len(input_names(bundle.specification))), np.float32))
+
+def test_a_graph_that_says_another_shape_than_it_gives_is_refused(release: Any) -> None:
+    """As an autoencoder does that the general converter made: all rows and outputs in one column."""
+    width = len(input_names(release.loaded.specification))
+    column = helper.make_tensor("column", TensorProto.INT64, [2], [-1, 1])
+    nodes = [helper.make_node("Reshape", ["features", "column"], ["score"])]
+    wrong = finish("autoencoder", nodes, [column], inputs=width, output="score", columns=1)
+    bundle = LoadedBundle.of_parts({**release.parts, DETECTOR: wrong}, release.manifest)
+
+    with pytest.raises(ManifestMismatch, match=r"answers \(160, 1\) where \(2, 1\) is due"):
+        bundle.detector(np.zeros((2, width), np.float32))
+
+
+def test_all_parts_load(release: Any) -> None:
+    bundle = release.loaded
+    spec = bundle.specification
+    sequences = np.zeros((3, len(sequence_names(spec)), spec.history.sequence_windows), np.float32)
+
+    assert bundle.kernels is not None
+    kernels = bundle.kernels(sequences)
+    assert bundle.heads["forecast"].predict(kernels).shape == (3, 2)
+    assert [member.name for member in bundle.detection.members] == ["largest"]
+
+
+HOSTILE: dict[str, dict[str, bytes | str | None]] = {
+    "heads without kernels": {KERNELS: None},
+    "kernels without heads": {HEADS: None},
+    "no detection": {DETECTION: None},
+    "heads that are none": {HEADS: b"\xc1"},
+    "heads on fewer kernels": {HEADS: encode_heads({"life": Head(weights=np.ones((7, 1)), bias=np.ones(1))})},
+    "a head that is not finite": {
+        HEADS: encode_heads({"life": Head(weights=np.full((108, 1), np.nan), bias=np.ones(1))})
+    },
+    "detection that is none": {DETECTION: b"{}"},
+    "detection of more members than the graph": {
+        DETECTION: encode_detection(
+            Detection(
+                members=tuple(
+                    Member(name=name, outputs=(0.0, 1.0), decades=(0.0, 1.0), slope=1.0) for name in ("a", "b")
+                )
+            )
+        )
+    },
+    "tables where sequences are due": {KERNELS: "detector.onnx"},
+    "a graph that is none": {DETECTOR: b"no graph"},
+    "a graph with code": {DETECTOR: "code"},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_parts_are_refused(release: Any, kind: str) -> None:
+    """Whoever signed them."""
+    parts = dict(release.parts)
+    for name, data in HOSTILE[kind].items():
+        if data is None:
+            del parts[name]
+        elif data == "code":
+            parts[name] = parts[name].replace(b"ReduceMax", b"PythonOpX"[:9])
+        else:
+            parts[name] = release.parts[data] if isinstance(data, str) else data
+
+    with pytest.raises(ManifestMismatch, match="live one stays"):
+        LoadedBundle.of_parts(parts, release.manifest)
+
+
+def test_sequence_models_need_features_with_sequences(release: Any) -> None:
+    """Control: without kernels such a bundle is taken."""
+    spec = replace(release.loaded.specification, history=History(rolling=(4,)))
+    width = len(input_names(spec))
+    nodes, zero = missing_as_zero("features", "present")
+    nodes.append(helper.make_node("ReduceMax", ["present"], ["score"], axes=[1], keepdims=1))
+    detector = finish("detector", nodes, zero, inputs=width, output="score", columns=1)
+    parts = {**release.parts, FEATURES: encode_specification(spec), DETECTOR: detector}
+    del parts[CLASSIFIER], parts[LIFE]
+    manifest = replace(release.manifest, failure_modes=(), feature_hash=feature_hash(spec))
+
+    with pytest.raises(ManifestMismatch, match="features have none"):
+        LoadedBundle.of_parts(parts, manifest)
+    del parts[KERNELS], parts[HEADS]
+    assert LoadedBundle.of_parts(parts, manifest).kernels is None
+
+
+def test_statistics_stay_on_disk_but_are_checked(folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are as large as all else together, and nobody scores with them."""
+    into = folder()
+    read: list[str] = []
+    whole = Path.read_bytes
+
+    def noting(path: Path) -> bytes:
+        read.append(path.name)
+        return whole(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", noting)
+        bundle = LoadedBundle.load(into)
+    assert DETECTOR in read
+    assert not {STATISTICS, GOLDEN} & set(read)
+    statistics = load_statistics(into, bundle.manifest)
+    assert statistics["forecast"].solve(1.0).weights == pytest.approx(bundle.heads["forecast"].weights)
+
+    data = bytearray((into / STATISTICS).read_bytes())
+    data[100] ^= 1
+    (into / STATISTICS).write_bytes(data)
+    with pytest.raises(DigestMismatch, match="is changed"):
+        LoadedBundle.load(into)
+    with pytest.raises(DigestMismatch):
+        load_statistics(into, bundle.manifest)
+    (into / STATISTICS).unlink()
+    with pytest.raises(ManifestMismatch, match="cannot be read"):
+        load_statistics(into, bundle.manifest)
+
+
+def test_a_bundle_without_statistics_has_none(release: Any, tmp_path: Path) -> None:
+    assert load_statistics(tmp_path, release.manifest) == {}

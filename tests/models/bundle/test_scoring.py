@@ -8,14 +8,16 @@ import pytest
 
 from models.bundle.contents import CLASSIFIER, LIFE
 from models.bundle.loaded import LoadedBundle
+from models.bundle.scored import score
 from models.detection.contribution import top_channels
-from models.features.context import Context
-from models.scoring import prepare, score
+from models.features.history import Histories
+from models.features.windows import Windows
+from models.scoring import prepare
 
 
 def test_scores_are_row_by_window(release: Any) -> None:
     bundle = release.loaded
-    scored = score(bundle, Context(bundle.specification), release.windows)
+    scored = score(bundle, Histories(bundle.specification), release.windows)
 
     assert scored.detector_output.shape == (6,)
     assert (np.diff(scored.detector_output) > 0.0).all()  # the flow rises
@@ -27,9 +29,10 @@ def test_scores_are_row_by_window(release: Any) -> None:
 def test_life_is_in_seconds_and_in_order(release: Any) -> None:
     """The graph says 10, 100, 50 hours at no deviation; the order is made here."""
     bundle = release.loaded
-    life_s = score(bundle, Context(bundle.specification), release.windows).life_s
+    life = score(bundle, Histories(bundle.specification), release.windows).life
 
-    assert life_s is not None
+    assert life is not None
+    life_s = life.life_s
     assert life_s[0] == pytest.approx([36_000.0, 180_000.0, 360_000.0])
     assert (np.diff(life_s, axis=1) >= 0.0).all()
     assert (life_s >= 0.0).all()
@@ -39,17 +42,17 @@ def test_absent_models_say_nothing(release: Any) -> None:
     parts = {name: data for name, data in release.parts.items() if name not in {CLASSIFIER, LIFE}}
     bundle = LoadedBundle.of_parts(parts, replace(release.manifest, failure_modes=()))
 
-    scored = score(bundle, Context(bundle.specification), release.windows)
+    scored = score(bundle, Histories(bundle.specification), release.windows)
 
-    assert (scored.probabilities, scored.life_s) == (None, None)
+    assert (scored.probabilities, scored.life) == (None, None)
 
 
 def test_window_by_window_scores_as_all_at_once(release: Any) -> None:
     """The gateway does the one, training the other."""
     bundle = release.loaded
-    together = score(bundle, Context(bundle.specification), release.windows)
-    context = Context(bundle.specification)
-    alone = [score(bundle, context, [window]) for window in release.windows]
+    together = score(bundle, Histories(bundle.specification), release.windows)
+    histories = Histories(bundle.specification)
+    alone = [score(bundle, histories, release.windows.take(np.array([row]))) for row in range(6)]
 
     np.testing.assert_array_equal(np.concatenate([one.inputs for one in alone]), together.inputs)
     np.testing.assert_array_equal(np.concatenate([one.detector_output for one in alone]), together.detector_output)
@@ -57,18 +60,18 @@ def test_window_by_window_scores_as_all_at_once(release: Any) -> None:
 
 def test_no_windows_give_no_rows(release: Any) -> None:
     bundle = release.loaded
-    scored = score(bundle, Context(bundle.specification), [])
+    scored = score(bundle, Histories(bundle.specification), Windows.empty(bundle.specification))
 
     assert scored.detector_output.shape == (0,)
-    assert scored.life_s is not None
-    assert scored.life_s.shape == (0, 3)
+    assert scored.life is not None
+    assert scored.life.life_s.shape == (0, 3)
 
 
 def test_the_channel_that_moved_is_named_with_its_normal_band(release: Any) -> None:
     bundle = release.loaded
-    rows = prepare(bundle.specification, bundle.baseline, Context(bundle.specification), release.windows)
+    rows = prepare(bundle.specification, bundle.baseline, Histories(bundle.specification), release.windows)
 
-    shares = top_channels(bundle, release.windows[-1], rows.features[-1], rows.deviations[-1])
+    shares = top_channels(bundle, "reference", rows.features[-1], rows.deviations[-1])
 
     assert shares[0].channel == "flow_m3_h"
     assert shares[0].share == pytest.approx(1.0)
@@ -78,12 +81,12 @@ def test_the_channel_that_moved_is_named_with_its_normal_band(release: Any) -> N
 
 def test_shares_add_up_and_leave_out_what_is_not_known(release: Any) -> None:
     bundle = release.loaded
-    width = len(bundle.baseline.class_centre)
+    width = len(bundle.baseline.class_centre[0])
     deviating = np.random.default_rng(1).normal(size=width).astype(np.float32)
     features = np.zeros(width)
 
-    everything = top_channels(bundle, release.windows[0], features, deviating, k=10)
-    nothing = top_channels(bundle, release.windows[0], features, np.full(width, np.nan, np.float32))
+    everything = top_channels(bundle, "reference", features, deviating, k=10)
+    nothing = top_channels(bundle, "reference", features, np.full(width, np.nan, np.float32))
 
     assert sum(share.share for share in everything) == pytest.approx(1.0)
     assert [share.share for share in everything] == sorted((share.share for share in everything), reverse=True)
