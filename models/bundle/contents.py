@@ -30,6 +30,9 @@ STATISTICS = "statistics.msgpack"
 GOLDEN = "golden.msgpack"
 MODEL_CARD = "model_card.md"
 
+FORECAST_HEAD = "forecast"
+"""The head on the kernels that foretells the newest window's deviations; see ``models.sequence.forecast``."""
+
 REQUIRED = (FEATURES, BASELINES, DETECTOR, DETECTION)
 # Parts that make no sense without each other: where one of a pair is, the other must be.
 TOGETHER = ((KERNELS, HEADS),)

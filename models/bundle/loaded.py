@@ -15,6 +15,7 @@ from models.bundle.contents import (
     DETECTION,
     DETECTOR,
     FEATURES,
+    FORECAST_HEAD,
     GRU,
     GRU_CUT,
     HEADS,
@@ -201,6 +202,11 @@ def _check_heads(bundle: LoadedBundle) -> None:
     for name, head in bundle.heads.items():
         if len(head.weights) != kernels:
             raise ValueError(f"head {name!r} is on {len(head.weights)} kernels, and there are {kernels}")
+    if bundle.detection.has_sequence:
+        foretold = bundle.heads[FORECAST_HEAD].bias.size if FORECAST_HEAD in bundle.heads else 0
+        scales, channels = len(bundle.detection.forecast_scale), len(sequence_names(bundle.specification))
+        if not 0 < foretold == scales <= channels:
+            raise ValueError(f"{DETECTION} has {scales} errors of a forecast, {HEADS} foretells {foretold} deviations")
 
 
 def _digest_of(path: Path) -> str:

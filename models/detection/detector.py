@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from models.bundle.contents import FORECAST_HEAD
 from models.bundle.loaded import LoadedBundle
 from models.detection.detection import combine
+from models.detection.residual import residual_size
 from models.records import FloatArray
 from models.scoring import Prepared
+from models.sequence.forecast import forecast_residuals, past_of, present_of
 
 
 def detect(bundle: LoadedBundle, prepared: Prepared) -> FloatArray:
@@ -19,6 +22,13 @@ def detect(bundle: LoadedBundle, prepared: Prepared) -> FloatArray:
 def member_outputs(bundle: LoadedBundle, prepared: Prepared) -> FloatArray:
     """Return what each member of the detector says, shape ``(n, members)``, in the order of ``bundle.detection``."""
     outputs = bundle.detector(prepared.inputs)
-    if bundle.detection.has_sequence:
-        outputs = np.column_stack([outputs, np.full(len(outputs), np.nan)])
-    return outputs
+    if not bundle.detection.has_sequence or bundle.kernels is None or prepared.sequences is None:
+        return outputs
+    scale = np.array(bundle.detection.forecast_scale)
+    residuals = forecast_residuals(
+        bundle.heads[FORECAST_HEAD],
+        bundle.kernels(past_of(prepared.sequences)).astype(np.float32),
+        present_of(prepared.sequences, len(scale)),
+        scale,
+    )
+    return np.column_stack([outputs, residual_size(residuals)])

@@ -26,7 +26,7 @@ from models.bundle.contents import (
 from models.bundle.golden import make_golden
 from models.bundle.loaded import LoadedBundle
 from models.bundle.manifest import SCHEMA_VERSION, Lineage, Manifest, Thresholds
-from models.detection.detection import Detection, Member, encode_detection
+from models.detection.detection import SEQUENCE, Detection, Member, encode_detection
 from models.export.golden_rows import golden_rows
 from models.export.graph import INPUT, finish, missing_as_zero
 from models.features.baseline import Baseline, encode_baseline
@@ -137,6 +137,7 @@ def graphs(spec: FeatureSpecification) -> dict[str, bytes]:
 
     # A decade is one unit of deviation.
     largest = Member(name="largest", outputs=(0.0, 100.0), decades=(0.0, 100.0), slope=1.0)
+    unforeseen = Member(name=SEQUENCE, outputs=(0.0, 1e6), decades=(0.0, 1e-3), slope=1e-9)
     sequences = np.random.default_rng(1).normal(size=(100, len(sequence_names(spec)), 6)).astype(np.float32)
     kernels = make_kernels(sequences.shape[1], 6, 100, 1, sequences)
     sums = HeadStatistics.of(kernel_features(kernels, sequences), sequences[:, :2, -1].astype(np.float64))
@@ -144,7 +145,9 @@ def graphs(spec: FeatureSpecification) -> dict[str, bytes]:
         KERNELS: kernels,
         HEADS: encode_heads({"forecast": sums.solve(1.0)}),
         STATISTICS: encode_statistics({"forecast": sums}),
-        DETECTION: encode_detection(Detection(members=(largest,))),
+        DETECTION: encode_detection(
+            Detection(members=(largest, unforeseen), combination="max", forecast_scale=(1.0, 1.0))
+        ),
         DETECTOR: made("detector", detector, zero, "score", 1),
         CLASSIFIER: made("classifier", classifier, [*zero, matrix], "probabilities", 3),
         LIFE: made("life", life, [*zero, matrix, hours], "life", 3),

@@ -119,7 +119,7 @@ def test_all_parts_load(release: Any) -> None:
     assert bundle.kernels is not None
     kernels = bundle.kernels(sequences)
     assert bundle.heads["forecast"].predict(kernels).shape == (3, 2)
-    assert [member.name for member in bundle.detection.members] == ["largest"]
+    assert [member.name for member in bundle.detection.members] == ["largest", "sequence"]
 
 
 HOSTILE: dict[str, dict[str, bytes | str | None]] = {
@@ -131,6 +131,10 @@ HOSTILE: dict[str, dict[str, bytes | str | None]] = {
     "a head that is not finite": {
         HEADS: encode_heads({"life": Head(weights=np.full((108, 1), np.nan), bias=np.ones(1))})
     },
+    "a forecast of fewer deviations": {
+        HEADS: encode_heads({"forecast": Head(weights=np.ones((108, 1)), bias=np.ones(1))})
+    },
+    "no forecast": {HEADS: encode_heads({"life": Head(weights=np.ones((108, 1)), bias=np.ones(1))})},
     "detection that is none": {DETECTION: b"{}"},
     "detection of more members than the graph": {
         DETECTION: encode_detection(
@@ -170,7 +174,9 @@ def test_sequence_models_need_features_with_sequences(release: Any) -> None:
     nodes, zero = missing_as_zero("features", "present")
     nodes.append(helper.make_node("ReduceMax", ["present"], ["score"], axes=[1], keepdims=1))
     detector = finish("detector", nodes, zero, inputs=width, output="score", columns=1)
+    largest = Member(name="largest", outputs=(0.0, 1.0), decades=(0.0, 1.0), slope=1.0)
     parts = {**release.parts, FEATURES: encode_specification(spec), DETECTOR: detector}
+    parts[DETECTION] = encode_detection(Detection(members=(largest,)))
     del parts[CLASSIFIER], parts[LIFE]
     manifest = replace(release.manifest, failure_modes=(), feature_hash=feature_hash(spec))
 

@@ -10,9 +10,11 @@ from models.bundle.contents import CLASSIFIER, LIFE
 from models.bundle.loaded import LoadedBundle
 from models.bundle.scored import score
 from models.detection.contribution import top_channels
+from models.detection.detector import member_outputs
 from models.features.history import Histories
 from models.features.windows import Windows
 from models.scoring import prepare
+from models.sequence.forecast import past_of
 
 
 def test_scores_are_row_by_window(release: Any) -> None:
@@ -24,6 +26,20 @@ def test_scores_are_row_by_window(release: Any) -> None:
     assert scored.probabilities is not None
     assert scored.probabilities.sum(axis=1) == pytest.approx(np.ones(6))
     assert scored.probabilities.argmax(axis=1)[-1] == 1
+
+
+def test_what_the_sequence_model_did_not_foresee_is_a_member(release: Any) -> None:
+    """The forecast is on the kernels of the windows before the newest."""
+    bundle = release.loaded
+    rows = prepare(bundle.specification, bundle.baseline, Histories(bundle.specification), release.windows)
+    outputs = member_outputs(bundle, rows)
+
+    assert outputs.shape == (6, 2)
+    assert np.isfinite(outputs).all()
+    assert rows.sequences is not None
+    kernels = bundle.kernels(past_of(rows.sequences))
+    missed = rows.sequences[:, :2, -1] - bundle.heads["forecast"].predict(kernels)
+    assert outputs[:, 1] == pytest.approx(np.sqrt((missed**2).mean(axis=1)), rel=1e-5)
 
 
 def test_life_is_in_seconds_and_in_order(release: Any) -> None:
@@ -55,7 +71,9 @@ def test_window_by_window_scores_as_all_at_once(release: Any) -> None:
     alone = [score(bundle, histories, release.windows.take(np.array([row]))) for row in range(6)]
 
     np.testing.assert_array_equal(np.concatenate([one.inputs for one in alone]), together.inputs)
-    np.testing.assert_array_equal(np.concatenate([one.detector_output for one in alone]), together.detector_output)
+    # Sums of a matrix product may come in another order; inputs and trees are the same to the last bit.
+    output = np.concatenate([one.detector_output for one in alone])
+    np.testing.assert_allclose(output, together.detector_output, rtol=1e-6, atol=1e-9)
 
 
 def test_no_windows_give_no_rows(release: Any) -> None:
