@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 Int32Array = NDArray[np.int32]
 
 # Larger parts are left as they are: merging them would move much for little.
-_MAX_PART_ROWS = 4_000_000
+_MAX_PART_ROWS = 1_000_000
 _KEY_BITS = 16
 _NO_SAMPLES = np.empty(0, np.float32)
 
@@ -75,23 +76,26 @@ class Rows:
         )
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Rows]) -> Rows:
-        """Return *parts*, at least one, one after the other."""
+    def concatenate(cls, parts: Sequence[Rows], order: NDArray[np.intp] | None = None) -> Rows:
+        """Return *parts*, at least one, one after the other, or those of these rows that *order* names.
+
+        With an order this needs less memory than `take` afterwards.
+        """
         if len(parts) == 1:
-            return parts[0]
-        joint = {
-            name: np.concatenate([getattr(part, name) for part in parts])
+            return parts[0] if order is None else parts[0].take(order)
+        columns = {
+            name: _joint([getattr(part, name) for part in parts], order)
             for name in ("place", "number", "time", "value", "good")
         }
         sizes = [part.samples.size for part in parts]
         if not sum(sizes):
-            return cls(**joint, sample_first=_NO_NUMBERS, sample_count=_NO_NUMBERS, samples=_NO_SAMPLES)
+            return cls(**columns, sample_first=_NO_NUMBERS, sample_count=_NO_NUMBERS, samples=_NO_SAMPLES)
         shifts = np.cumsum(sizes) - sizes
         firsts = [_filled(part.sample_first, part) + shift for part, shift in zip(parts, shifts, strict=True)]
         return cls(
-            **joint,
-            sample_first=np.concatenate(firsts),
-            sample_count=np.concatenate([_filled(part.sample_count, part) for part in parts]),
+            **columns,
+            sample_first=_joint(firsts, order),
+            sample_count=_joint([_filled(part.sample_count, part) for part in parts], order),
             samples=np.concatenate([part.samples for part in parts]),
         )
 
@@ -136,56 +140,68 @@ class RowStore:
         self._since = np.empty(0, np.int64)  # by asset: rows in parts before this serial have been taken out
 
     def add(self, rows: Rows) -> None:
-        """Keep *rows*, in the order of the log."""
+        """Keep *rows*, at each place in the order of the log."""
         if not len(rows):
             return
-        self._grow(int(rows.place.max()) // self._channels + 1)
-        self._append(rows.take(stable_order(rows.place)))
+        if (rows.place[1:] < rows.place[:-1]).any():
+            rows = rows.take(stable_order(rows.place))
+        self._grow(int(rows.place[-1]) // self._channels + 1)
+        self._serial += 1
+        self._parts.append(_Part(rows=rows, serial=self._serial, alive=len(rows)))
         while len(self._parts) > 1:
             older, newer = self._parts[-2:]
             if older.alive >= 2 * newer.alive or older.alive + newer.alive > _MAX_PART_ROWS:
                 break
-            del self._parts[-2:]
-            both = Rows.concatenate([self._alive(older), self._alive(newer)])
-            self._parts.append(
-                _Part(rows=both.take(stable_order(both.place)), serial=newer.serial, alive=len(both))
-            )  # fmt: skip
+            pair = [self._alive(older), self._alive(newer)]
+            both = Rows.concatenate(pair, stable_order(np.concatenate([one.place for one in pair])))
+            self._parts[-2:] = [_Part(rows=both, serial=newer.serial, alive=len(both))]
 
-    def take_out(self, assets: Int64Array) -> Rows:
-        """Return, and keep no longer, the rows of *assets*, at each place in the order of the log."""
+    def take_out(self, assets: NDArray[np.integer]) -> tuple[Rows, Int64Array]:
+        """Return, and keep no longer, the rows of *assets*: channel by channel, in each asset by asset as given.
+
+        Rows at one place are in the order of the log. With them come the bounds of the places, shape
+        ``(channels * assets + 1,)``.
+        """
         self._grow(int(assets.max(initial=-1)) + 1)
-        found = [Rows.empty()]
+        places = (np.arange(self._channels)[:, None] + assets * self._channels).astype(np.int32).ravel()
+        taken: list[Rows] = [Rows.empty()]
+        firsts, sizes = [np.zeros(len(places), np.int64)], [np.zeros(len(places), np.int64)]
         for part in self._parts:
-            ours = assets[self._since[assets] <= part.serial]
-            first = np.searchsorted(part.rows.place, (ours * self._channels).astype(np.int32))
-            last = np.searchsorted(part.rows.place, ((ours + 1) * self._channels).astype(np.int32))
-            rows = part.rows.take(ranges(first, last - first)).packed()
-            part.alive -= len(rows)
-            found.append(rows)
+            first, size = self._found(part, assets, places)
+            rows, total = part.rows, int(size.sum())
+            part.alive -= total
+            if total < len(rows):
+                rows = rows.take(ranges(first, size)).packed()
+                first = np.cumsum(size) - size
+            firsts.append(first + sum(map(len, taken)))
+            sizes.append(size)
+            taken.append(rows)
         self._since[assets] = self._serial + 1
-        self._tidy()
-        return Rows.concatenate(found)
+        self._parts = [part for part in self._parts if part.alive]
+        for part in self._parts:
+            if 2 * part.alive < len(part.rows):
+                part.rows = self._alive(part)
+        order = ranges(np.stack(firsts, axis=1).ravel(), np.stack(sizes, axis=1).ravel())
+        bounds = np.concatenate([[0], np.cumsum(np.sum(sizes, axis=0))])
+        return Rows.concatenate(taken, order), bounds
 
     def rows(self) -> Rows:
         """Return all rows, at each place in the order of the log."""
         return Rows.concatenate([Rows.empty(), *(self._alive(part) for part in self._parts)])
 
-    def _append(self, rows: Rows) -> None:
-        self._serial += 1
-        self._parts.append(_Part(rows=rows, serial=self._serial, alive=len(rows)))
+    def _found(
+        self, part: _Part, assets: NDArray[np.integer], places: Int32Array
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return where the rows at *places*, of *assets*, begin in *part*, and how many there are that count."""
+        first = np.searchsorted(part.rows.place, places)
+        size = np.searchsorted(part.rows.place, places, side="right") - first
+        return first, size * np.tile(self._since[assets] <= part.serial, self._channels)
 
     def _alive(self, part: _Part) -> Rows:
         """Return the rows of *part* that were not taken out."""
         if part.alive == len(part.rows):
             return part.rows
         return part.rows.take(self._since[part.rows.place // self._channels] <= part.serial).packed()
-
-    def _tidy(self) -> None:
-        """Let go of parts of which more than half was taken out."""
-        self._parts = [part for part in self._parts if part.alive]
-        for part in self._parts:
-            if 2 * part.alive < len(part.rows):
-                part.rows = self._alive(part)
 
     def _grow(self, assets: int) -> None:
         if assets > len(self._since):
@@ -208,6 +224,11 @@ def ranges(first: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np
     """Return the numbers ``first[i] … first[i] + sizes[i] - 1`` of all ``i``, one range after the other."""
     before = np.cumsum(sizes) - sizes
     return np.repeat(np.asarray(first - before, np.intp), sizes) + np.arange(int(np.sum(sizes)))
+
+
+def _joint(columns: list[NDArray[Any]], order: NDArray[np.intp] | None) -> NDArray[Any]:
+    joint = np.concatenate(columns)
+    return joint if order is None else joint[order]
 
 
 def _filled(column: Int64Array, part: Rows) -> Int64Array:

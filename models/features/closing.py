@@ -26,12 +26,14 @@ class Closed:
 
     Attributes:
         windows: By end, then by asset.
-        rows: What the next windows may need; places as of the given assets and channels.
+        next_end: End of each asset's next window, shape ``(assets,)``.
+        rows: What the next windows may need.
         late_rows: How many of the new rows came after the first window that they belong to had closed.
         dropped_rows: How many rows were given up before the last window that they belong to had closed.
     """
 
     windows: Windows
+    next_end: Int64Array
     rows: Rows
     late_rows: int
     dropped_rows: int
@@ -56,21 +58,32 @@ def clock(newest: Int64Array, late_ns: int) -> Int64Array:
 
 def first_end(spec: FeatureSpecification, oldest: Int64Array) -> Int64Array:
     """Return the end of the first window that starts at or after each of *oldest*."""
-    return -(-(oldest + spec.window_ns) // spec.step_ns) * spec.step_ns
+    return np.asarray(-(-(oldest + spec.window_ns) // spec.step_ns) * spec.step_ns, np.int64)
 
 
-def close_windows(spec: FeatureSpecification, standing: Standing, until: Int64Array, held: Rows, new: Rows) -> Closed:
+def close_windows(
+    spec: FeatureSpecification,
+    before: Standing,
+    after: Standing,
+    rows: Rows,
+    bounds: Int64Array,
+    new_asset: NDArray[np.integer],
+    new: Rows,
+) -> Closed:
     """Return the windows that *new* closes, and what remains.
 
     Args:
         spec: How windows are cut.
-        standing: Before *new*.
-        until: End of the last window that has closed after *new*, shape ``(assets,)``.
-        held: Rows that came before, places as of *standing*, at each place in the order of the log.
+        before: Where the assets stood before *new*.
+        after: Where they stand now, but for the end of their next window.
+        rows: All rows of these assets, *new* among them: channel by channel, in each asset by asset as in *before*, in
+            the order of the log.
+        bounds: Where each asset's rows of a channel begin in *rows*, shape ``(channels * assets + 1,)``.
+        new_asset: The assets of *new*, as numbers in *before*.
         new: Rows that come now, in the order of the log; each asset has some, and they close a window of it.
     """
-    closing = _Closing(spec, standing, until, held, new)
-    closing.begin(new)
+    closing = _Closing(spec, before, after, rows, bounds)
+    closing.begin(new_asset, new)
     return closing.closed()
 
 
@@ -81,14 +94,15 @@ def lower_bound(
 
     It need be ascending between each *low* and *high* only. Shapes are broadcast.
     """
-    low, high, wanted = (np.array(one, np.int64) for one in np.broadcast_arrays(low, high, wanted))
+    begin, end, wanted = np.broadcast_arrays(low, high, wanted)
+    low, high = np.array(begin, np.int64), np.array(end, np.int64)
     for _ in range(int((high - low).max(initial=0)).bit_length()):
         middle = (low + high) >> 1
         below = low < high
         below[below] = ascending[middle[below]] < wanted[below]
         high = np.where(below, high, middle)
         low = np.where(below, middle + 1, low)
-    return low
+    return np.asarray(low, np.int64)
 
 
 def _needed_ahead(channels: int) -> int:
@@ -102,7 +116,7 @@ def _running_oldest(asset: NDArray[np.integer], time: Int64Array, before: Int64A
     place = np.empty(len(time), np.intp)
     place[youngest_first] = np.arange(len(time))
     oldest = time[youngest_first[np.maximum.accumulate(place)]]
-    return np.minimum(oldest, before[asset])
+    return np.asarray(np.minimum(oldest, before[asset]), np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +126,7 @@ class _Listed:
     ``place`` is where rows at or after the end begin, ``row`` the number of the row it closes with.
     """
 
-    asset: NDArray[np.integer]
+    asset: Int64Array
     end: Int64Array
     place: Int64Array
     row: Int64Array
@@ -127,46 +141,57 @@ class _Closing:
     """
 
     def __init__(
-        self, spec: FeatureSpecification, standing: Standing, until: Int64Array, held: Rows, new: Rows
+        self, spec: FeatureSpecification, before: Standing, after: Standing, rows: Rows, bounds: Int64Array
     ) -> None:
         self._spec = spec
-        self._before = standing
-        self._until = until
-        self._assets = len(standing.asset_ids)
+        self._before = before
+        self._count = after.count
+        # End of the last window of each asset that has closed.
+        self._until = clock(after.newest, spec.late_ns) // spec.step_ns * spec.step_ns
+        self._assets = len(before.asset_ids)
         self._channels = len(spec.channels)
-        self._count = standing.count + np.bincount(new.place // self._channels, minlength=self._assets)
-        rows = Rows.concatenate([held, new])
-        stretch = rows.place % self._channels * self._assets + rows.place // self._channels
-        order = stable_order(stretch)
-        self._stretch = stretch[order]
-        self._asset = self._stretch % self._assets
-        self._bounds = np.searchsorted(self._stretch, np.arange(self._channels * self._assets + 1))
-        time = rows.time[order]
-        same = self._stretch[1:] == self._stretch[:-1]
-        self._in_order = not ((time[1:] < time[:-1]) & same).any()
-        self._earliest = rows.number[order]
-        if not self._in_order:
-            by_time = np.lexsort((time, self._stretch))
-            order = order[by_time]
-            # Of the rows from each one on, the first to come; stretches before have smaller places throughout.
-            self._earliest = self._earliest[np.minimum.accumulate(by_time[::-1])[::-1]]
-        self._rows = rows.take(order)
+        self._bounds = bounds
+        self._sizes = np.diff(bounds)
+        self._rows = rows
+        # Number of the first row to come of those at or after each row in its stretch.
+        self._earliest = rows.number
+        falling = np.flatnonzero(rows.time[1:] < rows.time[:-1]) + 1
+        falling = falling[~np.isin(falling, bounds)]
+        self._in_order = not falling.size
+        if falling.size:
+            self._put_in_order(np.unique(self._stretch(falling)))
         steps = self._rows.time // spec.step_ns
-        self._run = np.flatnonzero(np.append(True, (steps[1:] != steps[:-1]) | ~same)[: len(steps)])
-        self._run_asset, self._run_step = self._asset[self._run], steps[self._run]
+        begins = np.zeros(len(steps), np.bool_)
+        begins[1:] = steps[1:] != steps[:-1]
+        begins[bounds[:-1][self._sizes > 0]] = True
+        self._run = np.flatnonzero(begins)
+        self._run_asset, self._run_step = self._stretch(self._run) % self._assets, steps[self._run]
         # Of each asset, the end of the next window, and the row before which nothing closes.
-        self._next_end = np.where(standing.next_end == NEVER, FAR, standing.next_end)
+        self._next_end = np.where(before.next_end == NEVER, FAR, before.next_end)
         self._begun = np.full(self._assets, -1, np.int64)
 
-    def begin(self, new: Rows) -> None:
+    def _put_in_order(self, stretches: NDArray[np.intp]) -> None:
+        """Sort the rows of *stretches* by time."""
+        places = ranges(self._bounds[stretches], self._sizes[stretches])
+        by_time = np.arange(len(self._rows))
+        by_time[places] = places[np.lexsort((self._rows.time[places], np.repeat(stretches, self._sizes[stretches])))]
+        # Rows stood as they came, and those of the stretches before stood before: the least place is the first to come.
+        self._earliest = self._rows.number[np.minimum.accumulate(by_time[::-1])[::-1]]
+        self._rows = self._rows.take(by_time)
+
+    def _stretch(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the stretch of each of *rows*."""
+        return np.searchsorted(self._bounds, rows, side="right") - 1
+
+    def begin(self, asset: NDArray[np.integer], new: Rows) -> None:
         """Settle which window is the first of assets that had none, at the first row that closes one.
 
         It is the first that starts at or after the oldest row until then.
         """
-        beginning = np.flatnonzero(self._before.next_end[new.place // self._channels] == NEVER)
+        beginning = np.flatnonzero(self._before.next_end[asset] == NEVER)
         if not beginning.size:
             return
-        asset = new.place[beginning] // self._channels
+        asset = asset[beginning]
         order = stable_order(asset)
         asset, number = asset[order], new.number[beginning[order]]
         oldest = _running_oldest(asset, new.time[beginning[order]], self._before.oldest)
@@ -191,7 +216,8 @@ class _Closing:
         order = order[np.argsort(listed.end[order], kind="stable")]
         windows = self._windows(listed.asset[order], listed.end[order], first[order], last[order], extra)
         rows, dropped = self._remaining(listed)
-        return Closed(windows=windows, rows=rows, late_rows=len(late), dropped_rows=dropped)
+        next_end = self._until + self._spec.step_ns
+        return Closed(windows=windows, next_end=next_end, rows=rows, late_rows=len(late), dropped_rows=dropped)
 
     def _places(self, asset: NDArray[np.integer], time: Int64Array) -> Int64Array:
         """Return where rows of each channel at or after *time*, shape ``(n,)``, begin, shape ``(n, channels)``."""
@@ -237,7 +263,7 @@ class _Closing:
         place = self._places(asset, end)
         row = np.maximum(self._closing_rows(asset, end, place), self._begun[asset])
         bounds = np.searchsorted(asset, np.arange(self._assets + 1))
-        return _Listed(asset=asset, end=end, place=place, row=row, bounds=bounds)
+        return _Listed(asset=np.asarray(asset, np.int64), end=end, place=place, row=row, bounds=bounds)
 
     def _closed_with(
         self, listed: _Listed, asset: NDArray[np.integer], end: Int64Array, still_open: Int64Array | int
@@ -254,9 +280,13 @@ class _Closing:
     def _late(self, listed: _Listed) -> NDArray[np.intp]:
         """Return the new rows that came after the first window that they belong to had closed."""
         closed = self._closed_with(listed, self._run_asset, (self._run_step + 1) * self._spec.step_ns, FAR)
-        closed = np.repeat(closed, np.diff(np.append(self._run, len(self._rows))))
-        late = np.flatnonzero(closed < self._rows.number)
-        return late[self._rows.number[late] >= self._before.count[self._asset[late]]]
+        size = np.diff(np.append(self._run, len(self._rows)))
+        # Runs with rows that came later than that, be it now or long ago; then their rows one by one.
+        some = np.flatnonzero(np.maximum.reduceat(self._rows.number, self._run) > closed)
+        rows = ranges(self._run[some], size[some])
+        late = self._rows.number[rows] > np.repeat(closed[some], size[some])
+        late &= self._rows.number[rows] >= np.repeat(self._before.count[self._run_asset[some]], size[some])
+        return rows[late]
 
     def _unseen(self, listed: _Listed, late: NDArray[np.intp]) -> BoolArray:
         """Return of which windows and channels some rows in their time do not count, shape ``(n, channels)``."""
@@ -267,22 +297,25 @@ class _Closing:
         from_low, to_high = self._windows_over(listed, crowded)
         given_up = lower_bound(listed.row, self._rows.number[crowded] + MAX_ASSET_ROWS, from_low, to_high)
         for rows, begin, end in ((late, low, closed), (crowded, given_up, to_high)):
-            channel = self._stretch[rows] // self._assets
+            channel = self._stretch(rows) // self._assets
             np.add.at(edges, (begin, channel), 1)
             np.subtract.at(edges, (end, channel), 1)
         return np.asarray(np.cumsum(edges, axis=0)[:-1] > 0, np.bool_)
 
     def _windows_over(self, listed: _Listed, rows: NDArray[np.intp]) -> tuple[Int64Array, Int64Array]:
         """Return the first of *listed* in whose time each of *rows* lies, and the one after the last."""
-        asset, time = self._asset[rows], self._rows.time[rows]
+        asset, time = self._stretch(rows) % self._assets, self._rows.time[rows]
         low = lower_bound(listed.end, time + 1, listed.bounds[asset], listed.bounds[asset + 1])
         return low, lower_bound(listed.end, time + self._spec.window_ns + 1, low, listed.bounds[asset + 1])
 
     def _crowded(self) -> NDArray[np.intp]:
         """Return the rows that were given up because so many of their asset came after them."""
-        if self._count.max() <= MAX_ASSET_ROWS:
-            return np.empty(0, np.intp)
-        return np.flatnonzero(self._rows.number + MAX_ASSET_ROWS < self._count[self._asset])
+        stretches = np.flatnonzero(self._sizes)
+        limit = self._count[stretches % self._assets] - MAX_ASSET_ROWS
+        some = self._earliest[self._bounds[stretches]] < limit
+        stretches, limit = stretches[some], limit[some]
+        rows = ranges(self._bounds[stretches], self._sizes[stretches])
+        return rows[self._rows.number[rows] < np.repeat(limit, self._sizes[stretches])]
 
     def _copies(
         self, row: Int64Array, first: Int64Array, last: Int64Array, unseen: BoolArray
@@ -337,7 +370,7 @@ class _Closing:
         good = np.stack([one.good_counts for one in channels], axis=1)
         return Windows(
             asset_ids=tuple(self._before.asset_ids.tolist()),
-            asset=np.asarray(asset, np.int64),
+            asset=asset,
             start_ns=end - self._spec.window_ns,
             end_ns=end,
             good_share=good_shares(good, counts, self._spec.expected_counts),
@@ -347,12 +380,19 @@ class _Closing:
     def _remaining(self, listed: _Listed) -> tuple[Rows, int]:
         """Return the rows that the next windows may need, and how many were given up before they had their last."""
         step, length = self._spec.step_ns, self._spec.window_ns
-        needed = self._rows.time >= (self._until + step - length)[self._asset]
+        assets = np.arange(self._assets)
+        first = self._places(assets, self._until + step - length).T.ravel()
+        # By place, as they are kept: asset by asset, as these are numbered, and channel by channel.
+        order = np.argsort(self._rows.place[self._bounds[:-1][self._sizes > 0]])
+        order = np.flatnonzero(self._sizes)[order]
+        rows = ranges(first[order], self._bounds[order + 1] - first[order])
         crowded = self._crowded()
-        needed[crowded] = False
         last_end = (self._rows.time[crowded] + length) // step * step
-        asset = self._asset[crowded]
+        asset = self._stretch(crowded) % self._assets
         closed = self._closed_with(listed, asset, last_end, self._count[asset] - 1)
         dropped = int(np.count_nonzero(self._rows.number[crowded] + MAX_ASSET_ROWS <= closed))
-        rows = self._rows.take(np.flatnonzero(needed)).packed()
-        return rows if self._in_order else rows.take(np.argsort(rows.number, kind="stable")), dropped
+        if crowded.size:
+            rows = rows[~np.isin(rows, crowded)]
+        if not self._in_order:
+            rows = rows[np.argsort(self._rows.number[rows], kind="stable")]
+        return self._rows.take(rows).packed(), dropped

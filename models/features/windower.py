@@ -35,7 +35,7 @@ from models.features.standing import (
 from models.features.windows import Windows
 from models.records import BoolArray, Int64Array, Observations, Stream, is_good
 
-_MAX_INBOX_ROWS = 500_000
+_MAX_INBOX_ROWS = 1_000_000
 # Rows of an asset beyond `MAX_ASSET_ROWS` are looked at by no window; so many more are let lie before they are removed.
 _SLACK_ROWS = MAX_ASSET_ROWS // 4
 _OTHERS = -1
@@ -84,8 +84,8 @@ class Windower:
         ours = closes[asset]
         if not ours.all():
             self._keep(rows.take(~ours), asset[~ours])
-            rows = rows.take(ours)
-        return self._close(closing, before.take(closing), rows)
+            rows, asset = rows.take(ours), asset[ours]
+        return self._close(closing, before.take(closing), asset, rows)
 
     @property
     def counters(self) -> WindowCounters:
@@ -223,22 +223,23 @@ class Windower:
         """Let go of the oldest rows of assets that have more than *limit*."""
         crowded = np.flatnonzero(self._kept > limit)
         if crowded.size:
-            rows = self._store.take_out(crowded)
+            rows, _ = self._store.take_out(crowded)
             held = rows.number + MAX_ASSET_ROWS >= self._standing.count[rows.place // len(self._channels)]
             self._counters.dropped_rows += int(np.count_nonzero(~held))
             self._hold(crowded, rows.take(held).packed())
 
-    def _close(self, closing: NDArray[np.intp], before: Standing, rows: Rows) -> Windows:
-        """Return the windows of the assets *closing*, which stood at *before*, when *rows* come."""
+    def _close(self, closing: NDArray[np.intp], before: Standing, asset: Int32Array, rows: Rows) -> Windows:
+        """Return the windows of the assets *closing*, which stood at *before*, when *rows*, of *asset*, come."""
+        self._inbox.append(rows)
         self._flush()
-        channels = len(self._channels)
-        until = clock(self._standing.newest[closing], self.spec.late_ns) // self.spec.step_ns * self.spec.step_ns
+        held, bounds = self._store.take_out(closing)
         number = np.zeros(len(self._assets), np.int32)
         number[closing] = np.arange(len(closing))
-        held = self._store.take_out(closing)
-        closed = close_windows(self.spec, before, until, _moved(held, number, channels), _moved(rows, number, channels))
-        self._standing.next_end[closing] = until + self.spec.step_ns
-        self._hold(closing, _moved(closed.rows, closing.astype(np.int32), channels))
+        closed = close_windows(
+            self.spec, before, self._standing.take(closing), held, bounds, number[asset], rows
+        )  # fmt: skip
+        self._standing.next_end[closing] = closed.next_end
+        self._hold(closing, closed.rows)
         self._counters.windows += len(closed.windows)
         self._counters.late_rows += closed.late_rows
         self._counters.dropped_rows += closed.dropped_rows
@@ -263,8 +264,3 @@ def windows_of(
     """
     order = np.argsort(observations.source_time, kind="stable")
     return Windower(spec, asset_ids).push(observations.take(order))
-
-
-def _moved(rows: Rows, assets: NDArray[np.int32], channels: int) -> Rows:
-    """Return *rows* at the places of other numbers of their assets."""
-    return replace(rows, place=(assets[rows.place // channels] * channels + rows.place % channels).astype(np.int32))
