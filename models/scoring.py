@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.features.baseline import Baseline
 from models.features.extraction import extract
 from models.features.history import Histories, Past, past_of
-from models.features.inputs import inputs_of, sequences_of
+from models.features.inputs import Deviating
 from models.features.memory import Memory
 from models.features.names import feature_names
 from models.features.specification import FeatureSpecification
@@ -54,9 +54,7 @@ class Prepared:
         )
 
 
-def prepare(
-    spec: FeatureSpecification, baseline: Baseline, histories: Histories, windows: Windows
-) -> Prepared:
+def prepare(spec: FeatureSpecification, baseline: Baseline, histories: Histories, windows: Windows) -> Prepared:
     """Return what models take of *windows*, which must come by end for each asset; *histories* remembers them."""
     features = extract(spec, windows)
     return prepared_of(spec, baseline, histories.push(windows.asset_id_of_rows, windows.end_ns, features))
@@ -107,12 +105,13 @@ def past_of_table(
 
 def prepared_of(spec: FeatureSpecification, baseline: Baseline, past: Past, *, sequences: bool = True) -> Prepared:
     """Return what models take of the new windows of *past*."""
-    inputs = inputs_of(spec, baseline, past)
+    deviating = Deviating(spec, baseline, past)
+    inputs = deviating.inputs()
     return Prepared(
         features=past.features,
         deviations=inputs[:, : len(feature_names(spec))],
         inputs=inputs,
-        sequences=sequences_of(spec, baseline, past) if sequences else None,
+        sequences=deviating.sequences() if sequences else None,
         windows_known=past.windows_known,
         whole=past.whole,
     )

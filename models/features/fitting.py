@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from models.features.regimes import fit_regimes
-from models.features.residuals import fit_residuals, with_physics
+from models.features.residuals import fit_residuals
 from models.features.specification import FeatureSpecification
 from models.records import FloatArray
 
 
-def fit_specification(
-    spec: FeatureSpecification, features: FloatArray, seed: int
-) -> tuple[FeatureSpecification, FloatArray]:
-    """Return *spec* with its regimes and residuals fitted, and *features* with the residuals it now has.
+def fit_specification(spec: FeatureSpecification, features: FloatArray, seed: int) -> FeatureSpecification:
+    """Return *spec* with its regimes and residuals fitted; ``residuals.with_physics`` then computes what is new.
 
     What is fitted already is kept: a later training of a class passes the specification of the live release, so that
     what gateways remember of their machines stays valid.
@@ -21,5 +19,4 @@ def fit_specification(
         features: Of healthy windows of training assets, as `extract` gives them with *spec*, shape ``(n, f)``.
         seed: Of the draws in which clusters are looked for.
     """
-    fitted = fit_residuals(fit_regimes(spec, features, seed), features)
-    return fitted, with_physics(fitted, features)
+    return fit_residuals(fit_regimes(spec, features, seed), features)

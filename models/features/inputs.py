@@ -9,12 +9,13 @@ training that has them all agree to the last bit.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from models.features.baseline import MAX_DEVIATION, Baseline, clipped, deviations
+from models.features.baseline import Baseline, clipped, deviations
 from models.features.history import Past
 from models.features.memory import Sums, remembered_columns, summed
 from models.features.names import history_columns, sequence_columns, sequence_names
@@ -40,29 +41,7 @@ def inputs_of(spec: FeatureSpecification, baseline: Baseline, past: Past) -> Flo
         baseline: What is ordinary.
         past: The new windows among those before them.
     """
-    history = spec.history
-    blocks = [deviations(spec, past.features, past.asset_ids, baseline)]
-    own = np.searchsorted(remembered_columns(spec), history_columns(spec))
-    if history.rolling or history.first_windows:
-        rows = _row_deviations(spec, baseline, past)[:, own].astype(np.float64)
-        stops = _stops(past)
-        for length in history.rolling:
-            rolled = _rolling(spec, past, rows, stops, length)
-            blocks += [rolled[statistic].astype(np.float32) for statistic in history.statistics]
-    if history.since_start:
-        since = _mean_deviation(spec, baseline, past, past.before, np.ones(len(past.run), np.bool_), past.place)
-        blocks.append(clipped(since[:, own]))
-    if history.first_windows:
-        among_first = past.cycles <= history.first_windows
-        first = _mean_deviation(spec, baseline, past, past.first_before, among_first, past.place)[:, own]
-        shortest = (
-            _rolling(spec, past, rows, stops, history.rolling[0])["mean"] if history.rolling else rows[past.place]
-        )
-        blocks.append((shortest - np.clip(first, -MAX_DEVIATION, MAX_DEVIATION)).astype(np.float32))
-    if history.cycles:
-        blocks.append(past.windows_known[:, None].astype(np.float32))
-    blocks.append(past.hours_since.astype(np.float32))
-    return np.concatenate(blocks, axis=1)
+    return Deviating(spec, baseline, past).inputs()
 
 
 def sequences_of(
@@ -79,39 +58,111 @@ def sequences_of(
         past: The new windows among those before them.
         chosen: Of which new windows, as indices; None: of all. Sequences of a whole data set are large.
     """
-    length = spec.history.sequence_windows
-    if not length:
-        return None
-    own = np.searchsorted(remembered_columns(spec), sequence_columns(spec))
-    rows = _row_deviations(spec, baseline, past)[:, own]
-    if spec.history.since_start:
-        everything = np.ones(len(past.run), np.bool_)
-        since = _mean_deviation(spec, baseline, past, past.before, everything, np.arange(len(past.run)))
-        rows = np.concatenate([rows, clipped(since[:, own])], axis=1)
-    # Each run gets so many windows of zeros before it that no sequence reaches into the run before.
-    shift = (length - 1) * (past.run + 1)
-    padded = np.zeros((len(sequence_names(spec)), len(rows) + (length - 1) * len(past.first)), np.float32)
-    padded[:, np.arange(len(rows)) + shift] = np.nan_to_num(rows, nan=0.0).T
-    place = past.place if chosen is None else past.place[chosen]
-    if not len(place):
-        return np.zeros((0, len(padded), length), np.float32)
-    windows = sliding_window_view(padded, length, axis=1).transpose(1, 0, 2)
-    sequences: Float32Array = windows[place + shift[place] - (length - 1)]
-    return sequences
+    return Deviating(spec, baseline, past).sequences(chosen)
 
 
-def _row_deviations(spec: FeatureSpecification, baseline: Baseline, past: Past) -> Float32Array:
-    """Return the deviations of all rows, shape ``(m, columns)``."""
-    columns = remembered_columns(spec)
-    asset = _baseline_rows(baseline, past)[past.run]
-    centre = baseline.centres[:, :, columns][asset, past.rows.regime]
-    scaled = (past.rows.features - centre) / baseline.scales[:, columns][past.rows.regime]
-    return clipped(np.where((past.rows.regime >= 0)[:, None], scaled, np.nan))
+class Deviating:
+    """New windows and those before them under a baseline; see `inputs_of` and `sequences_of`."""
 
+    def __init__(self, spec: FeatureSpecification, baseline: Baseline, past: Past) -> None:
+        self._spec, self._baseline, self._past = spec, baseline, past
 
-def _baseline_rows(baseline: Baseline, past: Past) -> Int64Array:
-    """Return which centres of *baseline* are those of each run."""
-    return baseline.places_of([past.asset_ids[row] for row in past.run_of.tolist()])
+    def inputs(self) -> Float32Array:
+        """Return the models' inputs."""
+        spec, past, history = self._spec, self._past, self._spec.history
+        blocks = [deviations(spec, past.features, past.asset_ids, self._baseline)]
+        own = np.searchsorted(remembered_columns(spec), history_columns(spec))
+        rolled: list[dict[str, FloatArray]] = []
+        if history.rolling:
+            rows, stops = self._rows[:, own].astype(np.float64), _stops(past)
+            rolled = [_rolling(spec, past, rows, stops, length) for length in history.rolling]
+        blocks += [one[statistic].astype(np.float32) for one in rolled for statistic in history.statistics]
+        if history.since_start:
+            blocks.append(self._since_start[past.place][:, own])
+        if history.first_windows:
+            among_first = past.cycles <= history.first_windows
+            first = clipped(self._mean(past.first_before, among_first))[past.place]
+            recent = rolled[0]["mean"] if rolled else self._rows[past.place][:, own]
+            blocks.append((recent - first[:, own]).astype(np.float32))
+        if history.cycles:
+            blocks.append(past.windows_known[:, None].astype(np.float32))
+        blocks.append(past.hours_since.astype(np.float32))
+        return np.concatenate(blocks, axis=1)
+
+    def sequences(self, chosen: NDArray[np.intp] | None = None) -> Float32Array | None:
+        """Return the last windows of all new ones, or of those that are *chosen*, as sequences."""
+        spec, past = self._spec, self._past
+        length = spec.history.sequence_windows
+        if not length:
+            return None
+        own = np.searchsorted(remembered_columns(spec), sequence_columns(spec))
+        rows = [self._rows[:, own], *([self._since_start[:, own]] if spec.history.since_start else [])]
+        # Each run gets so many windows of zeros before it that no sequence reaches into the run before.
+        shift = (length - 1) * (past.run + 1)
+        padded = np.zeros((len(sequence_names(spec)), len(past.run) + (length - 1) * len(past.first)), np.float32)
+        padded[:, np.arange(len(past.run)) + shift] = np.nan_to_num(np.concatenate(rows, axis=1), nan=0.0).T
+        place = past.place if chosen is None else past.place[chosen]
+        if not len(place):
+            return np.zeros((0, len(padded), length), np.float32)
+        windows = sliding_window_view(padded, length, axis=1).transpose(1, 0, 2)
+        sequences: Float32Array = windows[place + shift[place] - (length - 1)]
+        return sequences
+
+    @cached_property
+    def _rows(self) -> Float32Array:
+        """Deviations of all rows, shape ``(m, columns)``."""
+        past, columns = self._past, remembered_columns(self._spec)
+        centre = self._baseline.centres[:, :, columns][self._centre_rows[past.run], past.rows.regime]
+        scaled = (past.rows.features - centre) / self._baseline.scales[:, columns][past.rows.regime]
+        return clipped(np.where((past.rows.regime >= 0)[:, None], scaled, np.nan))
+
+    @cached_property
+    def _since_start(self) -> Float32Array:
+        """Mean deviations since the life's start up to each row, shape ``(m, columns)``."""
+        return clipped(self._mean(self._past.before, np.ones(len(self._past.run), np.bool_)))
+
+    @cached_property
+    def _summed(self) -> tuple[FloatArray, FloatArray]:
+        return summed(self._spec, self._past.rows.features)
+
+    @cached_property
+    def _centre_rows(self) -> Int64Array:
+        """Which centres of the baseline are those of each run."""
+        return self._baseline.places_of([self._past.asset_ids[row] for row in self._past.run_of.tolist()])
+
+    def _mean(self, before: Sums, counted: BoolArray) -> FloatArray:
+        """Return the mean deviation over the *counted* windows of its life up to each row, shape ``(m, columns)``.
+
+        It is made of sums by regime: (sum - number * centre) / scale, over all regimes, over the number of windows;
+        NaN where there is none.
+
+        Args:
+            before: Sums over each run's life before its first row.
+            counted: Which rows count, shape ``(m,)``.
+        """
+        past, columns = self._past, remembered_columns(self._spec)
+        values, present = self._summed
+        centres = self._baseline.centres[:, :, columns][self._centre_rows]
+        scales = self._baseline.scales[:, columns]
+        total, number = np.zeros_like(values), np.zeros_like(values)
+        for regime in range(self._spec.regimes.count):
+            known = np.isfinite(centres[:, regime]) & np.isfinite(scales[regime])
+            centre, scale = np.where(known, centres[:, regime], 0.0), np.where(known, scales[regime], 1.0)
+            inside = (counted & (past.rows.regime == regime))[:, None]
+            if inside.any():
+                both = np.concatenate([np.where(inside, values, 0.0), np.where(inside, present, 0.0)], axis=1)
+                initial = np.concatenate([before.total[:, regime], before.number[:, regime]], axis=1)
+                added = _running_sums(both, past.first, initial)
+                sums, numbers = added[:, : len(columns)], added[:, len(columns) :]
+                run = past.run
+                total += np.where(known[run], (sums - numbers * centre[run]) / scale[run], 0.0)
+                number += np.where(known[run], numbers, 0.0)
+            elif before.number[:, regime].any():
+                # Nothing is added to it in these rows.
+                sums, numbers = before.total[:, regime], before.number[:, regime]
+                total += np.where(known, (sums - numbers * centre) / scale, 0.0)[past.run]
+                number += np.where(known, numbers, 0.0)[past.run]
+        return _divide(total, number)
 
 
 def _stops(past: Past) -> Int64Array:
@@ -169,49 +220,6 @@ def _total(filled: FloatArray, present: BoolArray, sources: list[Int64Array]) ->
         total += filled[source]
         number += present[source]
     return total, number
-
-
-def _mean_deviation(
-    spec: FeatureSpecification,
-    baseline: Baseline,
-    past: Past,
-    before: Sums,
-    counted: BoolArray,
-    wanted: Int64Array,
-) -> FloatArray:
-    """Return the mean deviation over the *counted* windows of its life up to each of the rows *wanted*.
-
-    It is made of sums by regime: (sum - number * centre) / scale, over all regimes, over the number of windows; NaN
-    where there is none.
-
-    Args:
-        spec: Says the regimes.
-        baseline: What is ordinary.
-        past: Rows and runs.
-        before: Sums over each run's life before its first row.
-        counted: Which rows count, shape ``(m,)``.
-        wanted: Rows, shape ``(k,)``.
-    """
-    columns = remembered_columns(spec)
-    values, present = summed(spec, past.rows.features)
-    centres = baseline.centres[:, :, columns][_baseline_rows(baseline, past)]
-    scales = baseline.scales[:, columns]
-    total, number = np.zeros((len(wanted), len(columns))), np.zeros((len(wanted), len(columns)))
-    run = past.run[wanted]
-    for regime in range(spec.regimes.count):
-        known = np.isfinite(centres[:, regime]) & np.isfinite(scales[regime])
-        centre, scale = np.where(known, centres[:, regime], 0.0), np.where(known, scales[regime], 1.0)
-        inside = (counted & (past.rows.regime == regime))[:, None]
-        if inside.any():
-            both = np.concatenate([np.where(inside, values, 0.0), np.where(inside, present, 0.0)], axis=1)
-            initial = np.concatenate([before.total[:, regime], before.number[:, regime]], axis=1)
-            added = _running_sums(both, past.first, initial)[wanted]
-            sums, numbers = added[:, : len(columns)], added[:, len(columns) :]
-        else:
-            sums, numbers = before.total[run, regime], before.number[run, regime]
-        total += np.where(known[run], (sums - numbers * centre[run]) / scale[run], 0.0)
-        number += np.where(known[run], numbers, 0.0)
-    return _divide(total, number)
 
 
 def _running_sums(values: FloatArray, first: Int64Array, initial: FloatArray) -> FloatArray:

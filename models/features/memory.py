@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ class Rows:
         )
 
 
+@lru_cache(maxsize=64)
 def remembered_columns(spec: FeatureSpecification) -> NDArray[np.intp]:
     """Return the features, as columns, of which the past is remembered."""
     history = spec.history

@@ -7,6 +7,7 @@ missing, so is the result.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -55,6 +56,7 @@ def fit_residuals(spec: FeatureSpecification, features: FloatArray) -> FeatureSp
     return replace(spec, residuals=fitted)
 
 
+@lru_cache(maxsize=64)
 def feature_limits(spec: FeatureSpecification) -> FloatArray:
     """Return how large, either side of 0, a feature counts in sums over a life, shape ``(f,)``.
 

@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -284,6 +285,18 @@ class FeatureSpecification:
         _check_windows(self)
         _check_parts(self)
         _check_size(self)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # What is derived from a specification is looked up by it for every window.
+        return hash(tuple(getattr(self, name) for name in self.__dataclass_fields__))
+
+    def __getstate__(self) -> dict[str, object]:
+        # Another process hashes strings otherwise.
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @property
     def window_ns(self) -> int:
