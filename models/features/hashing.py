@@ -19,7 +19,7 @@ from models.records import Channel, Float32Array, FloatArray
 HISTORY_REVISION = 3
 _ROWS = 24
 _SAMPLES = 256
-_LIFE = 12
+_LIFE = 18
 
 
 def feature_hash(spec: FeatureSpecification) -> str:
@@ -90,15 +90,14 @@ def _samples(number: int) -> Float32Array:
 
 
 def _lives(spec: FeatureSpecification) -> list[FloatArray]:
-    """Return inputs and sequences of two lives of one asset, with a hole, a stop, events and changing regimes.
+    """Return inputs and sequences of two lives of one asset, with holes, a stop, events and changing regimes.
 
     Features are whole numbers and eighths, so that every processor adds them alike.
     """
     width = len(feature_names(spec))
     row, column = np.arange(_LIFE)[:, None], np.arange(width)[None]
     features = ((row * 5 + column * 3 + row * column) % 16) / 8.0 + column % 7
-    features[2, ::3] = np.nan
-    features[5:8] = np.nan
+    features[5, ::3] = np.nan
     means = mean_columns(spec)
     centres = spec.regimes.centres or ((),)
     for number in range(_LIFE):
@@ -106,12 +105,14 @@ def _lives(spec: FeatureSpecification) -> list[FloatArray]:
             features[number, means[name]] = setting
     for kind, name in enumerate(spec.history.events):
         features[:, means[name]] = (np.arange(_LIFE) % 4 == kind % 4).astype(np.float64)
+    features[2:4] = np.nan  # silent
+    features[7:10] = np.nan  # a stop
     flat = tuple(tuple(float(value % 5) for value in range(width)) for _ in range(spec.regimes.count))
     scale = tuple(tuple(1.0 + (value + number) % 3 for value in range(width)) for number in range(spec.regimes.count))
     baseline = Baseline(centre={}, class_centre=flat, class_scale=scale)
     histories = Histories(spec)
     end_ns = spec.window_ns + np.arange(_LIFE, dtype=np.int64) * spec.step_ns
-    histories.begin_life("reference", int(end_ns[_LIFE - 3]) - spec.window_ns)
+    histories.begin_life("reference", int(end_ns[_LIFE - 4]) - spec.window_ns)
     past = histories.push(["reference"] * _LIFE, end_ns, features)
     sequences = sequences_of(spec, baseline, past)
     made = [inputs_of(spec, baseline, past).astype(np.float64)]

@@ -3,7 +3,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.features.specification import FeatureSpecification, History
+from models.features.specification import (
+    Bearing,
+    Derived,
+    FeatureSpecification,
+    History,
+    Regimes,
+    Residual,
+    VelocityZones,
+)
 from models.records import Channel, Observations, Stream
 
 HOUR_NS = 3_600_000_000_000
@@ -25,6 +33,50 @@ def spec() -> FeatureSpecification:
         step_s=3600.0,
         late_s=3600.0,
         history=History(rolling=(6,)),
+    )
+
+
+@pytest.fixture(scope="session")
+def full_spec(spec: FeatureSpecification) -> FeatureSpecification:
+    """The same channels and one that counts errors, with everything that can be asked for; two regimes of speed."""
+    return FeatureSpecification(
+        asset_class="test_pump",
+        channels=(*spec.channels, Channel(name="errors", unit="1", low=0.0, high=10.0)),
+        window_s=spec.window_s,
+        step_s=spec.step_s,
+        late_s=spec.late_s,
+        statistics=(
+            "mean",
+            "std",
+            "min",
+            "max",
+            "slope_per_h",
+            "median",
+            "rms",
+            "peak_to_peak",
+            "roughness",
+            "last",
+        ),
+        quality=True,
+        derived=(Derived(name="work", unit="m³", kind="product", first="flow_m3_h", second="speed_rpm", factor=0.01),),
+        residuals=(
+            Residual(
+                name="flow", target="flow_m3_h", predictors=("speed_rpm",), degree=2, coefficients=(1.0, 0.02, 0.0)
+            ),
+        ),
+        regimes=Regimes(channels=("speed_rpm",), centres=((1000.0,), (2000.0,)), scales=(500.0,)),
+        bearings=(Bearing(name="drive_end", elements=9, element_diameter_mm=7.94, pitch_diameter_mm=39.04),),
+        orders=(1, 2),
+        velocity_zones=VelocityZones(),
+        history=History(
+            rolling=(3, 6),
+            statistics=("mean", "std", "trend"),
+            since_start=True,
+            first_windows=4,
+            cycles=True,
+            events=("errors",),
+            sequence_windows=8,
+        ),
     )
 
 
