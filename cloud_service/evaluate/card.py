@@ -43,7 +43,7 @@ trained, compared and signed by `wearsight-cloud train`.
 
 ## How it was judged
 
-Assets, files or groups that are judged were never learnt from, nor used to choose a setting.
+What is judged was never learnt from, nor used to choose a setting: it is held out by asset, file, machine or group.
 
 {protocol_list(outcome.protocol)}
 

@@ -127,14 +127,14 @@ def _tell_plan(told: dict[str, Any], words: str, *, as_json: bool) -> None:
 
 @contextmanager
 def _progress_bar(title: str) -> Iterator[Progress]:
-    """Give what draws a bar on standard error, or, where that is no terminal, writes a line a stage."""
+    """Give what draws a bar on standard error, or, where that is no terminal, writes a line a stage and a tenth."""
     if not sys.stderr.isatty():
-        last = ""
+        told: tuple[str, int] | None = None
 
         def line(stage: str, share: float) -> None:
-            nonlocal last
-            if stage != last:
-                last = stage
+            nonlocal told
+            if (stage, int(share * 10)) != told:
+                told = (stage, int(share * 10))
                 click.echo(f"{title} {stage} {share:.0%}", err=True)
 
         yield line

@@ -44,6 +44,14 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "nab_standard": Measure(label="NAB standard", digits=1),
     "nab_low_fp": Measure(label="NAB low FP", digits=1),
     "nab_low_fn": Measure(label="NAB low FN", digits=1),
+    "changes_missed": Measure(label="change points missed", digits=0),
+    "changes_false": Measure(label="changes told where there were none", digits=0),
+    "f1_all_rows": Measure(label="F1, healthy rows too"),
+    "false_alarm_rate_all_rows": Measure(label="false-alarm rate, healthy rows too"),
+    "missed_alarm_rate_all_rows": Measure(label="missed-alarm rate, healthy rows too"),
+    "precision_all_rows": Measure(label="precision, healthy rows too"),
+    "recall_all_rows": Measure(label="recall, healthy rows too"),
+    "false_alarm_rate_healthy_files": Measure(label="false-alarm rate in healthy files"),
     "event_recall": Measure(label="failures foretold"),
     "median_lead_time_h": Measure(label="median lead time", unit="h", digits=1),
 }
@@ -67,7 +75,8 @@ def figures_grid(outcome: Outcome) -> Grid:
         (_label(name), shown(name, value), _spread(name, outcome.spread), *_aim(name, value, aims))
         for name, value in outcome.metrics.items()
     )
-    heading = f"{outcome.dataset}: mean and standard deviation over {_seeds(outcome)}"
+    alone = len(outcome.seeds) == 1
+    heading = f"{outcome.dataset}: {'one seed' if alone else f'mean and spread over {len(outcome.seeds)} seeds'}"
     return Grid(title=heading, headings=("figure", "value", "±", "aim", ""), rows=rows, words=(0, 4))
 
 
@@ -229,10 +238,6 @@ def _mark(notes: Sequence[str], reference: Reference) -> str:
 
 def _told(reference: Reference) -> str:
     return f"{reference.source}; {reference.note}" if reference.note else reference.source
-
-
-def _seeds(outcome: Outcome) -> str:
-    return "1 seed" if len(outcome.seeds) == 1 else f"{len(outcome.seeds)} seeds"
 
 
 def _words(name: str) -> str:
