@@ -81,7 +81,7 @@ def _test_life(source: Source, rows: Rows) -> FloatArray:
     """Return the life left of each test asset: one number a line in their order, or columns of asset and life."""
     told = source.told
     table = read_table(source.folder / told.files.test_life, told.table)
-    by_name = told.columns.asset and table.has(told.columns.asset)
+    by_name = len(table.names) > 1 and told.columns.asset and table.has(told.columns.asset)
     column = next((name for name in (told.columns.life, "life") if name and table.has(name)), table.names[-1])
     values = table.numbers(column, needed=True)
     names = table.texts(told.columns.asset) if by_name else list(rows.asset_ids)

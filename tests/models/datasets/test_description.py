@@ -1,11 +1,24 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from models.datasets.description import Files, read_description
+from models.datasets.description import (
+    ChannelForm,
+    Columns,
+    Description,
+    EventFile,
+    FailureFile,
+    Files,
+    Life,
+    Split,
+    TableForm,
+    read_description,
+)
 from models.datasets.files import DatasetError
+from models.datasets.folder import RemainingLife, read_folder
 
 MINIMAL = 'task = "anomaly"\n[files]\ndata = "*.csv"\n[columns]\nanomaly = "fault"\n'
 
@@ -70,3 +83,40 @@ def test_a_path_may_not_leave_the_folder(tmp_path: Path, path: str) -> None:
 def test_a_description_is_bounded_before_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds more than 1 MiB"):
         read_description(described(tmp_path, "#" * (2**20 + 1)))
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "dataset-folder.md"
+TABLES = {
+    "files": Files,
+    "table": TableForm,
+    "columns": Columns,
+    "channels": ChannelForm,
+    "life": Life,
+    "split": Split,
+    "events": EventFile,
+    "failures": FailureFile,
+}
+
+
+def test_each_key_is_in_the_reference() -> None:
+    """A table of its own for each table of the description, and each key in it."""
+    parts = {re.sub(r"\W.*", "", part.lstrip("`[")): part for part in PAGE.read_text("utf-8").split("\n### ")[1:]}
+    parts["failures"] = parts["events"]
+    assert set(Description.__struct_fields__) - set(TABLES) <= set(re.findall(r"`(\w+)`", PAGE.read_text("utf-8")))
+    for table, form in TABLES.items():
+        missing = [key for key in form.__struct_fields__ if not re.search(rf"`([\w.]*\.)?{key}`", parts[table])]
+        assert missing == [], table
+
+
+def test_the_references_example_reads_files_as_nasa_writes_them(tmp_path: Path) -> None:
+    """Columns without a name are named by their number; trailing spaces are none of them."""
+    example = re.findall(r"```toml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)[0]
+    rows = [f"{unit} {cycle} " + "1.5 " * 24 + " " for unit in (1, 2, 3) for cycle in range(1, 9)]
+    for name in ("train_FD003.txt", "test_FD003.txt"):
+        (tmp_path / name).write_text("\n".join(rows))
+    (tmp_path / "RUL_FD003.txt").write_text("5 \n6 \n7 \n")
+    described(tmp_path, example)
+    dataset = read_folder(tmp_path)
+    assert isinstance(dataset, RemainingLife)
+    assert (dataset.settings, len(dataset.channels), dataset.cap) == (("3", "4", "5"), 24, 125.0)
+    assert dataset.splits[0].test.life[[7, 15, 23]].tolist() == [5.0, 6.0, 7.0]
