@@ -18,7 +18,7 @@ import msgspec
 
 from gateway.errors import ConfigError
 from gateway.tag_list import TagRow
-from models.records import Stream
+from models.records import Stream, to_ns
 
 SAMPLE = Path(__file__).with_name("sample.toml")
 
@@ -333,6 +333,11 @@ class GatewayConfig(_Table, frozen=True, kw_only=True):
     def assets_of(self, server: str) -> tuple[AssetConfig, ...]:
         """Return the assets that are read from *server*."""
         return tuple(asset for asset in self.asset if asset.server == server)
+
+    @property
+    def in_service_since(self) -> dict[str, int]:
+        """When the lives of assets began, ns since 1970, as far as it is configured."""
+        return {one.asset_id: to_ns(one.in_service_since) for one in self.asset if one.in_service_since is not None}
 
     def classes_with(self, upload: Upload) -> frozenset[str]:
         """Return the asset classes of which some channel is sent as *upload* says."""

@@ -231,7 +231,7 @@ class Gateway:
             for name, source in self._sources.items():
                 source.change(wanted_tags(self._config, name))
             await self._give_up_holes()
-            if _classes(before) != _classes(self._config):
+            if (_classes(before), before.in_service_since) != (_classes(self._config), self._config.in_service_since):
                 self._assets_changed.set()
 
     async def _give_up_holes(self) -> None:
@@ -355,6 +355,7 @@ def _blocks(config: GatewayConfig) -> Blocks:
         assets=_classes(config),
         slots=bundle_slots(config),
         features_of=config.classes_with(Upload.FEATURES),
+        in_service_since=config.in_service_since,
     )
 
 

@@ -79,12 +79,20 @@ class Blocks:
         slots: Where the live bundles are.
         features_of: Asset classes of which each window's features are told beside its state, for the cloud to learn
             from where raw values stay here.
+        in_service_since: When the life of an asset began, ns since 1970, as far as it is known.
     """
 
     def __init__(
-        self, *, gateway_id: str, assets: Mapping[str, str], slots: BundleSlots, features_of: Collection[str] = ()
+        self,
+        *,
+        gateway_id: str,
+        assets: Mapping[str, str],
+        slots: BundleSlots,
+        features_of: Collection[str] = (),
+        in_service_since: Mapping[str, int] | None = None,
     ) -> None:
         self._gateway_id = gateway_id
+        self._in_service_since = dict(in_service_since or {})
         self._features_of = frozenset(features_of)
         self._assets = {c: [a for a, of in assets.items() if of == c] for c in sorted(set(assets.values()))}
         self._slots = slots
@@ -220,6 +228,7 @@ class Blocks:
                         "saved windows cannot be read; they start anew", asset_class=asset_class, error=str(error)
                     )
                     running = self._blocks_of(asset_class, bundle)
+            self._begin_lives(asset_class, running)
         except (OSError, ValueError, BundleError) as error:
             self.warnings[asset_class] = f"bundle of {asset_class} cannot be loaded ({error}); what ran before goes on"
             self._failed[asset_class] = self._slots.token(asset_class)
@@ -232,6 +241,12 @@ class Blocks:
         self.warnings.pop(asset_class, None)
         self._failed.pop(asset_class, None)
         return True
+
+    def _begin_lives(self, asset_class: str, blocks: ClassBlocks) -> None:
+        """Tell *blocks* when its assets' lives began; what they know already is not told twice."""
+        for asset_id in self._assets[asset_class]:
+            if asset_id in self._in_service_since:
+                blocks.manipulator.begin_life(asset_id, self._in_service_since[asset_id])
 
     def _unmonitored(self, asset_class: str) -> Unmonitored:
         return Unmonitored(asset_class, self._assets[asset_class], self._memory[asset_class].newest_step)
@@ -266,6 +281,7 @@ class Blocks:
         try:
             replaced = self._blocks_of(asset_class, self._slots.load(asset_class, version))
             replaced.manipulator.restore(memory.comparison.manipulator)
+            self._begin_lives(asset_class, replaced)
         except (OSError, ValueError, BundleError) as error:
             memory.comparison.manipulator = b""
             log.warning("no more comparison", asset_class=asset_class, replaced=version, error=str(error))

@@ -24,7 +24,6 @@ from models.prognosis.life import predict_life
 from models.records import (
     Advisory,
     Channel,
-    Float32Array,
     FloatArray,
     Health,
     Observations,
@@ -38,7 +37,7 @@ from models.records import (
 )
 from models.scoring import Prepared
 
-Answer = TypeVar("Answer", FloatArray, FloatArray | None)
+Answer = TypeVar("Answer")
 
 log = structlog.get_logger()
 
@@ -166,30 +165,30 @@ class ClassBlocks:
         return self._detector.detect(span, output, channels)
 
     def _health(self, states: Sequence[State], prepared: Prepared) -> tuple[Health, ...]:
-        rows = self._answers(classify, states, prepared)
+        known, answers = self._answers(classify, states, prepared)
+        rows: list[FloatArray | None] = [None] * len(states)
+        for row, answer in zip(known, answers if answers is not None else (), strict=answers is not None):
+            rows[row] = answer
         return tuple(self._assessor.assess(state, row) for state, row in zip(states, rows, strict=True))
 
     def _prognoses(self, states: Sequence[State], prepared: Prepared) -> tuple[Prognosis, ...]:
-        rows = self._answers(predict_life, states, prepared)
+        known, life = self._answers(predict_life, states, prepared)
+        if life is None:
+            return ()
         version = self._bundle.manifest.version
-        told = [predict(state, row, version) for state, row in zip(states, rows, strict=True)]
+        told = [predict(states[row], life.life_s[i], version, life.basis[i]) for i, row in enumerate(known)]
         return tuple(prognosis for prognosis in told if prognosis is not None)
 
     def _answers(
-        self, model: Callable[[LoadedBundle, Float32Array], FloatArray | None], states: Sequence[State], of: Prepared
-    ) -> list[FloatArray | None]:
-        """Return the model's row for each window, None where the state is unknown or there is no answer."""
-        rows: list[FloatArray | None] = [None] * len(states)
+        self, model: Callable[[LoadedBundle, Prepared], Answer | None], states: Sequence[State], of: Prepared
+    ) -> tuple[list[int], Answer | None]:
+        """Return the windows whose state is known, and the model's answer for them; None where there is none."""
         known = [row for row, state in enumerate(states) if state.zone is not Zone.UNKNOWN]
         try:
-            answers = _infer(model, self._bundle, of, known)
+            return known, _infer(model, self._bundle, of, known)
         except InferenceFailed as error:
             log.warning("windows stored without an answer", model=model.__name__, error=str(error))
-            return rows
-        if answers is not None:
-            for row, answer in zip(known, answers, strict=True):
-                rows[row] = answer
-        return rows
+            return known, None
 
 
 def unlikeness(needed: Sequence[Channel], described: Sequence[Channel]) -> str:
@@ -209,11 +208,11 @@ def unlikeness(needed: Sequence[Channel], described: Sequence[Channel]) -> str:
 
 
 def _infer(
-    model: Callable[[LoadedBundle, Float32Array], Answer], bundle: LoadedBundle, prepared: Prepared, rows: Sequence[int]
+    model: Callable[[LoadedBundle, Prepared], Answer], bundle: LoadedBundle, prepared: Prepared, rows: Sequence[int]
 ) -> Answer:
     """Return the answer of *model* for *rows*; whatever the runtime raises is `InferenceFailed`."""
     try:
-        return model(bundle, prepared.inputs[list(rows)])
+        return model(bundle, prepared.take(np.array(rows, np.intp)))
     except Exception as error:
         name = f"{bundle.manifest.asset_class} version {bundle.manifest.version}"
         raise InferenceFailed(

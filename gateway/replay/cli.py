@@ -123,7 +123,9 @@ def _blocks(config: GatewayConfig, bundle_file: Path | None, stack: ExitStack) -
     key = key_file.read_bytes() if key_file is not None and key_file.is_file() else None
     if bundle_file is None:
         slots = BundleSlots(config.state_dir / "bundles", key, software_version=installed_version("wearsight"))
-        return Blocks(gateway_id=config.gateway_id, assets=assets, slots=slots)
+        return Blocks(
+            gateway_id=config.gateway_id, assets=assets, slots=slots, in_service_since=config.in_service_since
+        )
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wearsight-replay-")))
     slots = BundleSlots(folder, key, software_version=installed_version("wearsight"))
     try:
@@ -133,7 +135,7 @@ def _blocks(config: GatewayConfig, bundle_file: Path | None, stack: ExitStack) -
     chosen = {asset_id: of for asset_id, of in assets.items() if of == asset_class}
     if not chosen:
         raise ConfigError(f"{bundle_file}: is for {asset_class}, of which this gateway has no asset")
-    return Blocks(gateway_id=config.gateway_id, assets=chosen, slots=slots)
+    return Blocks(gateway_id=config.gateway_id, assets=chosen, slots=slots, in_service_since=config.in_service_since)
 
 
 def _into_historian(target: JournalTarget, view: JournalView, config: GatewayConfig, stretch: Stretch) -> None:
