@@ -3,7 +3,8 @@
 Each kernel mixes one or two channels, runs a short random filter without mean over the windows, spread out (dilated) to
 look at short and long changes, and says in which share of the windows the result is above the kernel's own bias. Biases
 are quantiles of the results on training sequences. What comes out depends on the shapes in a sequence and hardly on
-their scale, is bounded, and carries linear heads (``models.sequence.heads``) well.
+their scale, and is bounded. Beside the kernels stand the levels, which filters without mean cannot see: each channel's
+newest value and its mean over the sequence, bounded to 3 standard deviations.
 
 The exported graph is itself the feature extractor in training, so training and gateway cannot differ. Mixing is its own
 convolution of width 1, and the filters of one mix are one group: that costs a tenth of filters over all channels.
@@ -29,19 +30,20 @@ from models.export.graph import SEQUENCE, finish
 from models.records import Float32Array, FloatArray
 
 OUTPUT = "kernels"
-KERNELS_PER_MIX = 25
+MIXES = 100
 _LENGTH = 7
 _DILATIONS = 4
 _SOFT_SHARE = 0.1
 _ASKED = 512
 _SCALED = 2048
 _LEAST_SPREAD = 1e-4
+_LEVEL_LIMIT = 3.0
 _BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Block:
-    """Kernels of one dilation: mixes ``(m, C)``, filters ``(m * KERNELS_PER_MIX, length)`` and their biases."""
+    """Kernels of one dilation: mixes ``(m, C)``, filters ``(m * k, length)`` and their biases."""
 
     dilation: int
     mixes: FloatArray
@@ -50,38 +52,36 @@ class _Block:
 
 
 def make_kernels(channels: int, windows: int, count: int, seed: int, sequences: Float32Array) -> bytes:
-    """Return the graph of *count* kernels, ``sequence (n, channels, windows)`` to ``kernels (n, count)``, float32.
+    """Return the graph ``sequence (n, channels, windows)`` to ``kernels (n, K)``, float32.
+
+    The columns are *count* kernels, then each channel's newest value, then each channel's mean: ``K = count + 2
+    channels``. All have mean 0 and standard deviation 1 over a sample of *sequences*.
 
     Args:
         channels: Channels of a sequence.
         windows: Length of a sequence, at least 3.
-        count: Number of kernels, a multiple of 25.
+        count: Number of kernels, a multiple of 100.
         seed: The same seed and sequences give the same kernels.
-        sequences: Training sequences, shape ``(n, channels, windows)``; biases and the scaling of the outputs (mean 0,
-            standard deviation 1 over these sequences) are of a sample of them.
+        sequences: Training sequences, shape ``(n, channels, windows)``, finite.
 
     Raises:
         ValueError: If *count* or the sequences do not fit.
     """
-    if count < KERNELS_PER_MIX or count % KERNELS_PER_MIX:
-        raise ValueError(f"{count} kernels: the number must be a multiple of {KERNELS_PER_MIX}")
+    if count < MIXES or count % MIXES:
+        raise ValueError(f"{count} kernels: the number must be a multiple of {MIXES}")
     if windows < 3 or sequences.shape[1:] != (channels, windows) or not len(sequences):
         raise ValueError(f"sequences of shape {sequences.shape} where (n, {channels}, {windows}) are due")
     rng = np.random.default_rng(seed)
-    asked = sequences[np.sort(rng.choice(len(sequences), min(len(sequences), _ASKED), replace=False))]
+    asked = _sample(sequences, _ASKED, rng)
     spread = np.maximum(asked.std(axis=(0, 2), dtype=np.float64), _LEAST_SPREAD)
-    dilations = _dilations(windows, count // KERNELS_PER_MIX)
-    share = np.array_split(np.arange(count // KERNELS_PER_MIX), len(dilations))
+    dilations = _dilations(windows)
     blocks = [
-        _joined([_with_biases(_draw(rng, dilation, spread, windows), asked, rng) for _ in mixes])
-        for dilation, mixes in zip(dilations, share, strict=True)
+        _joined([_with_biases(_draw(rng, dilation, count // MIXES, spread, windows), asked, rng) for _ in mixes])
+        for dilation, mixes in zip(dilations, np.array_split(np.arange(MIXES), len(dilations)), strict=True)
     ]
-    plain = _graph(blocks, channels, windows, scaling=None)
-    sample = sequences[np.sort(rng.choice(len(sequences), min(len(sequences), _SCALED), replace=False))]
-    made = np.concatenate(list(kernel_batches(plain, sample))).astype(np.float64)
-    scale = made.std(axis=0)
-    scale = np.where(scale > _LEAST_SPREAD, scale, 1.0)
-    return _graph(blocks, channels, windows, scaling=(made.mean(axis=0), 1.0 / scale))
+    made = np.concatenate(list(kernel_batches(_graph(blocks, channels, windows), _sample(sequences, _SCALED, rng))))
+    centre, scale = made.mean(axis=0, dtype=np.float64), made.std(axis=0, dtype=np.float64)
+    return _graph(blocks, channels, windows, scaling=(centre, 1.0 / np.where(scale > _LEAST_SPREAD, scale, 1.0)))
 
 
 def kernel_batches(graph: bytes, sequences: Float32Array, *, batch: int = _BATCH) -> Iterator[Float32Array]:
@@ -94,30 +94,34 @@ def kernel_batches(graph: bytes, sequences: Float32Array, *, batch: int = _BATCH
 
 def kernel_features(graph: bytes, sequences: Float32Array) -> Float32Array:
     """Return the kernels of *sequences* ``(n, C, L)``, shape ``(n, K)``, as a gateway computes them."""
-    columns = _session(graph).get_outputs()[0].shape[1]
-    made = np.empty((len(sequences), columns), np.float32)
+    made = np.empty((len(sequences), _session(graph).get_outputs()[0].shape[1]), np.float32)
     for number, part in enumerate(kernel_batches(graph, sequences)):
         made[number * _BATCH : number * _BATCH + len(part)] = part
     return made
 
 
-def _dilations(windows: int, most: int) -> list[int]:
+def _sample(sequences: Float32Array, most: int, rng: np.random.Generator) -> Float32Array:
+    if len(sequences) <= most:
+        return sequences
+    return sequences[np.sort(rng.choice(len(sequences), most, replace=False))]
+
+
+def _dilations(windows: int) -> list[int]:
     """Return up to four dilations, from neighbours to as wide as fits into *windows*."""
     widest = max((windows - 1) // (_LENGTH - 1), 1)
-    spread = np.unique(np.rint(np.geomspace(1, widest, min(_DILATIONS, most))).astype(int))
-    return [int(dilation) for dilation in spread]
+    return [int(dilation) for dilation in np.unique(np.rint(np.geomspace(1, widest, _DILATIONS)))]
 
 
-def _draw(rng: np.random.Generator, dilation: int, spread: FloatArray, windows: int) -> _Block:
+def _draw(rng: np.random.Generator, dilation: int, filters: int, spread: FloatArray, windows: int) -> _Block:
     """Return the kernels of one mix, without biases yet."""
     mix = np.zeros((1, len(spread)))
     chosen = rng.choice(len(spread), min(int(rng.integers(1, 3)), len(spread)), replace=False)
     weight = rng.normal(size=len(chosen))
     mix[0, chosen] = weight / (np.linalg.norm(weight) * spread[chosen])
-    filters = rng.normal(size=(KERNELS_PER_MIX, min(_LENGTH, windows - 1 + windows % 2)))
-    filters -= filters.mean(axis=1, keepdims=True)
-    filters /= np.linalg.norm(filters, axis=1, keepdims=True)
-    return _Block(dilation=dilation, mixes=mix, filters=filters, biases=np.zeros(len(filters)))
+    drawn = rng.normal(size=(filters, min(_LENGTH, windows)))
+    drawn -= drawn.mean(axis=1, keepdims=True)
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    return _Block(dilation=dilation, mixes=mix, filters=drawn, biases=np.zeros(filters))
 
 
 def _joined(parts: Sequence[_Block]) -> _Block:
@@ -130,9 +134,8 @@ def _joined(parts: Sequence[_Block]) -> _Block:
 
 
 def _with_biases(block: _Block, asked: Float32Array, rng: np.random.Generator) -> _Block:
-    """Return *block* scaled so that the share between two near quantiles of its results lies between 0 and 1."""
-    graph = _graph([block], asked.shape[1], asked.shape[2], scaling=None, raw=True)
-    raw = np.asarray(_session(graph).run(None, {SEQUENCE: asked})[0], np.float64)
+    """Return *block* scaled so that what lies between two near quantiles of its results lies between 0 and 1."""
+    raw = np.concatenate(list(kernel_batches(_results_graph(block, *asked.shape[1:]), asked))).astype(np.float64)
     ordered = np.sort(
         raw.reshape(len(asked), len(block.filters), -1).transpose(1, 0, 2).reshape(len(block.filters), -1)
     )
@@ -145,58 +148,86 @@ def _with_biases(block: _Block, asked: Float32Array, rng: np.random.Generator) -
 
 
 def _graph(
-    blocks: list[_Block],
-    channels: int,
-    windows: int,
-    *,
-    scaling: tuple[FloatArray, FloatArray] | None,
-    raw: bool = False,
+    blocks: Sequence[_Block], channels: int, windows: int, scaling: tuple[FloatArray, FloatArray] | None = None
 ) -> bytes:
+    count = sum(len(block.filters) for block in blocks)
+    columns = count + 2 * channels
+    centre, scale = scaling or (np.zeros(columns), np.ones(columns))
+    # Kernels are bounded by what they are, levels by a multiple of their spread.
+    limit = np.where(np.arange(columns) < count, np.inf, _LEVEL_LIMIT) if scaling else np.full(columns, np.inf)
+    limit = np.minimum(limit, np.finfo(np.float32).max)
+    constants = [
+        _constant("zero", np.zeros(())),
+        _constant("one", np.ones(())),
+        _constant("centre", centre[None]),
+        _constant("scale", scale[None]),
+        _constant("highest", limit[None]),
+        _constant("lowest", -limit[None]),
+    ]
     nodes: list[NodeProto] = []
-    constants = [] if raw else [_constant("zero", np.zeros(())), _constant("one", np.ones(()))]
     for number, block in enumerate(blocks):
-        made, held = _block_nodes(block, f"d{number}", raw=raw)
-        nodes += made
+        made, held = _filter_nodes(block, f"d{number}")
+        nodes += [*made, *_share_nodes(f"d{number}")]
         constants += held
-    outputs = [f"d{number}_share" for number in range(len(blocks))]
-    if scaling is None:
-        nodes.append(helper.make_node("Concat", outputs, [OUTPUT], axis=1))
-    else:
-        nodes.append(helper.make_node("Concat", outputs, ["shares"], axis=1))
-        constants += [_constant("centre", scaling[0][None]), _constant("scale", scaling[1][None])]
-        nodes.append(helper.make_node("Sub", ["shares", "centre"], ["centred"]))
-        nodes.append(helper.make_node("Mul", ["centred", "scale"], [OUTPUT]))
-    columns = sum(len(block.filters) for block in blocks) * (windows if raw else 1)
+    made, held = _level_nodes(windows)
+    shares = [f"d{number}_share" for number in range(len(blocks))]
+    nodes += [
+        *made,
+        helper.make_node("Concat", [*shares, "newest", "mean"], ["columns"], axis=1),
+        helper.make_node("Sub", ["columns", "centre"], ["centred"]),
+        helper.make_node("Mul", ["centred", "scale"], ["scaled"]),
+        helper.make_node("Min", ["scaled", "highest"], ["not_high"]),
+        helper.make_node("Max", ["not_high", "lowest"], [OUTPUT]),
+    ]
+    return finish(
+        OUTPUT, nodes, [*constants, *held], inputs=(channels, windows), output=OUTPUT, columns=columns, source=SEQUENCE
+    )
+
+
+def _results_graph(block: _Block, channels: int, windows: int) -> bytes:
+    """Return the graph of what the filters of *block* say before pooling, ``(n, filters * places)``."""
+    nodes, constants = _filter_nodes(block, "d")
+    nodes.append(helper.make_node("Flatten", ["d_result"], [OUTPUT], axis=1))
+    filters, length = block.filters.shape
+    columns = filters * (windows - block.dilation * (length - 1))
     return finish(OUTPUT, nodes, constants, inputs=(channels, windows), output=OUTPUT, columns=columns, source=SEQUENCE)
 
 
-def _block_nodes(block: _Block, name: str, *, raw: bool) -> tuple[list[NodeProto], list[TensorProto]]:
-    length = block.filters.shape[1]
-    pad = block.dilation * (length - 1) // 2
+def _filter_nodes(block: _Block, name: str) -> tuple[list[NodeProto], list[TensorProto]]:
     constants = [
         _constant(f"{name}_mixes", block.mixes[:, :, None]),
         _constant(f"{name}_filters", block.filters[:, None, :]),
         _constant(f"{name}_biases", block.biases),
     ]
-    filtered = helper.make_node(
-        "Conv",
-        [f"{name}_mixed", f"{name}_filters", f"{name}_biases"],
-        [f"{name}_result"],
-        kernel_shape=[length],
-        dilations=[block.dilation],
-        pads=[pad, pad],
-        group=len(block.mixes),
-    )
-    nodes = [helper.make_node("Conv", [SEQUENCE, f"{name}_mixes"], [f"{name}_mixed"], kernel_shape=[1]), filtered]
-    if raw:
-        nodes.append(helper.make_node("Flatten", [f"{name}_result"], [f"{name}_share"], axis=1))
-    else:
-        nodes += [
-            helper.make_node("Clip", [f"{name}_result", "zero", "one"], [f"{name}_above"]),
-            helper.make_node("GlobalAveragePool", [f"{name}_above"], [f"{name}_pooled"]),
-            helper.make_node("Flatten", [f"{name}_pooled"], [f"{name}_share"], axis=1),
-        ]
+    nodes = [
+        helper.make_node("Conv", [SEQUENCE, f"{name}_mixes"], [f"{name}_mixed"], kernel_shape=[1]),
+        helper.make_node(
+            "Conv",
+            [f"{name}_mixed", f"{name}_filters", f"{name}_biases"],
+            [f"{name}_result"],
+            kernel_shape=[block.filters.shape[1]],
+            dilations=[block.dilation],
+            group=len(block.mixes),
+        ),
+    ]
     return nodes, constants
+
+
+def _share_nodes(name: str) -> list[NodeProto]:
+    return [
+        helper.make_node("Clip", [f"{name}_result", "zero", "one"], [f"{name}_above"]),
+        helper.make_node("GlobalAveragePool", [f"{name}_above"], [f"{name}_pooled"]),
+        helper.make_node("Flatten", [f"{name}_pooled"], [f"{name}_share"], axis=1),
+    ]
+
+
+def _level_nodes(windows: int) -> tuple[list[NodeProto], list[TensorProto]]:
+    nodes = [
+        helper.make_node("Gather", [SEQUENCE, "last"], ["newest"], axis=2),
+        helper.make_node("GlobalAveragePool", [SEQUENCE], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["mean"], axis=1),
+    ]
+    return nodes, [helper.make_tensor("last", TensorProto.INT64, [], [windows - 1])]
 
 
 def _constant(name: str, values: FloatArray) -> TensorProto:
