@@ -52,6 +52,10 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "precision_all_rows": Measure(label="precision, healthy rows too"),
     "recall_all_rows": Measure(label="recall, healthy rows too"),
     "false_alarm_rate_healthy_files": Measure(label="false-alarm rate in healthy files"),
+    "mcc": Measure(label="MCC"),
+    "pr_auc": Measure(label="area under precision and recall"),
+    "brier": Measure(label="Brier score", digits=4),
+    "calibration_error": Measure(label="calibration error", digits=4),
     "event_recall": Measure(label="failures foretold"),
     "median_lead_time_h": Measure(label="median lead time", unit="h", digits=1),
 }
