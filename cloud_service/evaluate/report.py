@@ -81,7 +81,14 @@ def figures_grid(outcome: Outcome) -> Grid:
     )
     alone = len(outcome.seeds) == 1
     heading = f"{outcome.dataset}: {'one seed' if alone else f'mean and spread over {len(outcome.seeds)} seeds'}"
-    return Grid(title=heading, headings=("figure", "value", "±", "aim", ""), rows=rows, words=(0, 4))
+    headings = ("figure", "value", "±", "aim", "")
+    told = [number for number in range(len(headings)) if number < 2 or any(row[number] for row in rows)]
+    return Grid(
+        title=heading,
+        headings=tuple(headings[number] for number in told),
+        rows=tuple(tuple(row[number] for number in told) for row in rows),
+        words=(0, told.index(4)) if 4 in told else (0,),
+    )
 
 
 def references_grid(outcome: Outcome) -> Grid | None:
