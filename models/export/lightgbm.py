@@ -41,6 +41,16 @@ def export_classifier(booster: lgb.Booster) -> bytes:
     )
 
 
+def export_life(booster: lgb.Booster) -> bytes:
+    """Return a regression *booster* as a model ``features (n, f)`` to ``life (n, 1)``; NaN counts as 0.
+
+    Raises:
+        ExportError: If the booster is of a kind that has no faithful ONNX form.
+    """
+    nodes, constants = booster_nodes(booster, "life", LIFE)
+    return _finished("life", booster, nodes, constants, output=LIFE, columns=1)
+
+
 def export_quantiles(
     boosters: Sequence[lgb.Booster], *, reach: Sequence[float], margin: float, highest: float
 ) -> bytes:
