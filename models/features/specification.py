@@ -37,7 +37,7 @@ MAX_BEARINGS = 16
 MAX_ORDER = 100
 # Features of one window, and numbers that are remembered of one asset (at eight bytes).
 MAX_FEATURES = 8192
-MAX_REMEMBERED = 4_000_000
+MAX_REMEMBERED = 2_000_000
 SPEED_CHANNEL = "speed_rpm"
 ACCELERATION_M_S2 = {"m/s²": 1.0, "m/s^2": 1.0, "m/s2": 1.0, "g": 9.80665}
 

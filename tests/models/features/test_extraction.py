@@ -35,7 +35,7 @@ from models.features.specification import (
 )
 from models.features.windower import windows_of
 from models.features.windows import ChannelRows, Windows, windows_of_table
-from models.records import FloatArray, Observations
+from models.records import FloatArray, Int64Array, Observations
 
 Recording = Callable[..., Observations]
 HOUR_NS = 3_600_000_000_000
@@ -274,7 +274,7 @@ def test_the_hash_changes_with_what_a_life_is(full_spec: FeatureSpecification, m
     before = feature_hash(full_spec)
     push = Histories.push
 
-    def other(self: Histories, asset_ids: list[str], end_ns: FloatArray, features: FloatArray) -> Past:
+    def other(self: Histories, asset_ids: list[str], end_ns: Int64Array, features: FloatArray) -> Past:
         past = push(self, asset_ids, end_ns, features)
         return replace(past, cycles=past.cycles + 1)
 
