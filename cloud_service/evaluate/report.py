@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rich.console import Console
@@ -56,6 +56,9 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "pr_auc": Measure(label="area under precision and recall"),
     "brier": Measure(label="Brier score", digits=4),
     "calibration_error": Measure(label="calibration error", digits=4),
+    "failures": Measure(label="failures", digits=0),
+    "alarms": Measure(label="alarms", digits=0),
+    "false_alarms_per_machine_month": Measure(label="false alarms a machine and month", digits=2),
     "event_recall": Measure(label="failures foretold"),
     "median_lead_time_h": Measure(label="median lead time", unit="h", digits=1),
 }
@@ -218,7 +221,14 @@ def shown(name: str, value: float) -> str:
 
 
 def _measure(name: str) -> Measure:
-    return MEASURES.get(name, Measure(label=_words(name)))
+    """Return how *name* is told; ``event_recall_comp1`` as ``event_recall``, of comp1."""
+    if name in MEASURES:
+        return MEASURES[name]
+    known = [one for one in MEASURES if name.startswith(f"{one}_")]
+    if not known:
+        return Measure(label=_words(name))
+    whole = max(known, key=len)
+    return replace(MEASURES[whole], label=f"{MEASURES[whole].label}: {name.removeprefix(whole + '_')}")
 
 
 def _label(name: str) -> str:

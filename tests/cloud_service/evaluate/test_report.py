@@ -61,6 +61,14 @@ def test_one_seed_has_no_spread() -> None:
     assert figures_grid(told).rows == (("F1", "0.500"),)
 
 
+def test_a_figure_of_one_mode_is_told_as_the_figure_of_all() -> None:
+    told = replace(OUTCOME, dataset="mine", metrics={"median_lead_time_h_seal_leak": 7.0, "flow_of_words": 1.0})
+    assert [row[:2] for row in figures_grid(told).rows] == [
+        ("median lead time: seal_leak", "7.0 h"),
+        ("flow of words", "1.000"),
+    ]
+
+
 def test_a_figure_that_not_every_seed_has_is_none_of_the_means() -> None:
     assert over_seeds({0: {"a": 1.0, "b": 2.0}, 1: {"a": 3.0}})[0] == {"a": 2.0}
 
