@@ -124,17 +124,20 @@ def _life_traces(figure: LifeTraces, title: str) -> Sheet:
 
 
 def _calibration(figure: Calibration, title: str) -> Sheet:
-    """What was promised against what came true; bars: where nine of ten points lie when promises are kept."""
-    sheet, (ax,) = _sheet(title, size=(4.6, 4.6))
+    """What was promised against what came true; bars: where nine of ten points lie when promises are kept.
+
+    The bars take rows for independent; rows of one machine are not, so that points stray further.
+    """
+    sheet, (ax,) = _sheet(title, size=(4.6, 4.8))
     ax.plot([0.0, 1.0], [0.0, 1.0], color=INK, linewidth=0.8)
     chance = 1.645 * np.sqrt(figure.promised * (1.0 - figure.promised) / np.maximum(figure.count, 1))
     low, high = np.clip(figure.promised - chance, 0.0, 1.0), np.clip(figure.promised + chance, 0.0, 1.0)
-    ax.vlines(figure.promised, low, high, color=LIGHT, linewidth=5.0, label="chance: nine of ten")
+    ax.vlines(figure.promised, low, high, color=LIGHT, linewidth=5.0, label="chance, were rows independent")
     ax.plot(figure.promised, figure.observed, "o", color=BLUE, markersize=5, label="came true, of so many")
     for x, y, count in zip(figure.promised, figure.observed, figure.count, strict=True):
         ax.annotate(f"{count:,}", (x, y), xytext=(5, -9), textcoords="offset points", fontsize=7, color=INK)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="promised", ylabel="came true", aspect="equal")
-    ax.legend(loc="upper left", fontsize=8)
+    sheet.legend(loc="outside lower center", ncols=2, fontsize=8)
     return sheet
 
 
