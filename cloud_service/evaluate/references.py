@@ -60,6 +60,8 @@ _FD001 = (
     ("MS-DCNN", 11.44, 196.22, _FFVE, _SECOND_HAND),
     ("FFVE", 12.31, 280.21, _FFVE, _OWN),
     ("AGCNN", 12.42, 225.5, _FFVE, _SECOND_HAND),
+    ("DCNN", 12.61, 274.0, "rudder-framework/manifold, C-MAPSS results", _SECOND_HAND),
+    ("BiLSTM", 13.65, 295.0, _STAR, _SECOND_HAND),
     ("Deep LSTM", 16.14, 338.0, _FFVE, _SECOND_HAND),
     ("CNN", 18.45, 1299.0, _FFVE, _SECOND_HAND),
 )
@@ -70,6 +72,7 @@ _FD002 = (
     ("TF-SCN+HLS-VAE", 14.71, 1358.0, _FFVE, _SECOND_HAND),
     ("MTSTAN", 16.81, 1154.36, _FFVE, _SECOND_HAND),
     ("AGCNN", 19.43, 1492.0, _FFVE, _SECOND_HAND),
+    ("BiLSTM", 23.18, 4130.0, _STAR, _SECOND_HAND),
     ("Deep LSTM", 24.49, 4450.0, _FFVE, _SECOND_HAND),
     ("CNN", 30.29, 13600.0, _FFVE, _SECOND_HAND),
 )
