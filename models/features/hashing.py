@@ -18,7 +18,8 @@ from models.records import Channel, Float32Array, FloatArray
 
 HISTORY_REVISION = 3
 _ROWS = 24
-_SAMPLES = 256
+_WAVEFORMS = 4
+_SAMPLES = 4096
 _LIFE = 18
 
 
@@ -60,14 +61,15 @@ def reference_window(spec: FeatureSpecification) -> Windows:
 
 def _rows(spec: FeatureSpecification, channel: Channel, number: int) -> ChannelRows:
     wave = is_waveform(channel)
+    count = _WAVEFORMS if wave else _ROWS
     return ChannelRows(
-        time=1000 * spec.step_ns + np.arange(_ROWS, dtype=np.int64) * (spec.window_ns // _ROWS),
-        value=np.full(_ROWS, np.nan) if wave else _values(channel, number),
-        good=np.arange(_ROWS) % 5 != 3,
-        sample_count=np.full(_ROWS, _SAMPLES if wave else 0, np.int64),
+        time=1000 * spec.step_ns + np.arange(count, dtype=np.int64) * (spec.window_ns // count),
+        value=np.full(count, np.nan) if wave else _values(channel, number),
+        good=np.arange(count) % 5 != 3,
+        sample_count=np.full(count, _SAMPLES if wave else 0, np.int64),
         samples=_samples(number) if wave else np.empty(0, np.float32),
         first=np.zeros(1, np.int64),
-        last=np.full(1, _ROWS, np.int64),
+        last=np.full(1, count, np.int64),
     )
 
 
@@ -79,7 +81,7 @@ def _values(channel: Channel, number: int) -> FloatArray:
 def _samples(number: int) -> Float32Array:
     """Return samples with lines, impacts and a hash for noise, rounded so that every machine has the same."""
     sample = np.arange(_SAMPLES)
-    row = np.arange(_ROWS)[:, None]
+    row = np.arange(_WAVEFORMS)[:, None]
     wave = (
         np.sin(0.05 * (number + 1) * sample + row)
         + 2.0 * np.exp(-0.2 * (sample % 40)) * np.sin(2.1 * sample)

@@ -183,6 +183,7 @@ def test_names_channels_and_units_go_together(spec: FeatureSpecification, full_s
     for many in (feature_names(full_spec), input_names(full_spec), sequence_names(full_spec)):
         assert len(many) == len(set(many)) > 0
     assert extract(full_spec, reference_window(full_spec)).shape == (1, len(feature_names(full_spec)))
+    assert np.isfinite(extract(full_spec, reference_window(full_spec))).all()  # the hash is over every formula
     units = dict(zip(feature_names(full_spec), feature_units(full_spec), strict=True))
     assert units["flow.residual"] == "m³/h"
     assert units["work.value"] == "m³"
