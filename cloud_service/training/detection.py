@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
+from sklearn import config_context
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
@@ -43,6 +44,10 @@ from models.export.components import (
 )
 from models.export.graph import without_missing
 from models.export.parity import Parity, check_parity, gate_rows
+from models.features.baseline import Baseline
+from models.features.inputs import STOP_WINDOWS
+from models.features.names import columns, feature_names, input_names, mean_columns
+from models.features.specification import FeatureSpecification
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 from models.sequence.forecast import past_of, present_of
 from models.sequence.heads import Head, HeadStatistics
@@ -86,7 +91,7 @@ class DetectionSettings:
     changes: tuple[str, ...] = ()
     members: tuple[MemberName, ...] = ("largest", "pca", "forest", "autoencoder")
     combination: Combination = "median"
-    trees: int = 64
+    trees: int = 50
     rows_per_tree: int = 256
     explained: float = 0.85
     hidden_share: float = 0.35
@@ -126,8 +131,8 @@ class HealthyWindows:
 
     @property
     def breaks(self) -> BoolArray:
-        """Where a new run of adjacent windows starts, shape ``(n,)``."""
-        gap = np.diff(self.end_ns, prepend=self.end_ns[:1]) > round(1.5e9 * self.step_s)
+        """Where a new run of windows starts, shape ``(n,)``: after a stop, and with each asset."""
+        gap = np.diff(self.end_ns, prepend=self.end_ns[:1]) > round((STOP_WINDOWS + 0.5) * 1e9 * self.step_s)
         return np.asarray(gap | (np.diff(self.asset, prepend=self.asset[:1] - 1) != 0), np.bool_)
 
 
@@ -172,8 +177,9 @@ def fit_detection(
     """
     rows = without_missing(healthy.inputs)
     fold = _folds(healthy, settings.folds)
-    model = _model(healthy, rows, fold, settings, seed)
-    unseen = _unseen(model, rows, fold, settings, seed)
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # half the time of so many small fits
+        model = _model(healthy, rows, fold, settings, seed)
+        unseen = _unseen(model, rows, fold, settings, seed)
     head, scale, residuals = _forecast(healthy, fold, settings, kernels)
     members = [
         _calibrated(name, unseen[:, place])
@@ -206,6 +212,48 @@ def fit_detection(
     return FittedDetection(
         graph=graph, detection=detection, limits=limits, head=head, scores=scores, parity=parity, model=model
     )
+
+
+def with_accuracy(spec: FeatureSpecification, baseline: Baseline, features: FloatArray, share: float) -> Baseline:
+    """Return *baseline* with no scale finer than what the instruments can tell.
+
+    An instrument is right to a share of its reading, and what it tells in steps may not scatter at all by its median:
+    a scale is at least *share* of the channel's usual reading, and a quarter of the standard deviation.
+
+    Args:
+        spec: Of the features.
+        baseline: As fitted.
+        features: Healthy windows, shape ``(n, f)``.
+        share: Of a reading; a common transmitter is of class 0.5, right to 0.005.
+    """
+    with np.errstate(invalid="ignore"):
+        spread = np.nanstd(features, axis=0) / 4.0 if len(features) else np.zeros(features.shape[1])
+    least = np.fmax(share * np.abs(_readings(spec, baseline)), np.nan_to_num(spread))
+    return replace(baseline, class_scale=tuple(map(tuple, np.fmax(baseline.scales, least).tolist())))
+
+
+def least_strays(spec: FeatureSpecification, baseline: Baseline, share: float) -> FloatArray:
+    """Return what each of the models' inputs strays at least when instruments are right to *share* of their reading.
+
+    In the units of the inputs, shape ``(i,)``; 0 for counts of windows and hours.
+    """
+    own = np.nanmin(share * np.abs(_readings(spec, baseline)) / baseline.scales, axis=0)
+    places = {name: place for place, name in enumerate(feature_names(spec))}
+    found = [places.get(name.partition(":")[0], -1) for name in input_names(spec)]
+    return np.array([np.nan_to_num(own[place]) if place >= 0 else 0.0 for place in found])
+
+
+def _readings(spec: FeatureSpecification, baseline: Baseline) -> FloatArray:
+    """Return the usual reading of each feature's channel, in the feature's unit, shape ``(regimes, f)``; 0 if none."""
+    means = mean_columns(spec)
+    places = [
+        means.get(spec.channels[column.channel].name, place)
+        if column.unit == spec.channels[column.channel].unit
+        else -1
+        for place, column in enumerate(columns(spec))
+    ]
+    usual = np.concatenate([np.array(baseline.class_centre), np.zeros((spec.regimes.count, 1))], axis=1)
+    return np.asarray(np.nan_to_num(usual[:, places]), np.float64)
 
 
 def decisions(detection: Detection, limits: AlarmLimits) -> Callable[[FloatArray], Int64Array]:
