@@ -24,9 +24,12 @@ from models.bundle.contents import (
     CLASSIFIER,
     DETECTION,
     DETECTOR,
+    FAILURE,
     FEATURES,
     GOLDEN,
     LIFE,
+    LIFE_CUT,
+    PROGNOSIS,
     encode_specification,
 )
 from models.bundle.golden import make_golden
@@ -34,12 +37,14 @@ from models.bundle.loaded import LoadedBundle
 from models.bundle.manifest import SCHEMA_VERSION, Lineage, Manifest, Thresholds
 from models.detection.detection import Detection, Member, encode_detection
 from models.export.graph import INPUT, OPSET, finish, missing_as_zero
+from models.failure.modes import FailureModes, encode_failure_modes
 from models.features.baseline import encode_baseline, fit_baseline
 from models.features.extraction import extract
 from models.features.hashing import feature_hash
-from models.features.names import feature_names
+from models.features.names import feature_names, input_names
 from models.features.specification import FeatureSpecification, History
 from models.features.windower import windows_of
+from models.prognosis.prognoses import Offsets, Prognoses, Variant, encode_prognoses
 from models.records import Channel, FloatArray, Observations, Stream
 
 ASSET_CLASS = "test_machine"
@@ -166,7 +171,10 @@ def make_bundle(
         DETECTOR: _detector(specification, gain=1.0),
         DETECTION: encode_detection(DETECTION_FORM),
         CLASSIFIER: _classifier(specification),
+        FAILURE: _failure(specification),
         LIFE: _life(specification),
+        LIFE_CUT: _life(specification),
+        PROGNOSIS: _prognosis(),
     }
     claimed = LoadedBundle.of_parts({**parts, DETECTOR: _detector(specification, gain=golden_gain)}, manifest)
     parts[GOLDEN] = make_golden(claimed, windows.take(np.arange(20, 30)))
@@ -231,9 +239,33 @@ def _classifier(spec: FeatureSpecification) -> bytes:
     return _linear("classifier", weights, [4.0, 0.0, 0.0], "Softmax")
 
 
+def _failure(spec: FeatureSpecification) -> bytes:
+    """Return how the classifier is read: each mode is foretold from a half on, by all inputs alike."""
+    inputs = len(input_names(spec))
+    modes = FailureModes(
+        names=FAILURE_MODES[1:],
+        horizon_h=48.0,
+        thresholds=(0.5,) * (len(FAILURE_MODES) - 1),
+        importance=((1.0 / inputs,) * inputs,) * (len(FAILURE_MODES) - 1),
+        band_low=(-2.0,) * inputs,
+        band_high=(2.0,) * inputs,
+    )
+    return encode_failure_modes(modes)
+
+
 def _life(spec: FeatureSpecification) -> bytes:
-    """Return the graph of 20, 50 and 90 hours, whatever comes in."""
-    return _linear("life", np.zeros((3 * len(feature_names(spec)), 3)), [20.0, 50.0, 90.0], "Identity")
+    """Return the graph of 50 hours, whatever comes in."""
+    return _linear("life", np.zeros((3 * len(feature_names(spec)), 1)), [50.0], "Identity")
+
+
+def _prognosis() -> bytes:
+    """Return that a life is 20, 50 and 90 hours, from the first window on, however much of it is known."""
+    variant = Variant(
+        weights={"trees": 1.0},
+        offsets=Offsets(life_h=(50.0,), p10_h=(-30.0,), p50_h=(0.0,), p90_h=(40.0,)),
+        least_windows=1,
+    )
+    return encode_prognoses(Prognoses(cap_h=1000.0, whole=variant, cut=variant))
 
 
 def _linear(name: str, weights: FloatArray, bias: list[float], last: str) -> bytes:

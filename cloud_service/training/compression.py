@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import lightgbm as lgb
 import numpy as np
@@ -35,6 +35,7 @@ _LEAST_PROBABILITY = 1e-4
 _TURNS, _TURN_S = 3, 0.01
 _PARITY_ROWS = 2000
 
+Rows = TypeVar("Rows")
 Kind = Literal["original", "quantised", "pruned", "distilled"]
 
 
@@ -298,20 +299,24 @@ def distilled(
     )
 
 
-def us_per_row(ask: Callable[[Float32Array], object], rows: Float32Array, batch: int) -> float:
-    """Return the µs of CPU a row takes when *ask* is given *batch* of *rows* at a time; the best of three turns."""
-    some = [rows[start : start + batch] for start in range(0, min(len(rows), 10 * batch) - batch + 1, batch)]
-    some = some or [np.resize(rows, (batch, *rows.shape[1:]))]
-    ask(some[0])
+def us_per_row(ask: Callable[[Rows], object], parts: Sequence[Rows], rows: int) -> float:
+    """Return the µs of CPU a row takes when *ask* is given *parts* of so many *rows* each; the best of three turns."""
+    ask(parts[0])
     best = np.inf
     for _ in range(_TURNS):
         done, begin = 0, time.process_time()
         while (spent := time.process_time() - begin) < _TURN_S or not done:
-            for one in some:
-                ask(one)
-            done += len(some) * batch
+            for part in parts:
+                ask(part)
+            done += len(parts) * rows
         best = min(best, spent / done)
     return best * 1e6
+
+
+def parts_of(rows: Float32Array, size: int) -> list[Float32Array]:
+    """Return up to ten parts of *rows* of that *size*; where there are fewer, rows are repeated."""
+    enough = np.resize(rows, (max(len(rows), size), *rows.shape[1:]))
+    return [enough[start : start + size] for start in range(0, min(len(enough), 10 * size) - size + 1, size)]
 
 
 class _Asked:
@@ -332,7 +337,7 @@ class _Asked:
         self.answers = ask(judge.rows)
         self.metric = float(judge.metric(self.answers))
         self.decisions = judge.decide(self.answers).reshape(len(judge.rows), -1)
-        self.us = tuple(us_per_row(ask, judge.rows, batch) for batch in BATCHES)
+        self.us = tuple(us_per_row(ask, parts_of(judge.rows, batch), batch) for batch in BATCHES)
 
 
 def _measured(asked: _Asked, original: _Asked, judge: Judge, limits: CompressionLimits) -> Measured:

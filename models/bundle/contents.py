@@ -35,7 +35,10 @@ FORECAST_HEAD = "forecast"
 
 REQUIRED = (FEATURES, BASELINES, DETECTOR, DETECTION)
 # Parts that make no sense without each other: where one of a pair is, the other must be.
-TOGETHER = ((KERNELS, HEADS),)
+TOGETHER = ((CLASSIFIER, FAILURE), (KERNELS, HEADS))
+LIFE_GRAPHS = (LIFE, LIFE_CUT, GRU, GRU_CUT)
+"""Of these none makes sense without ``prognosis.json``, which says which of them count."""
+
 # Parts that a gateway keeps on disk and does not read into memory when it loads a bundle.
 ON_DISK_ONLY = frozenset({STATISTICS, GOLDEN, MODEL_CARD})
 

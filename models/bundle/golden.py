@@ -27,6 +27,7 @@ from models.bundle.errors import BundleError, GoldenMismatch
 from models.bundle.loaded import LoadedBundle
 from models.bundle.packed_windows import PackedWindows, pack_windows, unpack_windows
 from models.bundle.scored import Scored, score_prepared
+from models.failure.modes import foretold
 from models.features.history import Histories
 from models.features.names import feature_names, input_names, sequence_names
 from models.features.windows import Windows
@@ -221,14 +222,16 @@ def _check_answers(bundle: LoadedBundle, prepared: Prepared, asked: _Asked, whic
 
 
 def _decided(bundle: LoadedBundle, scored: Scored) -> Int64Array:
-    """Return the decisions on each row, shape ``(n, 5)``: zone, mode named, horizons outlived; -9 where too close."""
+    """Return the decisions on each row, shape ``(n, d)``, -9 where too close: zone, modes, horizons outlived."""
     limits, modes = bundle.manifest.thresholds, bundle.manifest.failure_modes
-    columns = [_clear(lambda output: zones(output, limits), scored.detector_output)]
+    columns = [_clear(lambda output: zones(output, limits)[:, None], scored.detector_output)]
     if scored.probabilities is not None:
-        columns.append(_clear(lambda told: named_modes(told, modes, limits), scored.probabilities))
+        columns.append(_clear(lambda told: named_modes(told, modes, limits)[:, None], scored.probabilities))
+        if (failure := bundle.failure) is not None:
+            columns.append(_clear(lambda told: foretold(failure, told).astype(np.int64), scored.probabilities))
     if scored.life is not None:
-        columns += list(_clear(horizons, scored.life.life_s).T)
-    return np.stack(columns, axis=1)
+        columns.append(_clear(horizons, scored.life.life_s))
+    return np.concatenate(columns, axis=1)
 
 
 def _clear(decide: Callable[[FloatArray], Int64Array], answer: FloatArray) -> Int64Array:

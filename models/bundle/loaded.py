@@ -14,6 +14,7 @@ from models.bundle.contents import (
     CLASSIFIER,
     DETECTION,
     DETECTOR,
+    FAILURE,
     FEATURES,
     FORECAST_HEAD,
     GRU,
@@ -22,8 +23,10 @@ from models.bundle.contents import (
     KERNELS,
     LIFE,
     LIFE_CUT,
+    LIFE_GRAPHS,
     MANIFEST,
     ON_DISK_ONLY,
+    PROGNOSIS,
     REQUIRED,
     SIGNATURE,
     STATISTICS,
@@ -36,10 +39,13 @@ from models.bundle.errors import FeatureHashMismatch, ManifestMismatch
 from models.bundle.manifest import Manifest
 from models.bundle.model import Model
 from models.detection.detection import Detection, decode_detection
+from models.failure.modes import FailureModes, decode_failure_modes
 from models.features.baseline import Baseline, decode_baseline
 from models.features.hashing import feature_hash
 from models.features.names import input_names, sequence_names
 from models.features.specification import FeatureSpecification
+from models.prognosis.life import LIFE_CUT_HEAD, LIFE_HEAD, check_life_models
+from models.prognosis.prognoses import Prognoses, decode_prognoses
 from models.sequence.encoding import decode_heads, decode_statistics
 from models.sequence.heads import MAX_COLUMNS, Head, HeadStatistics
 
@@ -55,10 +61,12 @@ class LoadedBundle:
         detector: Inputs to the outputs of the detector's members, but the sequence model's.
         detection: How they are read.
         classifier: Inputs to the probabilities of ``manifest.failure_modes``, or None.
+        failure: How they are read and explained, or None.
         life: Inputs to the remaining life where it is known from its start, or None.
         life_cut: The same where it is not.
         gru: Sequences to the remaining life, or None.
         gru_cut: The same where the life is not known from its start.
+        prognosis: How lives are put together, or None.
         kernels: Sequences to the kernels that heads are on, or None.
         heads: Linear heads on the kernels, by name.
     """
@@ -69,10 +77,12 @@ class LoadedBundle:
     detector: Model
     detection: Detection
     classifier: Model | None
+    failure: FailureModes | None
     life: Model | None
     life_cut: Model | None
     gru: Model | None
     gru_cut: Model | None
+    prognosis: Prognoses | None
     kernels: Model | None
     heads: Mapping[str, Head]
 
@@ -125,14 +135,18 @@ class LoadedBundle:
             detector=graphs.tabular(DETECTOR, detection.columns),
             detection=detection,
             classifier=graphs.tabular(CLASSIFIER, len(manifest.failure_modes)) if CLASSIFIER in parts else None,
-            life=graphs.tabular(LIFE) if LIFE in parts else None,
-            life_cut=graphs.tabular(LIFE_CUT) if LIFE_CUT in parts else None,
+            failure=decode_failure_modes(parts[FAILURE], spec) if FAILURE in parts else None,
+            life=graphs.tabular(LIFE, 1) if LIFE in parts else None,
+            life_cut=graphs.tabular(LIFE_CUT, 1) if LIFE_CUT in parts else None,
             gru=graphs.sequential(GRU, 1) if GRU in parts else None,
             gru_cut=graphs.sequential(GRU_CUT, 1) if GRU_CUT in parts else None,
+            prognosis=decode_prognoses(parts[PROGNOSIS]) if PROGNOSIS in parts else None,
             kernels=graphs.sequential(KERNELS) if KERNELS in parts else None,
             heads=heads,
         )
+        _check_modes(bundle)
         _check_heads(bundle)
+        check_life_models(bundle)
         return bundle
 
 
@@ -177,6 +191,8 @@ class _Graphs:
 def _check_parts(parts: Mapping[str, bytes], manifest: Manifest) -> None:
     missing = [name for name in REQUIRED if name not in parts]
     missing += [name for pair in TOGETHER for name in pair if name not in parts and any(one in parts for one in pair)]
+    if PROGNOSIS not in parts and any(name in parts for name in LIFE_GRAPHS):
+        missing.append(PROGNOSIS)
     if missing:
         raise _mismatch(manifest, f"{', '.join(missing)} is missing")
     if (CLASSIFIER in parts) != bool(manifest.failure_modes):
@@ -194,6 +210,12 @@ def _check_features(spec: FeatureSpecification, manifest: Manifest) -> None:
         )
 
 
+def _check_modes(bundle: LoadedBundle) -> None:
+    """Check that manifest and failure modes name the same, ``normal`` before them."""
+    if bundle.failure is not None and bundle.manifest.failure_modes != ("normal", *bundle.failure.names):
+        raise ValueError(f"the manifest names failure modes {bundle.manifest.failure_modes}, {FAILURE} others")
+
+
 def _check_heads(bundle: LoadedBundle) -> None:
     """Check that heads are on as many kernels as there are."""
     kernels = 0 if bundle.kernels is None else bundle.kernels.columns
@@ -202,6 +224,8 @@ def _check_heads(bundle: LoadedBundle) -> None:
     for name, head in bundle.heads.items():
         if len(head.weights) != kernels:
             raise ValueError(f"head {name!r} is on {len(head.weights)} kernels, and there are {kernels}")
+        if name in {LIFE_HEAD, LIFE_CUT_HEAD} and head.bias.size != 1:
+            raise ValueError(f"head {name!r} tells {head.bias.size} lives, not one")
     if bundle.detection.has_sequence:
         foretold = bundle.heads[FORECAST_HEAD].bias.size if FORECAST_HEAD in bundle.heads else 0
         scales, channels = len(bundle.detection.forecast_scale), len(sequence_names(bundle.specification))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from onnx import helper, load_model_from_string
@@ -19,7 +19,14 @@ _ENSEMBLES = frozenset({"TreeEnsembleRegressor", "TreeEnsembleClassifier"})
 _LEAF = b"LEAF"
 
 
-def golden_rows(spec: FeatureSpecification, parts: Mapping[str, bytes], training: Prepared, *, seed: int) -> Prepared:
+def golden_rows(
+    spec: FeatureSpecification,
+    parts: Mapping[str, bytes],
+    training: Prepared,
+    *,
+    seed: int,
+    splits: Sequence[tuple[int, float]] = (),
+) -> Prepared:
     """Return rows for ``models.bundle.golden.make_golden``.
 
     They are training rows, training rows on splits of the shipped graphs' trees and beside them, rows with every fifth
@@ -30,15 +37,17 @@ def golden_rows(spec: FeatureSpecification, parts: Mapping[str, bytes], training
         parts: The bundle's, by file name.
         training: What models were trained on; rows are drawn from it.
         seed: Of the draws.
+        splits: Of models that scale their inputs first, as ``(input, threshold)``: their graphs' own are of what comes
+            after the scaling.
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(training), min(len(training), ROWS_OF_TRAINING), replace=False))
     kinds = [training.inputs[rows]]
     width = training.inputs.shape[1]
-    for name in sorted(parts):
-        splits = [split for split in graph_splits(parts[name]) if split[0] < width] if name.endswith(".onnx") else []
-        if splits:
-            chosen = [splits[number] for number in rng.choice(len(splits), SPLITS_OF_A_GRAPH)]
+    of_graphs = [graph_splits(parts[name]) for name in sorted(parts) if name.endswith(".onnx")]
+    for known in (list(splits), *of_graphs):
+        if asked := [split for split in known if split[0] < width]:
+            chosen = [asked[number] for number in rng.choice(len(asked), SPLITS_OF_A_GRAPH)]
             kinds.append(beside_splits(training.inputs, chosen, rng))
     holes = training.inputs[rows].copy()
     holes[rng.random(holes.shape) < 0.2] = np.nan

@@ -76,7 +76,7 @@ def byte_weights(graph: bytes) -> bytes:
 
 
 def fewer_trees(graph: bytes, share: float, *, averaged: bool = False) -> bytes:
-    """Return *graph* with the first *share*, 0 to 1, of the trees of each of its ensembles, at least one a class.
+    """Return *graph* with the first *share*, 0 to 1, of the trees of each of its targets, at least one.
 
     Args:
         graph: With at least one tree ensemble.
@@ -88,19 +88,25 @@ def fewer_trees(graph: bytes, share: float, *, averaged: bool = False) -> bytes:
     """
 
     def kept(attributes: dict[str, Any], prefix: str) -> dict[str, Any]:
-        trees = np.array(attributes["nodes_treeids"])
-        classes = 1 if prefix == "target" else max(len(set(attributes["class_ids"])), 1)
-        count = len(np.unique(trees))
-        keep = min(count, max(classes, classes * round(share * count / classes)))
-        inside = np.isin(trees, np.unique(trees)[:keep])
-        leaves = np.isin(np.array(attributes[f"{prefix}_treeids"]), np.unique(trees)[:keep])
+        leaves = np.array(attributes[f"{prefix}_treeids"])
+        trees, first = np.unique(leaves, return_index=True)
+        target = np.array(attributes[f"{prefix}_ids"])[first]
+        keep, weight = np.zeros(len(trees), np.bool_), np.ones(len(trees))
+        for own in np.unique(target):
+            mine = np.flatnonzero(target == own)
+            count = max(1, round(share * len(mine)))
+            keep[mine[:count]] = True
+            weight[mine] = len(mine) / count
+        inside = np.isin(attributes["nodes_treeids"], trees[keep])
+        left = np.isin(leaves, trees[keep])
         changed = {name: _where(values, inside) for name, values in attributes.items() if name.startswith("nodes_")}
         changed |= {
-            name: _where(attributes[name], leaves)
+            name: _where(attributes[name], left)
             for name in (f"{prefix}_treeids", f"{prefix}_nodeids", f"{prefix}_ids", f"{prefix}_weights")
         }
         if averaged:
-            changed[f"{prefix}_weights"] = [weight * count / keep for weight in changed[f"{prefix}_weights"]]
+            more = weight[np.searchsorted(trees, changed[f"{prefix}_treeids"])]
+            changed[f"{prefix}_weights"] = (np.array(changed[f"{prefix}_weights"]) * more).tolist()
         return changed
 
     return _with_ensembles(graph, kept)

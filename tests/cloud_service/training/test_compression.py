@@ -17,6 +17,7 @@ from cloud_service.training.compression import (
     compress,
     distilled,
     kernel_variants,
+    parts_of,
     us_per_row,
     variants_of,
 )
@@ -194,11 +195,20 @@ def test_the_report_is_a_table_and_a_record(report: Compression) -> None:
     assert again == report
 
 
+def test_rows_are_repeated_where_there_are_too_few() -> None:
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+    assert [part.tolist() for part in parts_of(rows, 4)] == [[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [0.0, 1.0]]]
+    assert len(parts_of(rows, 1)) == 3
+
+
 def test_time_is_told_a_row() -> None:
     """A row costs the same however many are asked together, when all the work is by row."""
     work = np.random.default_rng(1).normal(size=(80, 80))
     rows = np.zeros((200, 6), np.float32)
 
-    alone, batched = (us_per_row(lambda some: [work @ work for _ in some], rows, batch) for batch in (1, 4))
+    alone, batched = (
+        us_per_row(lambda some: [work @ work for _ in some], parts_of(rows, batch), batch) for batch in (1, 4)
+    )
 
     assert 0.2 < alone / batched < 5.0

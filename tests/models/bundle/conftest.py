@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,11 +16,14 @@ from models.bundle.contents import (
     CLASSIFIER,
     DETECTION,
     DETECTOR,
+    FAILURE,
     FEATURES,
     GOLDEN,
     HEADS,
     KERNELS,
     LIFE,
+    LIFE_CUT,
+    PROGNOSIS,
     STATISTICS,
     encode_specification,
 )
@@ -29,6 +33,7 @@ from models.bundle.manifest import SCHEMA_VERSION, Lineage, Manifest, Thresholds
 from models.detection.detection import SEQUENCE, Detection, Member, encode_detection
 from models.export.golden_rows import golden_rows
 from models.export.graph import INPUT, finish, missing_as_zero
+from models.failure.modes import FailureModes, encode_failure_modes
 from models.features.baseline import Baseline, encode_baseline
 from models.features.extraction import extract
 from models.features.hashing import feature_hash, reference_window
@@ -36,10 +41,19 @@ from models.features.history import Histories
 from models.features.names import feature_names, input_names, sequence_names
 from models.features.specification import FeatureSpecification, History
 from models.features.windows import Windows
+from models.prognosis.prognoses import Offsets, Prognoses, Variant, encode_prognoses
 from models.records import Channel
 from models.scoring import prepare
 from models.sequence.encoding import encode_heads, encode_statistics
-from models.sequence.heads import HeadStatistics
+from models.sequence.heads import Head, HeadStatistics
+
+_OFFSETS = Offsets(life_h=(0.0,), p10_h=(-40.0,), p50_h=(0.0,), p90_h=(50.0,))
+# Of a whole life the trees tell; of others, from the second window on, trees and kernels, each half.
+PROGNOSES = Prognoses(
+    cap_h=1000.0,
+    whole=Variant(weights={"trees": 1.0}, offsets=_OFFSETS, least_windows=1),
+    cut=Variant(weights={"trees": 0.5, "kernels": 0.5}, offsets=_OFFSETS, least_windows=2),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +141,13 @@ def graphs(spec: FeatureSpecification) -> dict[str, bytes]:
     matrix = helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.ravel().tolist())
     product = helper.make_node("MatMul", ["present", "weights"], ["product"])
     classifier = [*clean, product, helper.make_node("Softmax", ["product"], ["probabilities"], axis=1)]
-    hours = helper.make_tensor("hours", TensorProto.FLOAT, [3], [10.0, 100.0, 50.0])
-    life = [*clean, product, helper.make_node("Add", ["product", "hours"], ["life"])]
+    hours = helper.make_tensor("hours", TensorProto.FLOAT, [1], [50.0])
+    slope = helper.make_tensor("slope", TensorProto.FLOAT, [inputs, 1], weights[:, 1].tolist())
+    life = [
+        *clean,
+        helper.make_node("MatMul", ["present", "slope"], ["more"]),
+        helper.make_node("Add", ["more", "hours"], ["life"]),
+    ]
 
     def made(name: str, nodes: list[NodeProto], constants: list[TensorProto], output: str, columns: int) -> bytes:
 
@@ -141,16 +160,29 @@ def graphs(spec: FeatureSpecification) -> dict[str, bytes]:
     sequences = np.random.default_rng(1).normal(size=(100, len(sequence_names(spec)), 6)).astype(np.float32)
     kernels = make_kernels(sequences.shape[1], 6, 100, 1, sequences)
     sums = HeadStatistics.of(kernel_features(kernels, sequences), sequences[:, :2, -1].astype(np.float64))
+    late = Head(weights=np.zeros((sums.columns, 1)), bias=np.array([70.0]))
     return {
         KERNELS: kernels,
-        HEADS: encode_heads({"forecast": sums.solve(1.0)}),
+        HEADS: encode_heads({"forecast": sums.solve(1.0), "life_cut": late}),
         STATISTICS: encode_statistics({"forecast": sums}),
         DETECTION: encode_detection(
             Detection(members=(largest, unforeseen), combination="max", forecast_scale=(1.0, 1.0))
         ),
         DETECTOR: made("detector", detector, zero, "score", 1),
+        FAILURE: encode_failure_modes(
+            FailureModes(
+                names=("leak", "imbalance"),
+                horizon_h=24.0,
+                thresholds=(0.4, math.inf),
+                importance=((1.0 / inputs,) * inputs,) * 2,
+                band_low=(-1.0,) * inputs,
+                band_high=(1.0,) * inputs,
+            )
+        ),
         CLASSIFIER: made("classifier", classifier, [*zero, matrix], "probabilities", 3),
-        LIFE: made("life", life, [*zero, matrix, hours], "life", 3),
+        LIFE: made("life", life, [*zero, slope, hours], "life", 1),
+        LIFE_CUT: made("life", life, [*zero, slope, hours], "life", 1),
+        PROGNOSIS: encode_prognoses(PROGNOSES),
     }
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from onnx import load_model_from_string
 
 from models.bundle.archive import pack, unpack_verified
-from models.bundle.contents import CLASSIFIER, GOLDEN
+from models.bundle.contents import GOLDEN, LIFE
 from models.bundle.errors import GoldenMismatch
 from models.bundle.golden import MAX_WINDOWS, check_golden, make_golden, run_golden
 from models.bundle.loaded import LoadedBundle
 from models.bundle.scored import score
+from models.export.graph import sealed
 from models.export.parity import FAR
 from models.features import extraction, plain
 from models.features.history import Histories
@@ -52,8 +54,11 @@ def test_as_a_program_it_says_why(release: Any, tmp_path: Path) -> None:
 
 def test_another_model_is_noticed(release: Any, tmp_path: Path) -> None:
     """Even when it is signed and fits."""
+    model = load_model_from_string(release.parts[LIFE])
+    hours = next(constant for constant in model.graph.initializer if constant.name == "hours")
+    hours.float_data[0] = 51.0
     with pytest.raises(GoldenMismatch, match="life at"):
-        run_golden(unpacked(release, tmp_path / "into", life=release.parts[CLASSIFIER]))
+        run_golden(unpacked(release, tmp_path / "into", life=sealed(model)))
 
 
 def test_another_feature_is_noticed(release: Any, folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,15 @@ from models.bundle.contents import (
     CLASSIFIER,
     DETECTION,
     DETECTOR,
+    FAILURE,
     FEATURES,
     GOLDEN,
     HEADS,
     KERNELS,
     LIFE,
+    LIFE_CUT,
     MANIFEST,
+    PROGNOSIS,
     STATISTICS,
     encode_specification,
 )
@@ -44,7 +47,11 @@ def test_a_bundle_loads_from_its_folder(folder: Callable[[], Path]) -> None:
 
 
 def test_classifier_and_life_may_be_absent(release: Any) -> None:
-    parts = {name: data for name, data in release.parts.items() if name not in {CLASSIFIER, LIFE}}
+    parts = {
+        name: data
+        for name, data in release.parts.items()
+        if name not in {CLASSIFIER, FAILURE, LIFE, LIFE_CUT, PROGNOSIS}
+    }
 
     bundle = LoadedBundle.of_parts(parts, replace(release.manifest, failure_modes=()))
 
@@ -94,9 +101,9 @@ def test_parts_that_do_not_fit_are_refused(release: Any) -> None:
 
 
 def test_a_graph_with_other_outputs_is_refused(release: Any) -> None:
-    """The life model gives three columns, the detector has one member."""
+    """The classifier gives three columns, the detector's graph has one member."""
     with pytest.raises(ManifestMismatch, match=r"detector.onnx takes rows of .* gives 3 columns"):
-        LoadedBundle.of_parts({**release.parts, DETECTOR: release.parts[LIFE]}, release.manifest)
+        LoadedBundle.of_parts({**release.parts, DETECTOR: release.parts[CLASSIFIER]}, release.manifest)
 
 
 def test_a_graph_that_says_another_shape_than_it_gives_is_refused(release: Any) -> None:
@@ -125,6 +132,24 @@ def test_all_parts_load(release: Any) -> None:
 HOSTILE: dict[str, dict[str, bytes | str | None]] = {
     "heads without kernels": {KERNELS: None},
     "kernels without heads": {HEADS: None},
+    "probabilities without how they are read": {FAILURE: None},
+    "failure modes that are none": {FAILURE: b"{}"},
+    "other failure modes than the manifest's": {FAILURE: "renamed"},
+    "lives that nobody can read": {PROGNOSIS: None},
+    "a prognosis that is none": {PROGNOSIS: b"{}"},
+    "a prognosis without its trees": {LIFE: None},
+    "a life of three columns": {LIFE: "classifier.onnx"},
+    "a prognosis without its head": {
+        HEADS: encode_heads({"forecast": Head(weights=np.ones((108, 2)), bias=np.ones(2))})
+    },
+    "a head of two lives": {
+        HEADS: encode_heads(
+            {
+                "forecast": Head(weights=np.ones((108, 2)), bias=np.ones(2)),
+                "life_cut": Head(weights=np.ones((108, 2)), bias=np.ones(2)),
+            }
+        )
+    },
     "no detection": {DETECTION: None},
     "heads that are none": {HEADS: b"\xc1"},
     "heads on fewer kernels": {HEADS: encode_heads({"life": Head(weights=np.ones((7, 1)), bias=np.ones(1))})},
@@ -159,7 +184,9 @@ def test_hostile_parts_are_refused(release: Any, kind: str) -> None:
         if data is None:
             del parts[name]
         elif data == "code":
-            parts[name] = parts[name].replace(b"ReduceMax", b"PythonOpX"[:9])
+            parts[name] = parts[name].replace(b"ReduceMax", b"PythonOpX")
+        elif data == "renamed":
+            parts[name] = parts[name].replace(b"leak", b"tear")
         else:
             parts[name] = release.parts[data] if isinstance(data, str) else data
 
@@ -177,7 +204,7 @@ def test_sequence_models_need_features_with_sequences(release: Any) -> None:
     largest = Member(name="largest", outputs=(0.0, 1.0), decades=(0.0, 1.0), slope=1.0)
     parts = {**release.parts, FEATURES: encode_specification(spec), DETECTOR: detector}
     parts[DETECTION] = encode_detection(Detection(members=(largest,)))
-    del parts[CLASSIFIER], parts[LIFE]
+    del parts[CLASSIFIER], parts[FAILURE], parts[LIFE], parts[LIFE_CUT], parts[PROGNOSIS]
     manifest = replace(release.manifest, failure_modes=(), feature_hash=feature_hash(spec))
 
     with pytest.raises(ManifestMismatch, match="features have none"):

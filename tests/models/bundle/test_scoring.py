@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.bundle.contents import CLASSIFIER, LIFE
+from models.bundle.contents import CLASSIFIER, FAILURE, LIFE, LIFE_CUT, PROGNOSIS
 from models.bundle.loaded import LoadedBundle
 from models.bundle.scored import score
 from models.detection.contribution import top_channels
 from models.detection.detector import member_outputs
 from models.features.history import Histories
 from models.features.windows import Windows
+from models.records import Basis
 from models.scoring import prepare
 from models.sequence.forecast import past_of
 
@@ -42,20 +43,29 @@ def test_what_the_sequence_model_did_not_foresee_is_a_member(release: Any) -> No
     assert outputs[:, 1] == pytest.approx(np.sqrt((missed**2).mean(axis=1)), rel=1e-5)
 
 
-def test_life_is_in_seconds_and_in_order(release: Any) -> None:
-    """The graph says 10, 100, 50 hours at no deviation; the order is made here."""
+def test_life_is_told_in_seconds_with_what_it_rests_on(release: Any) -> None:
+    """The trees say 50 hours at no deviation, the kernels 70; whole lives are told by the trees alone."""
     bundle = release.loaded
-    life = score(bundle, Histories(bundle.specification), release.windows).life
+    histories = Histories(bundle.specification)
+    histories.begin_life("reference", 0)
+    whole = score(bundle, histories, release.windows).life
+    cut = score(bundle, Histories(bundle.specification), release.windows).life
 
-    assert life is not None
-    life_s = life.life_s
-    assert life_s[0] == pytest.approx([36_000.0, 180_000.0, 360_000.0])
-    assert (np.diff(life_s, axis=1) >= 0.0).all()
-    assert (life_s >= 0.0).all()
+    assert whole is not None
+    assert whole.life_s[0] == pytest.approx([36_000.0, 180_000.0, 360_000.0])
+    assert set(whole.basis) == {Basis.WHOLE_HISTORY}
+    assert cut is not None
+    assert np.isnan(cut.life_s[0]).all()
+    assert list(cut.basis) == [Basis.NOT_ENOUGH_DATA] + [Basis.CUT_HISTORY] * 5
+    assert cut.life_s[1:, 1] == pytest.approx((whole.life_s[1:, 1] + 70 * 3600.0) / 2.0)
 
 
 def test_absent_models_say_nothing(release: Any) -> None:
-    parts = {name: data for name, data in release.parts.items() if name not in {CLASSIFIER, LIFE}}
+    parts = {
+        name: data
+        for name, data in release.parts.items()
+        if name not in {CLASSIFIER, FAILURE, LIFE, LIFE_CUT, PROGNOSIS}
+    }
     bundle = LoadedBundle.of_parts(parts, replace(release.manifest, failure_modes=()))
 
     scored = score(bundle, Histories(bundle.specification), release.windows)

@@ -84,6 +84,31 @@ def test_fewer_trees_of_a_classifier_keep_as_many_of_each_class() -> None:
     assert trees_of(fewer_trees(graph, 0.35)) == 21
 
 
+def test_fewer_trees_keep_as_many_of_each_target() -> None:
+    """Several boosters in one operator: none loses all of its trees because it came last."""
+    columns: dict[str, list[Any]] = {
+        "nodes_treeids": [0, 1, 2, 3],
+        "nodes_nodeids": [0] * 4,
+        "nodes_featureids": [0] * 4,
+        "nodes_modes": ["LEAF"] * 4,
+        "nodes_values": [0.0] * 4,
+        "nodes_truenodeids": [0] * 4,
+        "nodes_falsenodeids": [0] * 4,
+        "target_treeids": [0, 1, 2, 3],
+        "target_nodeids": [0] * 4,
+        "target_ids": [0, 0, 1, 1],
+        "target_weights": [1.0, 10.0, 100.0, 1000.0],
+    }
+    node = helper.make_node(
+        "TreeEnsembleRegressor", ["features"], ["answer"], domain="ai.onnx.ml", n_targets=2, **columns
+    )
+    graph = finish("both", [node], [], inputs=8, output="answer", columns=2)
+
+    assert answers(graph)[0].tolist() == [11.0, 1100.0]
+    assert answers(fewer_trees(graph, 0.5))[0].tolist() == [1.0, 100.0]
+    assert answers(fewer_trees(graph, 0.5, averaged=True))[0].tolist() == [2.0, 200.0]
+
+
 def test_fewer_trees_of_a_forest_are_read_as_the_same_mean() -> None:
     """Control: without that, half the depth reads as twice the deviation."""
     graph = export_isolation_forest(IsolationForest(n_estimators=60, random_state=1).fit(ROWS), inputs=8)
