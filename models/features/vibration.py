@@ -250,13 +250,14 @@ def velocity_rms_mm_s(zones: VelocityZones, factor: float) -> WaveformFunction:
 
     def velocity(waveforms: Waveforms) -> FloatArray:
         count = waveforms.samples.shape[1]
-        frequency = np.arange(count // 2 + 1) * (waveforms.sample_rate_hz / count)
-        inside = (frequency >= zones.low_hz) & (frequency <= zones.high_hz)
-        if count * zones.low_hz < waveforms.sample_rate_hz or not inside.any():
+        step_hz = waveforms.sample_rate_hz / count
+        inside = slice(math.ceil(zones.low_hz / step_hz), math.floor(zones.high_hz / step_hz) + 1)
+        lines = waveforms.power[:, inside]
+        if count * zones.low_hz < waveforms.sample_rate_hz or not lines.size:
             return np.full(len(waveforms.samples), np.nan)
-        lines = waveforms.power[:, inside] / (2.0 * np.pi * frequency[inside]) ** 2
-        mean_square = 2.0 * lines.sum(axis=1) / (count * (waveforms.taper**2).sum())
-        return np.asarray(1e3 * factor * np.sqrt(mean_square), np.float64)
+        frequency_hz = (inside.start + np.arange(lines.shape[1])) * step_hz
+        total = (lines / (2.0 * np.pi * frequency_hz) ** 2).sum(axis=1)
+        return np.asarray(1e3 * factor * np.sqrt(2.0 * total / (count * (waveforms.taper**2).sum())), np.float64)
 
     return velocity
 
