@@ -22,8 +22,10 @@ def detect(bundle: LoadedBundle, prepared: Prepared) -> FloatArray:
 def member_outputs(bundle: LoadedBundle, prepared: Prepared) -> FloatArray:
     """Return what each member of the detector says, shape ``(n, members)``, in the order of ``bundle.detection``."""
     outputs = bundle.detector(prepared.inputs)
-    if not bundle.detection.has_sequence or bundle.kernels is None or prepared.sequences is None:
+    if not bundle.detection.has_sequence:
         return outputs
+    if bundle.kernels is None or prepared.sequences is None:
+        return np.column_stack([outputs, np.full(len(outputs), np.nan)])
     scale = np.array(bundle.detection.forecast_scale)
     residuals = forecast_residuals(
         bundle.heads[FORECAST_HEAD],
