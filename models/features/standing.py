@@ -121,7 +121,7 @@ def decode_standing(spec: FeatureSpecification, state: bytes) -> tuple[WindowCou
     """
     try:
         saved = msgspec.msgpack.decode(state, type=_Saved)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FeatureError(f"{spec.asset_class}: saved windows do not decode ({error}); start anew") from error
     if saved.key != _key(spec):
         raise FeatureError(f"{spec.asset_class}: saved windows are of another specification; start anew")

@@ -36,7 +36,7 @@ from models.features.windows import Windows
 from models.records import BoolArray, Int64Array, Observations, Stream, is_good
 
 _MAX_INBOX_ROWS = 1_000_000
-# Rows of an asset beyond `MAX_ASSET_ROWS` are looked at by no window; so many more are let lie before they are removed.
+# Of an asset, so many rows more than windows look at are let lie before they are removed.
 _SLACK_ROWS = MAX_ASSET_ROWS // 4
 _OTHERS = -1
 _UNSEEN = -2
@@ -76,28 +76,26 @@ class Windower:
         before = self._standing.take(slice(None))
         rows = self._advance(rows, asset)
         closing = self._closing(asset, rows.time)
-        if not closing.size:
-            self._keep(rows, asset)
-            return self._none
-        closes = np.zeros(len(self._assets), np.bool_)
-        closes[closing] = True
-        ours = closes[asset]
-        if not ours.all():
-            self._keep(rows.take(~ours), asset[~ours])
-            rows, asset = rows.take(ours), asset[ours]
-        return self._close(closing, before.take(closing), asset, rows)
+        if closing.size:
+            closes = np.zeros(len(self._assets), np.bool_)
+            closes[closing] = True
+            closes = closes[asset]
+            windows = self._close(closing, before.take(closing), asset[closes], rows.take(closes))
+            rows, asset = rows.take(~closes), asset[~closes]
+        else:
+            windows = self._none
+        self._keep(rows, asset)
+        return windows
 
     @property
     def counters(self) -> WindowCounters:
         """What the windower did since it first started from nothing."""
-        self._flush()
-        self._give_up(MAX_ASSET_ROWS)
-        return replace(self._counters)
+        return self._counters_and_rows()[0]
 
     def state(self) -> bytes:
         """Return all that the next windows depend on, for `restore`."""
-        counters = self.counters  # which leaves nothing in the inbox
-        return encode_standing(self.spec, counters, self._standing, self._store.rows())
+        counters, rows = self._counters_and_rows()
+        return encode_standing(self.spec, counters, self._standing, rows)
 
     def restore(self, state: bytes) -> None:
         """Go on where the windower that gave *state* was.
@@ -207,26 +205,42 @@ class Windower:
             self._counters.late_rows += int(np.count_nonzero(behind))
             needed = ~behind | (rows.time >= next_end - self.spec.window_ns)
             rows, asset = rows.take(needed), asset[needed]
+        if not len(rows):
+            return
         self._inbox.append(rows)
         self._inbox_rows += len(rows)
         self._kept += self._by_asset(asset)
+        # Only now: rows that came with these may have closed windows that still look at what is then given up.
         if self._inbox_rows > _MAX_INBOX_ROWS:
             self._flush()
-            self._give_up(MAX_ASSET_ROWS + _SLACK_ROWS)
+            self._give_up()
 
     def _flush(self) -> None:
         if self._inbox:
             self._store.add(Rows.concatenate(self._inbox))
             self._inbox, self._inbox_rows = [], 0
 
-    def _give_up(self, limit: int) -> None:
-        """Let go of the oldest rows of assets that have more than *limit*."""
-        crowded = np.flatnonzero(self._kept > limit)
+    def _give_up(self) -> None:
+        """Let go of what is given up of assets that hold too much of it."""
+        crowded = np.flatnonzero(self._kept > MAX_ASSET_ROWS + _SLACK_ROWS)
         if crowded.size:
             rows, _ = self._store.take_out(crowded)
-            held = rows.number + MAX_ASSET_ROWS >= self._standing.count[rows.place // len(self._channels)]
-            self._counters.dropped_rows += int(np.count_nonzero(~held))
-            self._hold(crowded, rows.take(held).packed())
+            given_up = self._given_up(rows)
+            self._counters.dropped_rows += int(np.count_nonzero(given_up))
+            self._hold(crowded, rows.take(~given_up).packed())
+
+    def _given_up(self, rows: Rows) -> BoolArray:
+        """Return which of *rows* no window will look at, so many of their asset have come since."""
+        count = self._standing.count[rows.place // len(self._channels)]
+        return np.asarray(rows.number < count - MAX_ASSET_ROWS, np.bool_)
+
+    def _counters_and_rows(self) -> tuple[WindowCounters, Rows]:
+        """Return the counters, and the rows that windows may still look at."""
+        self._flush()
+        rows = self._store.rows()
+        given_up = self._given_up(rows)
+        dropped = self._counters.dropped_rows + int(np.count_nonzero(given_up))
+        return replace(self._counters, dropped_rows=dropped), rows.take(~given_up) if given_up.any() else rows
 
     def _close(self, closing: NDArray[np.intp], before: Standing, asset: Int32Array, rows: Rows) -> Windows:
         """Return the windows of the assets *closing*, which stood at *before*, when *rows*, of *asset*, come."""

@@ -16,32 +16,6 @@ from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """The observations of one asset with ``start_ns <= time < end_ns``, by channel in the specification's order.
-
-    Attributes:
-        asset_id: Whose they are.
-        start_ns: Start, ns since 1970 UTC, inclusive.
-        end_ns: End, exclusive.
-        times: Source times of each channel's observations, ascending.
-        values: Their values; NaN for waveforms.
-        good: Which of them are good: status Good, and a finite value or finite samples.
-        waveforms: Their samples; no entry for plain channels.
-        good_share: Mean over the channels of good observations against all, or against those expected if these are
-            more, 0 to 1.
-    """
-
-    asset_id: str
-    start_ns: int
-    end_ns: int
-    times: tuple[Int64Array, ...]
-    values: tuple[FloatArray, ...]
-    good: tuple[BoolArray, ...]
-    waveforms: tuple[tuple[Float32Array, ...], ...]
-    good_share: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class ChannelRows:
     """The observations of one channel that windows hold: asset by asset, by time in each.
 

@@ -1,186 +1,112 @@
-"""Windows are a function of the log alone: pages, restarts and late rows change nothing that is closed."""
+"""Windows as columns: tables, selections and joins keep what each window holds."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.features.extraction import extract
 from models.features.specification import FeatureError, FeatureSpecification
 from models.features.windower import Windower, windows_of
-from models.features.windows import Windows, good_shares, typical_counts
-from models.records import Observations, Stream
+from models.features.windows import Windows, good_shares, typical_counts, windows_of_table
+from models.records import Channel, FloatArray, Int64Array, Observations, Stream
+from tests.models.features.slow_windower import contents
 
 Recording = Callable[..., Observations]
-HOUR_NS = 3_600_000_000_000
+CYCLE_NS = 60_000_000_000
 
 
-def pages(observations: Observations, cuts: Iterable[int]) -> list[Observations]:
-    bounds = [0, *sorted(cut % (len(observations) + 1) for cut in cuts), len(observations)]
-    return [observations.take(np.arange(first, last)) for first, last in pairwise(bounds)]
+@pytest.fixture(scope="module")
+def cycles() -> FeatureSpecification:
+    """Two channels told once a cycle of a minute."""
+    return FeatureSpecification(
+        asset_class="engine",
+        channels=tuple(Channel(name=name, unit="", low=0.0, high=1.0) for name in ("t2", "ps30")),
+        window_s=60.0,
+        step_s=60.0,
+        late_s=60.0,
+    )
 
 
-def same(ours: Windows, theirs: Windows) -> bool:
-    """Return whether both hold the same windows of each asset, bit by bit."""
-
-    def keys(windows: Windows) -> list[tuple[object, ...]]:
-        names = windows.asset_id_of_rows
-        heads = zip(names, windows.start_ns.tolist(), windows.end_ns.tolist(), windows.good_share.tolist(), strict=True)
-        return sorted((*head, *contents(windows, row)) for row, head in enumerate(heads))
-
-    return keys(ours) == keys(theirs)
-
-
-def contents(windows: Windows, row: int) -> list[bytes]:
-    """Return all that one window holds, as bytes."""
-    found = []
-    for channel in windows.channels:
-        rows = slice(int(channel.first[row]), int(channel.last[row]))
-        last = np.cumsum(channel.sample_count)
-        first = last - channel.sample_count
-        samples = [channel.samples[first[one] : last[one]] for one in range(rows.start, rows.stop)]
-        columns = (channel.time, channel.value, channel.good, channel.sample_count)
-        found += [*(column[rows].tobytes() for column in columns), *(one.tobytes() for one in samples)]
-    return found
-
-
-def of_asset(windows: Windows, asset_id: str) -> Windows:
-    return windows.take(np.array([name == asset_id for name in windows.asset_id_of_rows], np.bool_))
+def table(rows: int, seed: int) -> tuple[Int64Array, Int64Array, FloatArray]:
+    """Return asset, end and values of some cycles of three assets, by time, some values missing or infinite."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(rows * 3, 2))
+    values[rng.random(values.shape) < 0.2] = np.nan
+    values[rng.random(values.shape) < 0.05] = np.inf
+    end_ns = np.repeat(np.arange(1, rows + 1) * CYCLE_NS, 3)
+    return np.tile(np.arange(3), rows), end_ns, values
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    cuts=st.lists(st.integers(0, 10_000), max_size=12),
-    seed=st.integers(0, 50),
-    shuffle_rows=st.sampled_from([0, 10, 80]),
-    restart=st.booleans(),
-)
-def test_pages_and_restarts_make_no_difference(
-    spec: FeatureSpecification, recording: Recording, cuts: list[int], seed: int, shuffle_rows: int, *, restart: bool
+@given(rows=st.integers(2, 8), seed=st.integers(0, 100), page=st.integers(1, 7))
+def test_a_table_gives_the_windows_of_the_same_rows_as_a_log(
+    cycles: FeatureSpecification, rows: int, seed: int, page: int
 ) -> None:
-    """Rows in the same order, late ones among them, give the same windows however they are cut, with restarts too."""
-    observations = recording(seed=seed, bad_share=0.1, shuffle_rows=shuffle_rows)
-    whole = Windower(spec)
-    expected = whole.push(observations)
-
-    windower, made = Windower(spec), []
-    for page in pages(observations, cuts):
-        made.append(windower.push(page))
-        if restart:
-            state = windower.state()
-            windower = Windower(spec)
-            windower.restore(state)
-
-    assert len(expected)
-    assert same(Windows.concatenate(made), expected)
-    assert windower.counters == whole.counters
-
-
-def test_losing_the_state_would_show(spec: FeatureSpecification, recording: Recording) -> None:
-    """Control for the above: a restart that forgets gives other windows."""
-    observations = recording()
-    first, second = pages(observations, [len(observations) // 2])
-
-    forgetful = Windows.concatenate([Windower(spec).push(first), Windower(spec).push(second)])
-
-    assert not same(forgetful, Windower(spec).push(observations))
-
-
-def test_windows_end_at_steps_and_hold_what_lies_inside(spec: FeatureSpecification, recording: Recording) -> None:
-    windows = windows_of(spec, recording(hours=6), ["a-1"])
-
-    assert (windows.end_ns - windows.start_ns).tolist() == [2 * HOUR_NS] * 4
-    assert (windows.end_ns % HOUR_NS == 0).all()
-    assert windows.counts.tolist() == [[12, 12, 12, 2]] * 4
-    assert (windows.good_share == 1.0).all()
-    for channel in windows.channels:
-        for first, last, start, end in zip(channel.first, channel.last, windows.start_ns, windows.end_ns, strict=True):
-            time = channel.time[first:last]
-            assert ((time >= start) & (time < end)).all()
-            assert (np.diff(time) > 0).all()
-
-
-def test_a_silent_channel_is_not_waited_for_longer_than_late_s(
-    spec: FeatureSpecification, recording: Recording
-) -> None:
-    """The windows come without it, later, and say so by their share of good observations."""
-    observations = recording(hours=8)
-    flow = [number for number, stream in enumerate(observations.streams) if stream.channel == "flow_m3_h"]
-    silent = observations.take(~np.isin(observations.stream, flow))
-
-    windows = windows_of(spec, silent, ["a-1"])
-
-    assert 0 < len(windows) < len(windows_of(spec, observations, ["a-1"]))
-    assert (windows.good_share == 0.75).all()
-
-
-def test_a_clock_far_ahead_on_one_channel_closes_nothing(spec: FeatureSpecification, recording: Recording) -> None:
-    """Control: the same row on two channels closes everything, and what follows is late."""
-    observations = recording(hours=8)
-    times = observations.source_time.copy()
-    ahead = np.flatnonzero(observations.stream < 2)[:2]
-    times[ahead[0]] = times[-1] + 10_000 * HOUR_NS
-    one = Windower(spec).push(replace(observations, source_time=times))
-    times[ahead[1]] = times[ahead[0]]
-    two = Windower(spec).push(replace(observations, source_time=times))
-
-    assert len(of_asset(one, "a-1")) >= 5
-    assert len(of_asset(two, "a-1")) < 5
-
-
-def test_a_late_row_counts_for_open_windows_only(spec: FeatureSpecification, recording: Recording) -> None:
-    observations = recording(hours=6)
-    late = next(row for row in range(len(observations)) if observations.source_time[row] % HOUR_NS == HOUR_NS // 2)
-    order = np.delete(np.arange(len(observations)), late)
-    windower = Windower(spec)
-    windower.push(observations.take(order))
-    before = windower.counters
-
-    assert not len(windower.push(observations.take(np.array([late]))))
-    assert windower.counters.late_rows == before.late_rows + 1
-
-
-def test_other_assets_channels_and_times_are_left_alone(spec: FeatureSpecification, recording: Recording) -> None:
-    observations = recording()
-    strange = Observations.of_values(
-        (Stream("a-1", "unknown"), Stream("a-1", "flow_m3_h"), Stream("other", "flow_m3_h")),
-        np.array([0, 1, 2], np.uint32),
-        np.array([0, -(2**62), 0], np.int64),
-        np.zeros(3),
-        np.zeros(3, np.uint32),
+    """Cycle after cycle as observations, in pages of any size: all but the cycles that nothing has closed."""
+    asset, end_ns, values = table(rows, seed)
+    told = np.argwhere(~np.isnan(values))
+    streams = tuple(Stream(f"e-{number}", name) for number in range(3) for name in ("t2", "ps30"))
+    log = Observations.of_values(
+        streams,
+        (asset[told[:, 0]] * 2 + told[:, 1]).astype(np.uint32),
+        end_ns[told[:, 0]] - CYCLE_NS,
+        values[told[:, 0], told[:, 1]],
+        np.zeros(len(told), np.uint32),
     )
+    windower = Windower(cycles)
+    closed = [
+        windower.push(log.take(np.arange(first, min(first + page, len(log))))) for first in range(0, len(log), page)
+    ]
+    streamed = Windows.concatenate([Windows.empty(cycles), *closed])
 
-    with_strange = windows_of(spec, Observations.concatenate([strange, observations]), ["a-1", "a-2"])
+    whole = windows_of_table(cycles, ("e-0", "e-1", "e-2"), asset, end_ns, values)
+    whole = whole.take(np.flatnonzero(whole.counts.any(axis=1)))
+    last = dict(zip(streamed.asset_id_of_rows, streamed.end_ns.tolist(), strict=True))
+    known = [last.get(name, 0) >= end for name, end in zip(whole.asset_id_of_rows, whole.end_ns.tolist(), strict=True)]
+    assert contents(streamed) == contents(whole.take(np.array(known, np.bool_)))
+    assert contents(streamed) == contents(windows_of(cycles, log))
 
-    assert same(with_strange, windows_of(spec, observations))
+
+def test_a_table_that_does_not_fit_is_refused(cycles: FeatureSpecification, spec: FeatureSpecification) -> None:
+    asset, end_ns, values = table(2, 1)
+    with pytest.raises(FeatureError, match="is not 6 x 2"):
+        windows_of_table(cycles, ("a", "b", "c"), asset, end_ns, values[:, :1])
+    with pytest.raises(FeatureError, match="none of its 2 assets"):
+        windows_of_table(cycles, ("a", "b"), asset, end_ns, values)
+    with pytest.raises(FeatureError, match="vibration_m_s2 is a waveform"):
+        windows_of_table(spec, ("a", "b", "c"), asset, end_ns, np.tile(values, 2))
 
 
-@pytest.mark.parametrize("gap_hours", [1, 30, 400_000])
-def test_a_gap_makes_no_windows_without_observations(
-    spec: FeatureSpecification, recording: Recording, gap_hours: int
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_windows_taken_and_joined_hold_what_they_held(
+    spec: FeatureSpecification, recording: Recording, data: st.DataObject
 ) -> None:
-    """A stop of decades costs no more than one of hours."""
-    before, after = recording(hours=4), recording(hours=4)
-    after = replace(after, source_time=after.source_time + (4 + gap_hours) * HOUR_NS)
+    """Overlapping windows with waveforms, in any order and more than once."""
+    windows = windows_of(spec, recording(hours=6, bad_share=0.2))
+    rows = np.array(data.draw(st.lists(st.integers(0, len(windows) - 1), max_size=6)), np.intp)
 
-    windows = Windower(spec, ["a-1"]).push(Observations.concatenate([before, after]))
+    taken = windows.take(rows)
+    joined = Windows.concatenate([Windows.empty(spec), taken, windows])
 
-    assert len(windows) == 7
-    assert windows.counts.any(axis=1).all()
+    told = {key[:3]: key for key in contents(windows)}
+    heads = list(zip(windows.end_ns.tolist(), windows.asset_id_of_rows, windows.start_ns.tolist(), strict=True))
+    assert contents(taken) == sorted(told[heads[row]] for row in rows.tolist())
+    assert contents(joined) == sorted([*contents(taken), *contents(windows)])
+    assert taken.counts.tolist() == windows.counts[rows].tolist()
+    assert joined.good_counts.tolist() == np.concatenate([windows.good_counts[rows], windows.good_counts]).tolist()
 
 
-def test_state_of_another_specification_is_refused(spec: FeatureSpecification, recording: Recording) -> None:
-    windower = Windower(spec)
-    windower.push(recording())
+def test_taking_one_window_lets_go_of_the_others_rows(spec: FeatureSpecification, recording: Recording) -> None:
+    windows = windows_of(spec, recording(hours=20), ["a-1"])
 
-    with pytest.raises(FeatureError, match="another specification"):
-        Windower(replace(spec, window_s=3600.0)).restore(windower.state())
-    with pytest.raises(FeatureError, match="do not decode"):
-        Windower(spec).restore(windower.state()[:-40])
+    one = windows.take(np.array([3]))
+
+    assert [len(channel.time) for channel in one.channels] == one.counts[0].tolist()
+    assert one.channels[3].samples.size == one.channels[3].sample_count.sum()
 
 
 def test_good_share_counts_what_is_missing_and_bad(spec: FeatureSpecification, recording: Recording) -> None:
@@ -193,12 +119,3 @@ def test_good_share_counts_what_is_missing_and_bad(spec: FeatureSpecification, r
     assert windows_of(expecting, sparse.take(kept)).good_share.max() < 0.8
     assert good_shares(np.array([[6, 0], [0, 0]]), np.array([[12, 0], [0, 0]]), [12.0, 0.0]).tolist() == [0.5, 0.0]
     assert good_shares(np.array([[0, 0]]), np.array([[0, 0]]), [0.0, 0.0]).tolist() == [0.0]
-
-
-def test_windows_do_not_write_into_the_log(spec: FeatureSpecification, recording: Recording) -> None:
-    """Pages come read-only from the journal."""
-    observations = recording()
-    for name in ("stream", "source_time", "value", "status", "sample_count", "samples"):
-        getattr(observations, name).flags.writeable = False
-
-    assert extract(spec, windows_of(spec, observations)).shape[0] > 0
