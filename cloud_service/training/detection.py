@@ -205,7 +205,11 @@ def fit_detection(
         on_delay_windows=settings.on_delay_windows,
         false_alarms_per_asset_day=settings.false_alarms_per_asset_day,
     )
-    detection = replace(detection, change_limit=_change_limit(detection, unseen, breaks, step_h, settings))
+    detection = replace(
+        detection,
+        change_limit=_change_limit(detection, unseen, breaks, step_h, settings),
+        usual=max(float(np.quantile(scores, _USUAL)), 1e-3),
+    )
     graph = export_detector(model, inputs=rows.shape[1])
     asked = gate_rows(healthy.inputs, model.splits, seed=seed)
     parity = check_parity("detector", graph, model, asked, decide=decisions(detection, limits))

@@ -95,6 +95,8 @@ class Detection:
         members: In the order of the columns of ``detector.onnx``; ``sequence``, when there is one, is the last.
         combination: Of the decades of the state members.
         change_limit: Decades of a change member from which a window counts as a change; NaN: nobody asks.
+        usual: Below what `combine` says of 95 of 100 healthy windows of the class, above 0; an asset's own is held
+            against it when a gateway adapts.
         forecast_scale: Usual errors of the sequence model's forecast, one a deviation; empty without that member.
         adaptation: How far a gateway may fit the models to one asset.
     """
@@ -102,6 +104,7 @@ class Detection:
     members: tuple[Member, ...]
     combination: Combination = "median"
     change_limit: float = math.nan
+    usual: float = 1.0
     forecast_scale: tuple[float, ...] = ()
     adaptation: AdaptationBounds = field(default_factory=AdaptationBounds)
 
@@ -117,8 +120,8 @@ class Detection:
             raise DetectionError(f"usual errors of the forecast are needed with member {SEQUENCE!r}, and only then")
         if not all(0.0 < scale < math.inf for scale in self.forecast_scale):
             raise DetectionError("usual errors of the forecast must be finite and above 0")
-        if math.isinf(self.change_limit):
-            raise DetectionError("the limit of a change is infinite")
+        if math.isinf(self.change_limit) or not 0.0 < self.usual < math.inf:
+            raise DetectionError("the limit of a change or the usual score is not finite, or the latter not above 0")
 
     @property
     def columns(self) -> int:
@@ -188,6 +191,7 @@ def encode_detection(detection: Detection) -> bytes:
         members=detection.members,
         combination=detection.combination,
         change_limit=None if math.isnan(detection.change_limit) else detection.change_limit,
+        usual=detection.usual,
         forecast_scale=detection.forecast_scale,
         adaptation=detection.adaptation,
     )
@@ -210,6 +214,7 @@ def decode_detection(data: bytes) -> Detection:
         members=told.members,
         combination=told.combination,
         change_limit=math.nan if told.change_limit is None else told.change_limit,
+        usual=told.usual,
         forecast_scale=told.forecast_scale,
         adaptation=told.adaptation,
     )
@@ -220,5 +225,6 @@ class _Told:
     members: tuple[Member, ...]
     combination: Combination
     change_limit: float | None
+    usual: float
     forecast_scale: tuple[float, ...]
     adaptation: AdaptationBounds
