@@ -1,0 +1,91 @@
+"""Conformal calibration: where P10, P50 and P90 lie around a predicted life, measured on lives not learnt from.
+
+A predicted life near the cap is wrong in one direction only, one near the failure hardly at all, and in between errors
+are widest. So the offsets depend on the prediction: around each of some knots the errors of predictions nearby are
+ranked, and the quantiles of the errors are the offsets. Windows of one life are no independent cases: each life counts
+the same around a knot, and the ranks are those of lives (the next rank outward, as the life to come is one more).
+
+Where one life in ten or more reaches the cap, the P90 is the cap: it says "this long or longer", and more than eight in
+ten lives are then between P10 and P90.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from models.prognosis.prognoses import Offsets
+from models.records import BoolArray, FloatArray, Int64Array
+
+LOW: Final = 0.1
+HIGH: Final = 0.9
+_KNOTS: Final = 10
+_LEAST_LIVES: Final = 8
+_NEARBY_SHARE: Final = 0.12
+
+
+def fit_offsets(predicted_h: FloatArray, life_h: FloatArray, life: Int64Array, *, cap_h: float) -> Offsets:
+    """Return the offsets under which *life_h* lies below P10 and above P90 one time in ten each, by the prediction.
+
+    Args:
+        predicted_h: Of windows, by models that have not learnt from their lives, 0 to *cap_h*, shape ``(n,)``.
+        life_h: What was true, held to *cap_h*, shape ``(n,)``.
+        life: The life that each window is of, shape ``(n,)``.
+        cap_h: Longest life that is told.
+    """
+    each = life_weights(life)
+    knots = _knots(predicted_h, each)
+    rows = []
+    for knot in knots:
+        near = np.argsort(np.abs(predicted_h - knot), kind="stable")
+        near = near[: _enough(each[near], life[near])]
+        rows.append(_offsets(life_h[near] - predicted_h[near], each[near], lives=len(np.unique(life[near]))))
+    low, high = np.array(rows).T
+    # The blend is told as it is: it is what has the smallest error.
+    return Offsets(
+        life_h=tuple(knots.tolist()),
+        p10_h=tuple(np.clip(np.minimum(low, 0.0), -cap_h, 0.0).tolist()),
+        p50_h=(0.0,) * len(knots),
+        p90_h=tuple(np.clip(np.maximum(high, 0.0), 0.0, cap_h).tolist()),
+    )
+
+
+def life_weights(life: Int64Array) -> FloatArray:
+    """Return weights by which each life counts the same, with sum 1, shape ``(n,)``."""
+    _, place, counts = np.unique(life, return_inverse=True, return_counts=True)
+    return np.asarray(1.0 / (counts[place] * len(counts)), np.float64)
+
+
+def covered(quantiles_h: FloatArray, life_h: FloatArray, weights: FloatArray) -> float:
+    """Return the share of lives between P10 and P90, both included, of *quantiles_h* ``(n, 3)``."""
+    inside: BoolArray = (life_h >= quantiles_h[:, 0]) & (life_h <= quantiles_h[:, 2])
+    return float((inside * weights).sum() / weights.sum())
+
+
+def _knots(predicted_h: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return different predictions, spread evenly over the predictions that there are."""
+    order = np.argsort(predicted_h, kind="stable")
+    reached = np.cumsum(weights[order])
+    shares = np.linspace(0.5, _KNOTS - 0.5, _KNOTS) / _KNOTS * reached[-1]
+    knots = predicted_h[order][np.minimum(np.searchsorted(reached, shares), len(order) - 1)]
+    return np.unique(np.concatenate([[float(predicted_h.min())], knots, [float(predicted_h.max())]]))
+
+
+def _enough(weights: FloatArray, life: Int64Array) -> int:
+    """Return how many of the nearest windows are looked at: a share of all, and of some lives at least."""
+    count = int(np.searchsorted(np.cumsum(weights), _NEARBY_SHARE)) + 1
+    _, firsts = np.unique(life, return_index=True)
+    firsts = np.sort(firsts)
+    return max(count, int(firsts[min(_LEAST_LIVES, len(firsts)) - 1]) + 1)
+
+
+def _offsets(errors: FloatArray, weights: FloatArray, *, lives: int) -> tuple[float, float]:
+    """Return the errors at the ranks of P10 and P90 for one life more than these."""
+    order = np.argsort(errors, kind="stable")
+    reached = np.cumsum(weights[order]) / weights.sum()
+    low = LOW * (lives + 1) / lives - 1.0 / lives
+    high = HIGH * (lives + 1) / lives
+    first = int(np.searchsorted(reached, max(low, 0.0)))
+    last = min(int(np.searchsorted(reached, min(high, 1.0))), len(order) - 1)
+    return float(errors[order[first]]), float(errors[order[last]])

@@ -1,0 +1,463 @@
+"""Fitting the life models: trees and linear heads on kernels, for whole and for cut histories, blended and calibrated.
+
+All that is chosen is chosen by cross-validation over assets: fold models say what they would have told of assets that
+they have not learnt from. By that the number of trees, the ridge of the heads and the weights of the blend are set
+(least squares without negative weights), and the quantiles around it. The models themselves are then fitted to all
+assets.
+
+The variant for cut histories learns from the same windows as a gateway sees them that was put in in the midst of a
+life: see ``lesson.Lesson.cut``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+import lightgbm as lgb
+import numpy as np
+from scipy.optimize import nnls
+
+from cloud_service.training.conformal import covered, fit_offsets, life_weights
+from cloud_service.training.lesson import Lesson
+from cloud_service.training.sequence import kernel_batches, kernel_features
+from models.bundle.contents import LIFE, LIFE_CUT, PROGNOSIS
+from models.export.graph import without_missing
+from models.export.lightgbm import export_life, thresholds_of
+from models.export.parity import TOLERANCE, Parity, check_parity, gate_rows
+from models.features.specification import History
+from models.prognosis.life import LIFE_CUT_HEAD, LIFE_HEAD, Graph, LifeModels
+from models.prognosis.prognoses import Member, Prognoses, Variant, encode_prognoses, quantiles
+from models.records import Float32Array, FloatArray, Int64Array
+from models.sequence.heads import Head, HeadStatistics
+
+THREADS: Final = 1
+_LEAST_ROWS: Final = 50
+_BINS: Final = 63
+# Largest difference of a graph's answer from its trainer's, as a share of the cap.
+_PARITY: Final = 1e-6
+# Members that weigh less than this in a blend cost more than they bring.
+_LEAST_WEIGHT: Final = 0.05
+_KNOWN: Final = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120)
+_USUAL_FACTOR: Final = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrognosisSettings:
+    """How life models are fitted.
+
+    Attributes:
+        rounds: Numbers of trees of which the best is taken.
+        leaves: Of a tree.
+        rate: Learning rate.
+        rows_per_leaf: Windows that a leaf has at least; fewer where there are few windows.
+        inputs_share: Share of the inputs that a tree looks at.
+        rows_share: Share of the windows that a tree learns from.
+        ridges: Of the heads, of which the best is taken.
+        folds: Of assets; as many as there are assets where those are fewer.
+        least_lives: Lives that ended in a failure below which there is no life model.
+        cap_h: Longest life that is told; None: the longest that was seen.
+        cut_draws: How many times the windows are cut at random for the trees of the variant for cut histories.
+        cut_windows: Shortest and longest stretch of a cut history; None: by the specification's longest look back.
+        most_rows: Windows that are learnt from; of more, every second, third... is taken.
+        largest_rise: See ``models.prognosis.prognoses.Prognoses``; None: lives are told as they come.
+    """
+
+    rounds: tuple[int, ...] = (60, 120, 180, 240)
+    leaves: int = 16
+    rate: float = 0.05
+    rows_per_leaf: int = 100
+    inputs_share: float = 0.4
+    rows_share: float = 0.5
+    ridges: tuple[float, ...] = (300.0, 1000.0, 3000.0, 10000.0)
+    folds: int = 5
+    least_lives: int = 3
+    cap_h: float | None = None
+    cut_draws: int = 2
+    cut_windows: tuple[int, int] | None = None
+    most_rows: int = 120_000
+    largest_rise: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantReport:
+    """What cross-validation said of one variant.
+
+    Attributes:
+        trees: Number of trees chosen.
+        ridge: Of the head, NaN where there is none.
+        weights: Of the members.
+        rmse_h: Of each member and of the ``blend``, in hours, each life counting the same.
+        coverage: Share of lives between P10 and P90 where the offsets come from other lives.
+        least_windows: Known windows from which on there is a prognosis.
+        lives: Learnt from.
+        rows: Windows learnt from.
+    """
+
+    trees: int
+    ridge: float
+    weights: Mapping[Member, float]
+    rmse_h: Mapping[str, float]
+    coverage: float
+    least_windows: int
+    lives: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedPrognosis:
+    """The life models of a class, as parts of a bundle and as their trainers know them.
+
+    Attributes:
+        prognosis: How the members are read.
+        parts: ``life.onnx``, ``life_cut.onnx`` and ``prognosis.json``, as far as there are such.
+        heads: On the kernels, by name, for ``heads.msgpack``.
+        statistics: What the heads were solved from, for ``statistics.msgpack``.
+        boosters: The trainers, by part.
+        kernels: The graph of the kernels that the heads are on, None without heads.
+        proofs: How closely the graphs answer as the boosters.
+        reports: By variant, ``whole`` and ``cut``.
+    """
+
+    prognosis: Prognoses
+    parts: Mapping[str, bytes]
+    heads: Mapping[str, Head]
+    statistics: Mapping[str, HeadStatistics]
+    boosters: Mapping[str, lgb.Booster] = field(repr=False)
+    kernels: bytes | None = field(repr=False)
+    proofs: tuple[Parity, ...]
+    reports: Mapping[str, VariantReport]
+
+    @property
+    def trainers(self) -> LifeModels:
+        """The trainers in place of a bundle's graphs: LightGBM in float64, and the heads on the same kernels."""
+        return _Trainers(self)
+
+
+def fit_prognosis(
+    lesson: Lesson,
+    settings: PrognosisSettings,
+    seed: int,
+    *,
+    kernels: bytes | None = None,
+    tell: Callable[[float], None] = lambda _share: None,
+) -> FittedPrognosis | None:
+    """Fit, choose, calibrate, export and prove the life models.
+
+    Args:
+        lesson: Windows of training assets; those whose ``life_h`` is known are learnt from.
+        settings: How.
+        seed: Of folds, cuts and trees.
+        kernels: The bundle's ``kernels.onnx``; None: no heads.
+        tell: Called with the share, 0 to 1, that is done.
+
+    Returns:
+        None where fewer lives than ``least_lives`` ended in a failure.
+
+    Raises:
+        ParityError: If a graph does not answer as its trainer.
+    """
+    known = np.isfinite(lesson.life_h) & (lesson.event >= 0) & np.isfinite(lesson.prepared.features).any(axis=1)
+    if len(np.unique(lesson.event[known])) < settings.least_lives or known.sum() < _LEAST_ROWS:
+        return None
+    cap_h = settings.cap_h or float(lesson.life_h[known].max())
+    fold = _folds(lesson, known, settings.folds, seed)
+    whole = _Rows.of(lesson, known & lesson.prepared.whole, fold, cap_h, settings.most_rows)
+    tell(0.1)
+    fitted: dict[str, _Fitted] = {}
+    if len(np.unique(whole.life)) >= settings.least_lives:
+        fitted["whole"] = _fit(whole, settings, seed, kernels)
+    tell(0.4)
+    shortest, longest = settings.cut_windows or _cut_windows(lesson.spec.history)
+    cuts = []
+    for draw in range(settings.cut_draws):
+        # Sequences are large, and one draw gives the heads enough.
+        cut = lesson.cut(seed * 1000 + draw, shortest=shortest, longest=longest, sequences=draw == 0)
+        cuts.append(_Rows.of(cut, known, fold, cap_h, settings.most_rows))
+    tell(0.5)
+    fitted["cut"] = _fit(_Rows.joined(cuts), settings, seed, kernels)
+    tell(0.9)
+    return _finished(fitted, cap_h, settings, seed, kernels)
+
+
+def history_for(windows_of_a_life: float, *, sequences: bool = True) -> History:
+    """Return how far back life models look where a life has about so many windows.
+
+    The lengths are shares of a life; those that were tried (a twentieth, a fifth, three tenths) are those of
+    C-MAPSS's training engines. On a gateway they cost time and memory, so long lives do not make them ever longer.
+    """
+    lengths = [(0.05, 20), (0.2, 60), (0.3, 120)]
+    rolling = tuple(sorted({int(np.clip(round(share * windows_of_a_life), 2, most)) for share, most in lengths}))
+    return History(
+        rolling=rolling,
+        statistics=("mean", "trend"),
+        since_start=True,
+        first_windows=int(np.clip(round(0.1 * windows_of_a_life), 2, 50)),
+        cycles=True,
+        sequence_windows=int(np.clip(round(0.15 * windows_of_a_life), 7, 30)) if sequences else 0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """Windows to learn from: what models are given, the capped life, whose life it is, and its fold."""
+
+    inputs: Float32Array
+    sequences: Float32Array | None
+    life_h: FloatArray
+    life: Int64Array
+    fold: Int64Array
+    windows_known: Int64Array
+
+    @classmethod
+    def of(cls, lesson: Lesson, known: np.typing.NDArray[np.bool_], fold: Int64Array, cap_h: float, most: int) -> _Rows:
+        chosen = np.flatnonzero(known)
+        chosen = chosen[:: -(-len(chosen) // most)] if len(chosen) else chosen
+        prepared = lesson.prepared
+        return cls(
+            inputs=without_missing(prepared.inputs[chosen]),
+            sequences=None if prepared.sequences is None else prepared.sequences[chosen],
+            life_h=np.minimum(lesson.life_h[chosen], cap_h),
+            life=lesson.event[chosen],
+            fold=fold[chosen],
+            windows_known=prepared.windows_known[chosen],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Rows]) -> _Rows:
+        """Return the rows of all *parts*; only the first has sequences, and its rows come first."""
+        return cls(
+            inputs=np.concatenate([part.inputs for part in parts]),
+            sequences=parts[0].sequences,
+            life_h=np.concatenate([part.life_h for part in parts]),
+            life=np.concatenate([part.life for part in parts]),
+            fold=np.concatenate([part.fold for part in parts]),
+            windows_known=np.concatenate([part.windows_known for part in parts]),
+        )
+
+    @property
+    def with_sequences(self) -> int:
+        """How many rows, from the first, have a sequence."""
+        return 0 if self.sequences is None else len(self.sequences)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fitted:
+    booster: lgb.Booster
+    head: Head | None
+    statistics: HeadStatistics | None
+    variant: Variant
+    report: VariantReport
+    inputs: Float32Array
+
+
+def _fit(rows: _Rows, settings: PrognosisSettings, seed: int, kernels: bytes | None) -> _Fitted:
+    """Return models of *rows*, blended and calibrated by what fold models say of lives they have not learnt from."""
+    told: dict[Member, FloatArray] = {}
+    booster, trees, told["trees"] = _fit_trees(rows, settings, seed)
+    head, statistics, ridge = None, None, float("nan")
+    # The blend is judged where all members have an answer.
+    judged = slice(0, rows.with_sequences) if kernels is not None and rows.with_sequences else slice(None)
+    if kernels is not None and rows.sequences is not None:
+        head, statistics, ridge, told["kernels"] = _fit_head(rows, settings, kernels)
+    answers = {member: answer[judged] for member, answer in told.items()}
+    life_h, life, fold = rows.life_h[judged], rows.life[judged], rows.fold[judged]
+    each = life_weights(life)
+    weights = _blend_weights(answers, life_h, each)
+    cap_h = float(rows.life_h.max())
+    told_h = np.clip(np.sum([weight * answers[member] for member, weight in weights.items()], axis=0), 0.0, cap_h)
+    variant = Variant(
+        weights=weights,
+        offsets=fit_offsets(told_h, life_h, life, cap_h=cap_h),
+        least_windows=_least_windows(told_h - life_h, each, rows.windows_known[judged]),
+    )
+    report = VariantReport(
+        trees=trees,
+        ridge=ridge,
+        weights=weights,
+        rmse_h={name: _rmse(np.clip(answer, 0.0, cap_h) - life_h, each) for name, answer in answers.items()}
+        | {"blend": _rmse(told_h - life_h, each)},
+        coverage=_cross_coverage(told_h, life_h, life, fold, cap_h),
+        least_windows=variant.least_windows,
+        lives=len(np.unique(life)),
+        rows=len(rows.life_h),
+    )
+    return _Fitted(
+        booster=booster, head=head, statistics=statistics, variant=variant, report=report, inputs=rows.inputs
+    )
+
+
+def _fit_trees(rows: _Rows, settings: PrognosisSettings, seed: int) -> tuple[lgb.Booster, int, FloatArray]:
+    """Return the booster, its number of trees, and what fold boosters of as many trees say of the folds left out."""
+    parameters = {
+        "objective": "regression",
+        "learning_rate": settings.rate,
+        "num_leaves": settings.leaves,
+        "min_data_in_leaf": max(min(settings.rows_per_leaf, len(rows.life_h) // (8 * settings.leaves)), 5),
+        "feature_fraction": settings.inputs_share,
+        "bagging_fraction": settings.rows_share,
+        "bagging_freq": 1,
+        "num_threads": THREADS,
+        "deterministic": True,
+        "force_col_wise": True,
+        "max_bin": _BINS,
+        "seed": seed,
+        "verbosity": -1,
+    }
+    data = lgb.Dataset(rows.inputs, rows.life_h, params=parameters, free_raw_data=False).construct()
+    told = np.empty((len(settings.rounds), len(rows.life_h)))
+    for own in np.unique(rows.fold):
+        inside = rows.fold == own
+        booster = lgb.train(parameters, data.subset(np.flatnonzero(~inside).tolist()), max(settings.rounds))
+        for place, rounds in enumerate(settings.rounds):
+            told[place, inside] = booster.predict(rows.inputs[inside], num_iteration=rounds)
+    each = life_weights(rows.life)
+    errors = [_rmse(answer - rows.life_h, each) for answer in told]
+    best = int(np.argmin(errors))
+    return lgb.train(parameters, data, settings.rounds[best]), settings.rounds[best], told[best]
+
+
+def _fit_head(
+    rows: _Rows, settings: PrognosisSettings, kernels: bytes
+) -> tuple[Head, HeadStatistics, float, FloatArray]:
+    """Return the head, its statistics, its ridge, and what heads of the other folds say of the rows with sequences.
+
+    Every sum is over a fold; what a head of the other folds needs is the sum of their sums.
+    """
+    if rows.sequences is None:
+        raise TypeError("rows without sequences have no kernels")
+    life_h, fold = rows.life_h[: rows.with_sequences], rows.fold[: rows.with_sequences]
+    features = kernel_features(kernels, rows.sequences)
+    by_fold = {int(own): HeadStatistics.of(features[fold == own], life_h[fold == own]) for own in np.unique(fold)}
+    total = sum(by_fold.values(), start=HeadStatistics.empty(features.shape[1], 1))
+    told = np.empty((len(settings.ridges), len(life_h)))
+    for own, statistics in by_fold.items():
+        for place, ridge in enumerate(settings.ridges):
+            told[place, fold == own] = (total - statistics).solve(ridge).predict(features[fold == own])[:, 0]
+    each = life_weights(rows.life[: rows.with_sequences])
+    best = int(np.argmin([_rmse(answer - life_h, each) for answer in told]))
+    return total.solve(settings.ridges[best]), total, settings.ridges[best], told[best]
+
+
+def _blend_weights(answers: Mapping[Member, FloatArray], life_h: FloatArray, each: FloatArray) -> dict[Member, float]:
+    """Return the weights with the least squared error, none negative; members that hardly count are left out."""
+    members = list(answers)
+    root = np.sqrt(each)
+    while True:
+        weights, _ = nnls(np.stack([answers[member] for member in members], axis=1) * root[:, None], life_h * root)
+        kept = [member for member, weight in zip(members, weights, strict=True) if weight >= _LEAST_WEIGHT]
+        if kept == members or not kept:
+            return {member: float(weight) for member, weight in zip(members, weights, strict=True)}
+        members = kept
+
+
+def _least_windows(error_h: FloatArray, each: FloatArray, windows_known: Int64Array) -> int:
+    """Return from how many known windows on errors are at most half larger than they are on the whole."""
+    usual = _rmse(error_h, each)
+    bounds = [*_KNOWN, np.iinfo(np.int64).max]
+    for low, high in pairwise(bounds):
+        own = (windows_known >= low) & (windows_known < high)
+        if own.any() and _rmse(error_h[own], each[own]) <= _USUAL_FACTOR * usual:
+            return int(low)
+    return int(bounds[-2])
+
+
+def _cross_coverage(told_h: FloatArray, life_h: FloatArray, life: Int64Array, fold: Int64Array, cap_h: float) -> float:
+    """Return the share of lives between P10 and P90 when the offsets are always those of the other folds' lives."""
+    shares, sizes = [], []
+    for own in np.unique(fold):
+        inside = fold == own
+        offsets = fit_offsets(told_h[~inside], life_h[~inside], life[~inside], cap_h=cap_h)
+        variant = Variant(weights={"trees": 1.0}, offsets=offsets, least_windows=1)
+        around = quantiles(Prognoses(cap_h=cap_h, whole=variant), variant, told_h[inside])
+        shares.append(covered(around, life_h[inside], life_weights(life[inside])))
+        sizes.append(len(np.unique(life[inside])))
+    return float(np.average(shares, weights=sizes))
+
+
+def _finished(
+    fitted: Mapping[str, _Fitted],
+    cap_h: float,
+    settings: PrognosisSettings,
+    seed: int,
+    kernels: bytes | None,
+) -> FittedPrognosis:
+    prognosis = Prognoses(
+        cap_h=cap_h, largest_rise=settings.largest_rise, **{name: one.variant for name, one in fitted.items()}
+    )
+    names = {"whole": (LIFE, LIFE_HEAD), "cut": (LIFE_CUT, LIFE_CUT_HEAD)}
+    parts, proofs = {PROGNOSIS: encode_prognoses(prognosis)}, []
+    boosters, heads, statistics = {}, {}, {}
+    for name, one in fitted.items():
+        part, head = names[name]
+        members = prognosis.members[name]
+        if "trees" in members:
+            parts[part] = export_life(one.booster)
+            boosters[part] = one.booster
+            asked = gate_rows(one.inputs, thresholds_of(one.booster), seed=seed)
+            # Trees add up lives as long as the cap, with the digits of float32, also to answers near 0.
+            near = max(_PARITY * cap_h, TOLERANCE)
+            proofs.append(check_parity(part, parts[part], _reference(one.booster), asked, tolerance=near))
+        if "kernels" in members and one.head is not None and one.statistics is not None:
+            heads[head], statistics[head] = one.head, one.statistics
+    return FittedPrognosis(
+        prognosis=prognosis,
+        parts=parts,
+        heads=heads,
+        statistics=statistics,
+        boosters=boosters,
+        kernels=kernels if heads else None,
+        proofs=tuple(proofs),
+        reports={name: one.report for name, one in fitted.items()},
+    )
+
+
+class _Trainers:
+    """The trainers in place of the graphs of a bundle."""
+
+    def __init__(self, fitted: FittedPrognosis) -> None:
+        self.prognosis = fitted.prognosis
+        self.life = self._trees(fitted, LIFE)
+        self.life_cut = self._trees(fitted, LIFE_CUT)
+        self.gru: Graph | None = None
+        self.gru_cut: Graph | None = None
+        self.heads = fitted.heads
+        graph = fitted.kernels
+        self.kernels: Graph | None = None if graph is None else lambda rows: _all_kernels(graph, rows)
+
+    @staticmethod
+    def _trees(fitted: FittedPrognosis, part: str) -> Graph | None:
+        booster = fitted.boosters.get(part)
+        if booster is None:
+            return None
+        reference = _reference(booster)
+        return lambda rows: reference(without_missing(rows))[:, None]
+
+
+def _all_kernels(graph: bytes, rows: Float32Array) -> FloatArray:
+    return np.concatenate(list(kernel_batches(graph, rows))).astype(np.float64)
+
+
+def _reference(booster: lgb.Booster) -> Callable[[Float32Array], FloatArray]:
+    return lambda rows: np.asarray(booster.predict(rows), np.float64)
+
+
+def _folds(lesson: Lesson, known: np.typing.NDArray[np.bool_], most: int, seed: int) -> Int64Array:
+    """Return the fold of each window, shape ``(n,)``: by asset, or by life where only few assets failed."""
+    group = lesson.asset if len(np.unique(lesson.asset[known])) >= min(most, 3) else lesson.life
+    groups = np.unique(group[known])
+    fold_of = np.full(int(group.max()) + 1, -1, np.int64)
+    fold_of[np.random.default_rng(seed).permutation(groups)] = np.arange(len(groups)) % min(most, len(groups))
+    return np.asarray(fold_of[group], np.int64)
+
+
+def _cut_windows(history: History) -> tuple[int, int]:
+    """Return the shortest and longest stretch of cut histories, by how far back the inputs look."""
+    longest = max((*history.rolling, history.sequence_windows, history.first_windows, 6))
+    return max(longest // 3, 2), 2 * longest
+
+
+def _rmse(error_h: FloatArray, each: FloatArray) -> float:
+    return float(np.sqrt(np.average(error_h**2, weights=each)))
