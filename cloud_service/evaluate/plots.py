@@ -105,7 +105,7 @@ def _life_points(figure: LifePoints, title: str) -> Sheet:
 def _life_traces(figure: LifeTraces, title: str) -> Sheet:
     """Life as it was told along each asset's records."""
     shown = figure.asset_ids[:6]
-    columns = min(3, len(shown))
+    columns = 2 if len(shown) == 4 else min(3, len(shown))
     rows = -(-len(shown) // columns)
     sheet, axes = _sheet(title, rows, columns, size=(3.2 * columns, 2.6 * rows))
     for number, (asset_id, ax) in enumerate(zip(shown, axes, strict=False)):

@@ -63,6 +63,9 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "calibration_error": Measure(label="calibration error", digits=4),
     "failures": Measure(label="failures", digits=0),
     "alarms": Measure(label="alarms", digits=0),
+    "alarms_outside": Measure(label="alarms outside of labelled windows", digits=0),
+    "alarms_outside_per_day": Measure(label="alarms outside of labelled windows, a day", digits=2),
+    "windows_missed": Measure(label="labelled windows missed", digits=0),
     "false_alarms_per_machine_month": Measure(label="false alarms a machine and month", digits=2),
     "event_recall": Measure(label="failures foretold"),
     "median_lead_time_h": Measure(label="median lead time", unit="h", digits=1),
@@ -132,7 +135,8 @@ def grids(outcome: Outcome) -> tuple[Grid, ...]:
 def print_report(outcome: Outcome, console: Console) -> None:
     """Print the tables, parity and limits on *console*."""
     for grid in grids(outcome):
-        table = RichTable(title=grid.title, title_justify="left", show_edge=False, pad_edge=False)
+        console.print(escape(grid.title), style="italic", highlight=False)
+        table = RichTable(show_edge=False, pad_edge=False)
         for number, heading in enumerate(grid.headings):
             is_words = number in grid.words
             width = max(len(row[number]) for row in grid.rows)
@@ -233,7 +237,7 @@ def _measure(name: str) -> Measure:
     if not known:
         return Measure(label=_words(name))
     whole = max(known, key=len)
-    return replace(MEASURES[whole], label=f"{MEASURES[whole].label}: {name.removeprefix(whole + '_')}")
+    return replace(MEASURES[whole], label=f"{MEASURES[whole].label}: {_words(name.removeprefix(whole + '_'))}")
 
 
 def _label(name: str) -> str:

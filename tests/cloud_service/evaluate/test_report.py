@@ -64,7 +64,7 @@ def test_one_seed_has_no_spread() -> None:
 def test_a_figure_of_one_mode_is_told_as_the_figure_of_all() -> None:
     told = replace(OUTCOME, dataset="mine", metrics={"median_lead_time_h_seal_leak": 7.0, "flow_of_words": 1.0})
     assert [row[:2] for row in figures_grid(told).rows] == [
-        ("median lead time: seal_leak", "7.0 h"),
+        ("median lead time: seal leak", "7.0 h"),
         ("flow of words", "1.000"),
     ]
 
