@@ -1,4 +1,4 @@
-"""``python -m demo run`` and ``python -m demo replay``."""
+"""``python -m demo run``, ``python -m demo replay`` and ``python -m demo trial``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from demo.acts import PromiseBroken
 from demo.play import ROOT, play
 from demo.processes import ProgramFailed
 from demo.replay import REPLAYS, replay
+from gateway.progress import progress_bar
 
 _FOLDER = click.option(
     "--folder",
@@ -55,6 +56,27 @@ def replay_command(name: str, data: Path, folder: Path, *, as_json: bool) -> Non
         sys.exit(1)
     if as_json:
         click.echo(json.dumps(result))
+
+
+@main.command("trial")
+@click.option(
+    "--machines", type=click.IntRange(2, 10_000), default=50, show_default=True, help="How many, half of each class."
+)
+@click.option("--days", type=click.IntRange(5, 365), default=30, show_default=True, help="Simulated days of each.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the machines and their faults.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def trial_command(machines: int, days: int, seed: int, *, as_json: bool) -> None:
+    """Judge the models on many simulated machines: lead time and false advisories against the truth."""
+    from demo.trial import run_trial  # noqa: PLC0415 - it needs the extra `train`, the other commands do not
+
+    with progress_bar("trial") as bar:
+        trial = run_trial(machines=machines, days=days, seed=seed, tell=lambda share: bar(round(100 * share), 100))
+    if as_json:
+        click.echo(json.dumps(trial.report()))
+        return
+    for name, value in trial.figures().items():
+        told = f"{value:.3g}" if isinstance(value, float) else str(value)
+        click.echo(f"{name.replace('_', ' '):<36} {told}")
 
 
 if __name__ == "__main__":

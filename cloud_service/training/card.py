@@ -9,17 +9,26 @@ from models.evaluation.gate import Decision
 from models.export.parity import Parity
 
 
-def model_card(manifest: Manifest, decision: Decision, parity: Sequence[Parity], missing: Sequence[str] = ()) -> str:
-    """Return the card as Markdown; *missing* says what data from before failures had not come."""
+def model_card(
+    manifest: Manifest,
+    decision: Decision,
+    parity: Sequence[Parity],
+    missing: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> str:
+    """Return the card as Markdown; *missing* says what data from before failures had not come, *notes* what else."""
     lineage = manifest.lineage
     modes = ", ".join(mode for mode in manifest.failure_modes if mode != "normal")
     figures = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(manifest.metrics.items()))
     proofs = "\n".join(f"- {one.model}: {one.rows} rows, off by {one.largest_difference:.1e} at most" for one in parity)
+    told_life = any(name.startswith("life_") for name in manifest.metrics)
+    limits = "".join(f"- {note}.\n" for note in notes)
     reasons = "\n".join(f"- {reason}" for reason in decision.reasons)
     return f"""# {manifest.asset_class}, version {manifest.version}
 
-Tells of assets of class `{manifest.asset_class}` whether they run as they used to (isolation forest)\
-{f", which failure mode they show ({modes}), and how long they may run on (gradient boosting)" if modes else ""}.
+Tells of assets of class `{manifest.asset_class}` whether they run as they used to (several detectors together)\
+{f", which failure mode they show ({modes}; gradient boosting, calibrated)" if modes else ""}\
+{", and how long they may run on (conformally calibrated)" if told_life else ""}.
 
 Channels: {", ".join(channel.name for channel in manifest.channels)}.
 
@@ -52,7 +61,8 @@ The ONNX graphs answered as their trainers:
 - On assets or channels other than these, and on failure modes it has not learnt: they are flagged, not named.
 - On an asset without a baseline it compares with the class as a whole, and sees less.
 - Life is told up to the cap of its training; a healthy asset's life is "at least that".
-"""
+- Without a known start of a machine's life, its remaining life is judged by its last windows alone, and less well.
+{limits}"""
 
 
 def _missing_data(missing: Sequence[str]) -> str:

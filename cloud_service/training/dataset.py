@@ -9,14 +9,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from cloud_service.training.labels import LEFT_OUT, NORMAL, Failure, label
+from cloud_service.training.lesson import Lesson
 from cloud_service.training.specifications import TrainingSettings
 from models.features.baseline import Baseline, fit_baseline
 from models.features.extraction import extract
-from models.features.specification import FeatureSpecification
+from models.features.fitting import fit_specification
+from models.features.residuals import with_physics
+from models.features.specification import FeatureSpecification, Regimes
 from models.features.windower import windows_of
 from models.features.windows import Windows, good_shares, typical_counts
-from models.records import BoolArray, Channel, Float32Array, FloatArray, Int64Array, Observations
-from models.scoring import prepare_table
+from models.records import BoolArray, Channel, FloatArray, Int64Array, Observations, to_ns
+from models.scoring import Prepared, prepare_table
 
 
 class TrainingError(ValueError):
@@ -96,13 +99,17 @@ class Table:
 class Known:
     """What is known of the windows of a table, shape ``(n,)`` each; see ``labels.Labels``.
 
-    ``event`` numbers the failures over all assets here. ``modes`` names the labels, ``normal`` first.
+    ``event`` numbers the failures over all assets here. ``modes`` names the labels, ``normal`` first. ``life`` numbers
+    the lives, rising: a machine that is in service again after a failure begins another. ``whole`` says whether a
+    window's life is known from its start.
     """
 
     modes: tuple[str, ...]
     mode: Int64Array
     life_h: FloatArray
     event: Int64Array
+    life: Int64Array
+    whole: BoolArray
     failures: tuple[Failure, ...]
 
 
@@ -162,6 +169,7 @@ def know(table: Table, data: TrainingData, settings: TrainingSettings) -> Known:
     mode = np.full(len(table), LEFT_OUT, np.int64)
     life_h = np.full(len(table), np.nan)
     event = np.full(len(table), -1, np.int64)
+    lives = np.zeros(len(table), np.int64)
     before = 0
     poor = table.good_share < settings.minimum_good_share
     for number, asset_id in enumerate(table.asset_ids):
@@ -173,10 +181,75 @@ def know(table: Table, data: TrainingData, settings: TrainingSettings) -> Known:
             told = label(table.start_ns[rows], table.end_ns[rows], own, modes, settings.horizons)
             mode[rows], life_h[rows] = told.mode, told.life_h
             event[rows] = np.where(told.event >= 0, told.event + before, -1)
+        lives[rows] = np.searchsorted(_beginnings(own), table.start_ns[rows], side="right")
         before += len(own)
     mode[poor] = LEFT_OUT
     life_h[poor] = np.nan
-    return Known(modes=modes, mode=mode, life_h=life_h, event=event, failures=failures)
+    begins = (np.diff(table.asset, prepend=-1) != 0) | (np.diff(lives, prepend=-1) != 0)
+    return Known(
+        modes=modes,
+        mode=mode,
+        life_h=life_h,
+        event=event,
+        life=np.cumsum(begins) - 1,
+        whole=(lives > 0) | settings.records_from_start,
+        failures=failures,
+    )
+
+
+def _beginnings(failures: Sequence[Failure]) -> Int64Array:
+    """Return when lives after these *failures* of one asset, by time, begin."""
+    return np.array(
+        [to_ns(failure.in_service_again) for failure in failures if failure.in_service_again is not None], np.int64
+    )
+
+
+def with_fitted(
+    table: Table, known: Known, learnt_from: BoolArray, live: FeatureSpecification | None, seed: int
+) -> Table:
+    """Return *table* with its specification completed: regimes, residuals and counts, and the features that need them.
+
+    Args:
+        table: As `build_table` made it.
+        known: Of its windows.
+        learnt_from: Windows that may be learnt from, shape ``(n,)``; of these the healthy ones are looked at.
+        live: The live release's specification. What was fitted for it is kept where it asks for the same, so that
+            what gateways remember of their machines stays valid.
+        seed: Of the draws in which regimes are looked for.
+    """
+    spec = table.spec
+    if live is not None and unfitted(live) == unfitted(spec):
+        spec = live
+    spec = fit_specification(spec, table.features[learnt_from & (known.mode == 0)], seed)
+    return replace(table, spec=spec, features=with_physics(spec, table.features))
+
+
+def unfitted(spec: FeatureSpecification) -> FeatureSpecification:
+    """Return *spec* without what was learnt from data."""
+    return replace(
+        spec,
+        expected_counts=(),
+        regimes=Regimes(channels=spec.regimes.channels),
+        residuals=tuple(replace(residual, coefficients=()) for residual in spec.residuals),
+    )
+
+
+def lesson_of(table: Table, known: Known, baseline: Baseline) -> Lesson:
+    """Return what all windows of *table* teach."""
+    return Lesson(
+        spec=table.spec,
+        baseline=baseline,
+        modes=known.modes,
+        asset_ids=table.asset_ids,
+        asset=table.asset,
+        end_ns=table.end_ns,
+        good_share=table.good_share,
+        life=known.life,
+        event=known.event,
+        mode=known.mode,
+        life_h=known.life_h,
+        prepared=prepared_of(table, known, table.spec, baseline),
+    )
 
 
 def baseline_of(table: Table, known: Known, settings: TrainingSettings) -> Baseline:
@@ -185,13 +258,14 @@ def baseline_of(table: Table, known: Known, settings: TrainingSettings) -> Basel
         asset_id: table.features[(known.mode == 0) & (table.asset == number)]
         for number, asset_id in enumerate(table.asset_ids)
     }
-    baseline = fit_baseline(table.spec, by_asset, settings.baseline_windows)
-    return baseline if settings.baseline_scope == "asset" else replace(baseline, centre={})
+    return fit_baseline(table.spec, by_asset, settings.baseline_windows, settings.baseline_scope)
 
 
-def inputs_of(table: Table, spec: FeatureSpecification, baseline: Baseline) -> Float32Array:
-    """Return the models' inputs for the windows of *table*, shape ``(n, 3 f)``, as a gateway with *baseline*."""
-    return prepare_table(spec, baseline, table.asset_ids, table.asset, table.end_ns, table.features).inputs
+def prepared_of(table: Table, known: Known, spec: FeatureSpecification, baseline: Baseline) -> Prepared:
+    """Return what models take of the windows of *table*, as a gateway with *baseline* that saw each life begin."""
+    _, firsts = np.unique(known.life, return_index=True)
+    names = [table.asset_ids[place] for place in table.asset[firsts].tolist()]
+    return prepare_table(spec, baseline, names, known.life, table.end_ns, table.features, whole=known.whole)
 
 
 def _telling(windows: Windows) -> Windows:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from cloud_service.training.dataset import Known, Table, inputs_of
+from cloud_service.training.dataset import Known, Table, prepared_of
 from models.bundle.loaded import LoadedBundle
-from models.detection.detector import detect
+from models.bundle.scored import Scored, score_prepared
 from models.evaluation.metrics import (
     alarm_onsets,
     confusion,
@@ -20,31 +18,14 @@ from models.evaluation.metrics import (
     ranking_auc,
     rmse,
 )
-from models.failure.classifier import classify
-from models.prognosis.life import predict_life
-from models.records import BoolArray, Float32Array, FloatArray, Int64Array, to_ns
+from models.records import BoolArray, FloatArray, Int64Array, to_ns
 
 _S_PER_HOUR = 3600.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """A bundle's answers on the windows of a table, row by row; ``life_h`` has P10, P50, P90."""
-
-    detector: FloatArray
-    probabilities: FloatArray | None
-    life_h: FloatArray | None
-
-
-def ask(bundle: LoadedBundle, table: Table) -> Answers:
+def ask(bundle: LoadedBundle, table: Table, known: Known) -> Scored:
     """Return what *bundle* says of the windows of *table*, which must be of its specification's windows."""
-    inputs: Float32Array = inputs_of(table, bundle.specification, bundle.baseline)
-    life_s = predict_life(bundle, inputs)
-    return Answers(
-        detector=detect(bundle, inputs),
-        probabilities=classify(bundle, inputs),
-        life_h=None if life_s is None else life_s / _S_PER_HOUR,
-    )
+    return score_prepared(bundle, prepared_of(table, known, bundle.specification, bundle.baseline))
 
 
 def evaluate(
@@ -58,18 +39,18 @@ def evaluate(
     ``life_rmse_h``, ``life_rmse_below_cap_h``, ``life_bias_h``, ``life_coverage`` (P10 to P90; .8 is nominal),
     ``life_score`` (NASA's, mean a window).
     """
-    answers = ask(bundle, table)
+    answers = ask(bundle, table, known)
     rows = table.rows_of(asset_ids)
     thresholds = bundle.manifest.thresholds
     usable = table.good_share >= thresholds.minimum_good_share
-    flagged = usable & (answers.detector >= thresholds.warning)
+    flagged = usable & (answers.detector_output >= thresholds.warning)
     raised = _raised(table, flagged, thresholds.on_delay_windows)
-    figures = _detector_figures(table, known, rows, answers.detector, flagged, raised)
+    figures = _detector_figures(table, known, rows, answers.detector_output, flagged, raised)
     figures |= _event_figures(bundle, table, known, asset_ids, answers, raised & usable, clear_h)
     if answers.probabilities is not None:
         figures |= _classifier_figures(bundle.manifest.failure_modes, known, rows, answers.probabilities)
-    if answers.life_h is not None:
-        figures |= _life_figures(known, rows, answers.life_h)
+    if answers.life is not None:
+        figures |= _life_figures(known, rows, answers.life.life_s / _S_PER_HOUR)
     return {name: value for name, value in figures.items() if np.isfinite(value)}
 
 
@@ -100,7 +81,7 @@ def _event_figures(
     table: Table,
     known: Known,
     asset_ids: frozenset[str],
-    answers: Answers,
+    answers: Scored,
     raised: BoolArray,
     clear_h: float,
 ) -> dict[str, float]:
@@ -142,7 +123,7 @@ def _classifier_figures(
 
 
 def _life_figures(known: Known, rows: BoolArray, life_h: FloatArray) -> dict[str, float]:
-    told = rows & np.isfinite(known.life_h)
+    told = rows & np.isfinite(known.life_h) & np.isfinite(life_h).all(axis=1)
     truth = known.life_h[told]
     if not truth.size:
         return {}

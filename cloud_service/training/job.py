@@ -14,21 +14,28 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloud_service.training.actions import actions_for
+from cloud_service.training.budget import AlarmLimits
 from cloud_service.training.card import model_card
-from cloud_service.training.dataset import Known, Table, TrainingData, baseline_of, build_table, inputs_of, know
-from cloud_service.training.estimators import Limits
+from cloud_service.training.dataset import (
+    Known,
+    Table,
+    TrainingData,
+    baseline_of,
+    build_table,
+    know,
+    lesson_of,
+    unfitted,
+    with_fitted,
+)
 from cloud_service.training.evaluation import evaluate
-from cloud_service.training.graphs import Graphs, Lesson, fit_graphs
+from cloud_service.training.fitting import FittedModels, fit_models
 from cloud_service.training.labels import NORMAL
 from cloud_service.training.specifications import TrainingSettings, specification_for
 from models.bundle.archive import archive_name, pack
 from models.bundle.contents import (
     BASELINES,
-    CLASSIFIER,
-    DETECTOR,
     FEATURES,
     GOLDEN,
-    LIFE,
     MODEL_CARD,
     digest,
     encode_specification,
@@ -38,9 +45,10 @@ from models.bundle.loaded import LoadedBundle
 from models.bundle.manifest import SCHEMA_VERSION, Lineage, Manifest, Thresholds
 from models.evaluation.gate import Decision, decide
 from models.evaluation.splits import held_out_assets
+from models.export.golden_rows import golden_rows
 from models.export.graph import OPSET
 from models.export.parity import Parity
-from models.features.baseline import Baseline, encode_baseline
+from models.features.baseline import encode_baseline
 from models.features.hashing import feature_hash
 from models.features.specification import FeatureSpecification
 
@@ -64,6 +72,7 @@ class TrainingOutcome:
         compared_on: The assets both were compared on.
         decision: Whether it may be released, and why.
         parity: How closely the graphs answered as their trainers.
+        bundle: The same, loaded.
     """
 
     archive: bytes
@@ -74,6 +83,7 @@ class TrainingOutcome:
     compared_on: tuple[str, ...]
     decision: Decision
     parity: tuple[Parity, ...]
+    bundle: LoadedBundle
 
 
 def train_class(
@@ -110,22 +120,24 @@ def train_class(
     table = build_table(data, wanted, lambda share: progress("features", 0.5 * share))
     known = know(table, data, settings)
     held_out = held_out_assets({asset_id: data.mode_of(asset_id) for asset_id in table.asset_ids})
+    learnt_from = ~table.rows_of(held_out)
+    table = with_fitted(table, known, learnt_from, None if live is None else live.specification, settings.seed)
     baseline = baseline_of(table, known, settings)
-    lesson = _lesson(table, known, baseline, held_out)
-    graphs = fit_graphs(lesson, settings, lambda share: progress("models", 0.5 + 0.3 * share))
+    lesson = lesson_of(table, known, baseline).take(learnt_from).with_modes_seen()
+    fitted = fit_models(lesson, settings, lambda share: progress("models", 0.5 + 0.3 * share))
     progress("evaluation", 0.8)
-    manifest = _manifest(table, data, settings, graphs, held_out, live, version, trained_at or datetime.now(UTC))
-    parts = _parts(table, baseline, graphs)
+    manifest = _manifest(table, data, settings, fitted, held_out, live, version, trained_at or datetime.now(UTC))
+    parts = {FEATURES: encode_specification(table.spec), BASELINES: encode_baseline(baseline), **fitted.parts}
     bundle = LoadedBundle.of_parts(parts, manifest)
     metrics = evaluate(bundle, table, known, held_out, settings.horizons.clear_h)
     compared_on, ours, theirs = _compare(bundle, live, table, data, known, held_out, settings)
     decision = decide(ours, theirs)
     progress("bundle", 0.95)
     manifest = replace(manifest, metrics=metrics)
-    parts[GOLDEN] = make_golden(
-        bundle, table.samples.take(np.arange(0, len(table.samples), -(-len(table.samples) // _GOLDEN_WINDOWS)))
-    )
-    parts[MODEL_CARD] = model_card(manifest, decision, graphs.parity, missing).encode()
+    samples = table.samples.take(np.arange(0, len(table.samples), -(-len(table.samples) // _GOLDEN_WINDOWS)))
+    further = golden_rows(table.spec, fitted.parts, lesson.prepared, seed=settings.seed, splits=fitted.splits)
+    parts[GOLDEN] = make_golden(bundle, samples, further)
+    parts[MODEL_CARD] = model_card(manifest, decision, fitted.parity, missing, fitted.notes).encode()
     archive = pack(parts, manifest, signing_key)
     progress("done", 1.0)
     return TrainingOutcome(
@@ -136,24 +148,8 @@ def train_class(
         live_metrics=theirs,
         compared_on=tuple(sorted(compared_on)),
         decision=decision,
-        parity=graphs.parity,
-    )
-
-
-def _lesson(table: Table, known: Known, baseline: Baseline, left_out: frozenset[str]) -> Lesson:
-    """Return the rows the models learn from: those of all assets but *left_out*, with the modes seen among them."""
-    rows = ~table.rows_of(left_out)
-    seen = tuple(mode for number, mode in enumerate(known.modes) if number == 0 or (known.mode[rows] == number).any())
-    places = np.array([seen.index(mode) if mode in seen else -1 for mode in (*known.modes, "")], np.int64)
-    return Lesson(
-        modes=seen,
-        inputs=inputs_of(table, table.spec, baseline)[rows],
-        mode=places[known.mode[rows]],
-        life_h=known.life_h[rows],
-        event=known.event[rows],
-        asset=table.asset[rows],
-        end_ns=table.end_ns[rows],
-        step_s=table.spec.step_s,
+        parity=fitted.parity,
+        bundle=bundle,
     )
 
 
@@ -171,7 +167,7 @@ def _compare(
         return held_out, {}, None
     clear_h = settings.horizons.clear_h
     unseen = held_out - set(live.manifest.lineage.trained_on_assets) or held_out
-    if replace(live.specification, expected_counts=()) != replace(table.spec, expected_counts=()):
+    if unfitted(live.specification) != unfitted(table.spec):
         told = build_table(data, live.specification, lambda _share: None)
         theirs = evaluate(live, told, know(told, data, settings), unseen, clear_h)
     else:
@@ -179,29 +175,16 @@ def _compare(
     return unseen, evaluate(bundle, table, known, unseen, clear_h), theirs
 
 
-def _parts(table: Table, baseline: Baseline, graphs: Graphs) -> dict[str, bytes]:
-    """Return the files a gateway scores with."""
-    parts = {
-        FEATURES: encode_specification(table.spec),
-        BASELINES: encode_baseline(baseline),
-        DETECTOR: graphs.detector,
-        CLASSIFIER: graphs.classifier,
-        LIFE: graphs.life,
-    }
-    return {name: part for name, part in parts.items() if part is not None}
-
-
 def _manifest(
     table: Table,
     data: TrainingData,
     settings: TrainingSettings,
-    graphs: Graphs,
+    fitted: FittedModels,
     held_out: frozenset[str],
     live: LoadedBundle | None,
     version: int,
     trained_at: datetime,
 ) -> Manifest:
-    modes = graphs.modes if graphs.classifier is not None else ()
     trained_on = set(table.asset_ids) - held_out
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -209,9 +192,9 @@ def _manifest(
         version=version,
         channels=table.spec.channels,
         feature_hash=feature_hash(table.spec),
-        thresholds=_thresholds(graphs.limits, settings),
-        failure_modes=modes,
-        actions=actions_for(modes or (NORMAL,)),
+        thresholds=_thresholds(fitted.limits, settings),
+        failure_modes=fitted.modes,
+        actions=actions_for(fitted.modes or (NORMAL,)),
         files={},
         opset=OPSET,
         minimum_gateway_version=MINIMUM_GATEWAY_VERSION,
@@ -229,12 +212,12 @@ def _manifest(
     )
 
 
-def _thresholds(limits: Limits, settings: TrainingSettings) -> Thresholds:
+def _thresholds(limits: AlarmLimits, settings: TrainingSettings) -> Thresholds:
     return Thresholds(
         warning=limits.warning,
         alarm=limits.alarm,
         minimum_good_share=settings.minimum_good_share,
-        on_delay_windows=settings.on_delay_windows,
+        on_delay_windows=settings.detection.on_delay_windows,
         off_delay_windows=settings.off_delay_windows,
         minimum_confidence=settings.minimum_confidence,
     )

@@ -66,6 +66,12 @@ class Lesson:
             prepared=self.prepared.take(rows),
         )
 
+    def with_modes_seen(self) -> Lesson:
+        """Return the same with only those failure modes that its windows show."""
+        seen = tuple(mode for number, mode in enumerate(self.modes) if number == 0 or (self.mode == number).any())
+        places = np.array([seen.index(mode) if mode in seen else UNKNOWN for mode in (*self.modes, "")], np.int64)
+        return replace(self, modes=seen, mode=places[self.mode])
+
     def cut(self, seed: int, *, shortest: int, longest: int, sequences: bool = True) -> Lesson:
         """Return the same windows, as a gateway sees them that was put in, or lost its memory, in the midst of a life.
 
