@@ -1,7 +1,8 @@
 """A gated recurrent unit in plain JAX, for who can spare the extra: it reads a sequence window by window.
 
-It sees each channel twice: as it is, and less its mean over the sequence, both in units of their own spread. The second
-is what tells a slow drift of a channel that differs more between machines than it moves in one.
+It sees deviations as they are, and means since a life's start less their own mean over the sequence, both in units of
+their spread: such a mean differs more between machines than it moves in any one, and a unit that sees it whole learns
+the training machines by heart.
 
 The graph uses ONNX's own GRU operator. JAX is imported when a unit is trained, and only then: neither a gateway nor a
 training without sequence models needs it.
@@ -61,9 +62,10 @@ class Gru:
     """A trained unit as numbers; names of weights as in the ONNX operator, gates in its order (update, reset, new).
 
     Attributes:
-        centre: Of the inputs, channels then changes, shape ``(2 C,)``.
-        scale: What they are divided by, shape ``(2 C,)``.
-        w: Input weights, shape ``(3 H, 2 C)``.
+        change: 1 for a channel seen less its mean over the sequence, 0 for one seen as it is, shape ``(C,)``.
+        centre: Of what is seen, shape ``(C,)``.
+        scale: What it is divided by, shape ``(C,)``.
+        w: Input weights, shape ``(3 H, C)``.
         r: Recurrent weights, shape ``(3 H, H)``.
         wb: Input biases, shape ``(3 H,)``.
         rb: Recurrent biases, shape ``(3 H,)``.
@@ -71,6 +73,7 @@ class Gru:
         out_bias: Of the answer, shape ``(1,)``.
     """
 
+    change: Float32Array
     centre: Float32Array
     scale: Float32Array
     w: Float32Array
@@ -89,10 +92,13 @@ class Gru:
         jax, numpy = _jax()
         answer = jax.jit(lambda weights, given: _answer(jax, numpy, weights, given))
         told = [
-            np.asarray(answer(self._weights, _inputs(part, self.centre, self.scale)), np.float64)
+            np.asarray(answer(self._weights, self._inputs(part)), np.float64)
             for part in (sequences[start : start + _BATCH] for start in range(0, len(sequences), _BATCH))
         ]
         return np.concatenate(told)[:, None] if told else np.empty((0, 1))
+
+    def _inputs(self, sequences: Float32Array) -> Float32Array:
+        return _bounded(_seen(sequences, self.change), self.centre, self.scale)
 
     @property
     def _weights(self) -> dict[str, Float32Array]:
@@ -104,6 +110,8 @@ def train_gru(
     target: FloatArray,
     settings: GruSettings,
     seed: int,
+    *,
+    levels: int | None = None,
     weights: FloatArray | None = None,
 ) -> Gru:
     """Return a unit that predicts *target* with the least mean square error.
@@ -116,6 +124,7 @@ def train_gru(
         target: Shape ``(n,)``.
         settings: How it is trained.
         seed: The same seed, data and machine give the same unit.
+        levels: The first so many channels are seen as they are, the others as changes; all as they are if left out.
         weights: How often each sequence is drawn, relative to the others, shape ``(n,)``; all alike if left out.
 
     Raises:
@@ -123,29 +132,33 @@ def train_gru(
     """
     jax, numpy = _jax()
     rng = np.random.default_rng(seed)
-    both = _both(sequences)
-    centre = both.mean(axis=(0, 2), dtype=np.float64).astype(np.float32)
-    scale = np.maximum(both.std(axis=(0, 2), dtype=np.float64), _LEAST_SPREAD).astype(np.float32)
+    channels = sequences.shape[1]
+    change = (np.arange(channels) >= (channels if levels is None else levels)).astype(np.float32)
+    seen = _seen(sequences, change)
+    centre = seen.mean(axis=(0, 2), dtype=np.float64).astype(np.float32)
+    scale = np.maximum(seen.std(axis=(0, 2), dtype=np.float64), _LEAST_SPREAD).astype(np.float32)
+    seen = _bounded(seen, centre, scale)
     mean, spread = float(target.mean()), float(max(target.std(), _LEAST_SPREAD))
     wanted = ((target - mean) / spread).astype(np.float32)
     share = None if weights is None else weights / weights.sum()
-    weights_now = _start(rng, settings.units, len(centre))
+    weights_now = _start(rng, settings.units, channels)
     nothing = {name: np.zeros_like(value) for name, value in weights_now.items()}
     state: Any = (weights_now, nothing, nothing)
     update = _update(jax, numpy, settings)
     for taken in range(settings.steps):
         rows = rng.choice(len(sequences), settings.batch, p=share)
-        state = update(state, np.float32(taken), _inputs(sequences[rows], centre, scale), wanted[rows])
+        state = update(state, np.float32(taken), seen[rows], wanted[rows])
     found = {name: np.asarray(value, np.float32) for name, value in state[0].items()}
     found["out"] = (found["out"] * spread).astype(np.float32)
     found["out_bias"] = (found["out_bias"] * spread + mean).astype(np.float32)
-    return Gru(centre=centre, scale=scale, **found)
+    return Gru(change=change, centre=centre, scale=scale, **found)
 
 
 def export_gru(unit: Gru, channels: int, windows: int) -> bytes:
     """Return the graph ``sequence (n, channels, windows)`` to ``predicted (n, 1)``, float32."""
     width = unit.r.shape[1]
     constants = [
+        _constant("change", unit.change[None, :, None]),
         _constant("centre", unit.centre[None, :, None]),
         _constant("per_scale", (1.0 / unit.scale.astype(np.float64))[None, :, None]),
         _constant("lowest", np.array(-_LIMIT)),
@@ -158,9 +171,9 @@ def export_gru(unit: Gru, channels: int, windows: int) -> bytes:
     ]
     nodes: list[NodeProto] = [
         helper.make_node("GlobalAveragePool", [SEQUENCE], ["mean"]),
-        helper.make_node("Sub", [SEQUENCE, "mean"], ["change"]),
-        helper.make_node("Concat", [SEQUENCE, "change"], ["both"], axis=1),
-        helper.make_node("Sub", ["both", "centre"], ["centred"]),
+        helper.make_node("Mul", ["mean", "change"], ["taken_off"]),
+        helper.make_node("Sub", [SEQUENCE, "taken_off"], ["seen"]),
+        helper.make_node("Sub", ["seen", "centre"], ["centred"]),
         helper.make_node("Mul", ["centred", "per_scale"], ["scaled"]),
         helper.make_node("Clip", ["scaled", "lowest", "highest"], ["bounded"]),
         helper.make_node("Transpose", ["bounded"], ["by_window"], perm=[2, 0, 1]),
@@ -189,7 +202,7 @@ def _start(rng: np.random.Generator, units: int, inputs: int) -> dict[str, Float
 
 
 def _answer(jax: Any, numpy: Any, weights: Any, given: Any) -> Any:
-    """Return the unit's answers ``(n,)`` to bounded inputs ``(n, 2 C, L)``."""
+    """Return the unit's answers ``(n,)`` to bounded inputs ``(n, C, L)``."""
     units = weights["r"].shape[1]
     by_window = numpy.einsum("ncl,gc->lng", given, weights["w"]) + weights["wb"]
 
@@ -230,14 +243,13 @@ def _update(jax: Any, numpy: Any, settings: GruSettings) -> Any:
     return jax.jit(update)
 
 
-def _both(sequences: Float32Array) -> Float32Array:
-    """Return the channels, and behind them the channels less their mean over the sequence, ``(n, 2 C, L)``."""
-    return np.concatenate([sequences, sequences - sequences.mean(axis=2, keepdims=True)], axis=1)
+def _seen(sequences: Float32Array, change: Float32Array) -> Float32Array:
+    """Return *sequences* with the mean over each taken off the channels that are seen as changes."""
+    return np.asarray(sequences - sequences.mean(axis=2, keepdims=True) * change[:, None], np.float32)
 
 
-def _inputs(sequences: Float32Array, centre: Float32Array, scale: Float32Array) -> Float32Array:
-    scaled = (_both(sequences) - centre[:, None]) / scale[:, None]
-    return np.asarray(np.clip(scaled, -_LIMIT, _LIMIT), np.float32)
+def _bounded(seen: Float32Array, centre: Float32Array, scale: Float32Array) -> Float32Array:
+    return np.asarray(np.clip((seen - centre[:, None]) / scale[:, None], -_LIMIT, _LIMIT), np.float32)
 
 
 def _constant(name: str, values: FloatArray | Float32Array) -> TensorProto:

@@ -37,9 +37,10 @@ def made_up() -> Gru:
         return rng.normal(scale=0.3, size=shape).astype(np.float32)
 
     return Gru(
-        centre=drawn(2 * CHANNELS),
-        scale=np.full(2 * CHANNELS, 3.0, np.float32),
-        w=drawn(3 * UNITS, 2 * CHANNELS),
+        change=np.array([0, 0, 0, 0, 1, 1], np.float32),
+        centre=drawn(CHANNELS),
+        scale=np.full(CHANNELS, 3.0, np.float32),
+        w=drawn(3 * UNITS, CHANNELS),
         r=drawn(3 * UNITS, UNITS),
         wb=drawn(3 * UNITS),
         rb=drawn(3 * UNITS),
@@ -59,11 +60,11 @@ def asked_of_graph(unit: Gru, rows: Float32Array) -> FloatArray:
 def told_by_paper(unit: Gru, rows: Float32Array) -> FloatArray:
     """Return the answers by the equations, in float64."""
     given = rows.astype(np.float64)
-    both = np.concatenate([given, given - given.mean(axis=2, keepdims=True)], axis=1)
-    both = np.clip((both - unit.centre[:, None]) / unit.scale[:, None], -5.0, 5.0)
+    given[:, 4:] -= given[:, 4:].mean(axis=2, keepdims=True)
+    given = np.clip((given - unit.centre[:, None]) / unit.scale[:, None], -5.0, 5.0)
     state = np.zeros((len(rows), UNITS))
     for window in range(WINDOWS):
-        new = both[:, :, window] @ unit.w.T.astype(np.float64) + unit.wb
+        new = given[:, :, window] @ unit.w.T.astype(np.float64) + unit.wb
         kept = state @ unit.r.T.astype(np.float64) + unit.rb
         update, reset = (
             1.0 / (1.0 + np.exp(-(new[:, gate] + kept[:, gate]))) for gate in (slice(UNITS), slice(UNITS, 2 * UNITS))
@@ -114,7 +115,8 @@ def test_the_extra_adds_to_the_default_environment_and_changes_nothing_in_it() -
 @pytest.mark.usefixtures("jax")
 def test_a_trained_unit_answers_in_onnx_as_in_jax() -> None:
     rows = sequences(12_000, seed=2)
-    unit = train_gru(rows[:500], rows[:500, 0, -1].astype(np.float64) * 30.0, GruSettings(steps=60), 1)
+    target = rows[:500, 0, -1].astype(np.float64) * 30.0
+    unit = train_gru(rows[:500], target, GruSettings(steps=60), 1, levels=4)
 
     told, asked = unit.predict(rows), asked_of_graph(unit, rows)
 
@@ -139,7 +141,7 @@ def test_a_unit_learns_what_happened_when() -> None:
 def test_the_same_seed_trains_the_same_unit() -> None:
     rows = sequences(200, seed=5)
     first, again, other = (
-        train_gru(rows, rows[:, 0, 0].astype(np.float64), GruSettings(steps=5), seed, np.arange(200.0))
+        train_gru(rows, rows[:, 0, 0].astype(np.float64), GruSettings(steps=5), seed, weights=np.arange(200.0))
         for seed in (1, 1, 2)
     )
 
