@@ -27,7 +27,7 @@ from models.export.lightgbm import booster_nodes
 from models.export.parity import check_parity
 from models.export.variants import byte_weights, coarse_trees, fewer_kernels, fewer_trees, half_weights
 from models.records import Float32Array, FloatArray, Int64Array
-from models.sequence.heads import Head, HeadStatistics
+from models.sequence.heads import Head
 
 BATCHES = (1, 100)
 _ORIGINAL = "original"
@@ -91,11 +91,13 @@ class CompressionLimits:
         metric_loss: Share of the original's figure of merit, 0 to 1, that may be lost.
         decisions_changed: Share of the rows, 0 to 1, that may be decided otherwise.
         slower: Times the original's time at batch 100 that it may take.
+        least_saving: Share of the original's size, 0 to 1, that must be saved: for less nothing is changed.
     """
 
     metric_loss: float = 0.005
     decisions_changed: float = 0.001
     slower: float = 2.0
+    least_saving: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,7 @@ class Measured:
         metric: Figure of merit on the judge's rows.
         decisions_changed: Share of the rows, 0 to 1, decided otherwise than by the original.
         largest_difference: Between its answers and the original's.
-        within_limits: Whether it may be chosen.
+        within_limits: Whether it keeps within the limits on figure of merit, decisions and time.
     """
 
     name: str
@@ -176,7 +178,9 @@ def compress(
     for variant in variants:
         asked = original if variant is variants[0] else _Asked(variant, judge)
         measured.append(_measured(asked, original, judge, limits))
-    allowed = [number for number, one in enumerate(measured) if one.within_limits]
+    most = (1.0 - limits.least_saving) * measured[0].size_bytes
+    allowed = [0]
+    allowed += [place for place, one in enumerate(measured) if one.within_limits and one.size_bytes <= most]
     best = min(allowed, key=lambda number: (measured[number].size_bytes, measured[number].packed_bytes, number))
     return variants[best], Compression(
         model=model,
@@ -215,29 +219,24 @@ def variants_of(graph: bytes, *, averaged: bool = False, shares: Sequence[float]
 
 
 def kernel_variants(
-    graph: bytes, head: Head, statistics: HeadStatistics, *, ridge: float, shares: Sequence[float] = (0.5, 0.25)
+    graph: bytes, learn: Callable[[bytes], Head], *, shares: Sequence[float] = (0.5, 0.25)
 ) -> list[Variant]:
-    """Return the kernels in *graph* with their *head*, their quantised forms, and fewer kernels by the head's weights.
+    """Return the kernels in *graph* with their head, quantised, and fewer of them by the head's weights.
+
+    Each has a head learnt anew on its own kernels: a head leans on small differences between many kernels, and would
+    not forgive other ones.
 
     Args:
         graph: Of ``cloud_service.training.sequence.make_kernels``.
-        head: Solved for all kernels.
-        statistics: It was solved from; the heads of fewer kernels are solved from their rows and columns.
-        ridge: Of the heads.
+        learn: Returns the head of such a graph.
         shares: Of the mixes of channels that the pruned forms keep, with all kernels of each.
     """
-    found = [replace(one, head=head) for one in variants_of(graph)]
-    weight = np.abs(head.weights).sum(axis=1)
+    found = [replace(one, head=learn(one.graph)) for one in variants_of(graph)]
+    assert found[0].head is not None
+    weight = np.abs(found[0].head.weights).sum(axis=1)
     for share in shares:
-        smaller, kept = fewer_kernels(graph, weight, share)
-        some = np.append(kept, len(weight))
-        fewer = HeadStatistics(
-            gram=statistics.gram[np.ix_(some, some)],
-            moment=statistics.moment[some],
-            square=statistics.square,
-            rows=statistics.rows,
-        )
-        found.append(Variant(name=f"{share:.0%} of the kernels", kind="pruned", graph=smaller, head=fewer.solve(ridge)))
+        smaller, _ = fewer_kernels(graph, weight, share)
+        found.append(Variant(name=f"{share:.0%} of the kernels", kind="pruned", graph=smaller, head=learn(smaller)))
     return found
 
 

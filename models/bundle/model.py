@@ -35,6 +35,8 @@ class Model:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # The arena keeps what the largest batch ever took, for each graph, and saves little time.
+        options.enable_cpu_mem_arena = False
         try:
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime raises many kinds, none of them exported

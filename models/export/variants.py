@@ -26,10 +26,10 @@ _ENSEMBLES = frozenset({"TreeEnsembleRegressor", "TreeEnsembleClassifier"})
 
 
 def half_weights(graph: bytes) -> bytes:
-    """Return *graph* with its large float32 constants stored as float16.
+    """Return *graph* with its large float32 constants stored as float16; those that do not fit stay as they are.
 
     Raises:
-        ExportError: If it has none, or a number lies beyond float16.
+        ExportError: If it has none that fits.
     """
     model = load_model_from_string(graph)
     stored: dict[str, tuple[list[TensorProto], list[NodeProto]]] = {}
@@ -37,12 +37,11 @@ def half_weights(graph: bytes) -> bytes:
         values = numpy_helper.to_array(constant)
         with np.errstate(over="ignore"):
             half = values.astype(np.float16)
-        if not np.isfinite(half).all():
-            raise ExportError(f"{model.graph.name}: {constant.name} does not fit float16; nothing was exported")
-        stored[constant.name] = (
-            [numpy_helper.from_array(half, f"{constant.name}_half")],
-            [helper.make_node("Cast", [f"{constant.name}_half"], [constant.name], to=TensorProto.FLOAT)],
-        )
+        if np.isfinite(half).all():
+            stored[constant.name] = (
+                [numpy_helper.from_array(half, f"{constant.name}_half")],
+                [helper.make_node("Cast", [f"{constant.name}_half"], [constant.name], to=TensorProto.FLOAT)],
+            )
     return _restored(model, stored)
 
 

@@ -27,7 +27,7 @@ from models.export.graph import ExportError
 from models.export.lightgbm import export_quantiles
 from models.export.variants import fewer_kernels
 from models.records import Float32Array, FloatArray, Int64Array
-from models.sequence.heads import HeadStatistics
+from models.sequence.heads import Head, HeadStatistics
 
 RANDOM = np.random.default_rng(9)
 ROWS = RANDOM.normal(size=(3000, 6)).astype(np.float32)
@@ -100,6 +100,14 @@ def test_the_smallest_within_the_limits_is_chosen(graph: bytes, judge: Judge, re
     assert chosen.graph != graph
 
 
+def test_for_a_small_saving_nothing_is_changed(graph: bytes, judge: Judge) -> None:
+    """Control: without a least saving the coarse trees are chosen, which are as large but pack smaller."""
+    variants = variants_of(graph, shares=())
+
+    assert compress("life", variants, judge, replace(GENEROUS, least_saving=0.0))[1].chosen == "coarse trees"
+    assert compress("life", variants, judge, GENEROUS)[1].chosen == "original"
+
+
 @pytest.mark.parametrize(
     "limits",
     [
@@ -161,10 +169,12 @@ def test_fewer_kernels_come_with_a_head_of_their_own() -> None:
     target = np.asarray(sequences[:, 2, 20:].mean(axis=1) - sequences[:, 0, :5].mean(axis=1), np.float64)
     graph = make_kernels(5, 30, 200, 1, sequences[:800])
     kernels = kernel_features(graph, sequences)
-    statistics = HeadStatistics.of(kernels[:800], target[:800])
-    head = statistics.solve(1.0)
 
-    variants = kernel_variants(graph, head, statistics, ridge=1.0)
+    def learn(some: bytes) -> Head:
+        return HeadStatistics.of(kernel_features(some, sequences[:800]), target[:800]).solve(1.0)
+
+    head = learn(graph)
+    variants = kernel_variants(graph, learn)
     judge = LifeJudge(rows=sequences[800:], target=target[800:])
     report = compress("kernels", variants, judge, GENEROUS)[1]
 

@@ -86,7 +86,7 @@ def test_fewer_trees_of_a_classifier_keep_as_many_of_each_class() -> None:
 
 def test_fewer_trees_keep_as_many_of_each_target() -> None:
     """Several boosters in one operator: none loses all of its trees because it came last."""
-    columns: dict[str, list[Any]] = {
+    columns: dict[str, Any] = {
         "nodes_treeids": [0, 1, 2, 3],
         "nodes_nodeids": [0] * 4,
         "nodes_featureids": [0] * 4,
@@ -137,10 +137,21 @@ def test_what_has_no_trees_or_no_weights_has_no_such_form() -> None:
 
 
 def test_weights_beyond_float16_stay_as_they_are() -> None:
+    """Control: the others of the same graph are stored as float16."""
     large = numpy_helper.from_array(np.full((8, 64), 1e5, np.float32), "weights")
-    nodes = [helper.make_node("MatMul", ["features", "weights"], ["answer"])]
-    graph = finish("large", nodes, [large], inputs=8, output="answer", columns=64)
+    small = numpy_helper.from_array(np.full((64, 64), 0.1, np.float32), "more")
+    nodes = [
+        helper.make_node("MatMul", ["features", "weights"], ["between"]),
+        helper.make_node("MatMul", ["between", "more"], ["answer"]),
+    ]
+    both = finish("large", nodes, [large, small], inputs=8, output="answer", columns=64)
+    alone = finish(
+        "large", [helper.make_node("MatMul", ["features", "weights"], ["answer"])], [large], inputs=8,
+        output="answer", columns=64,
+    )  # fmt: skip
 
-    with pytest.raises(ExportError, match="does not fit float16"):
-        half_weights(graph)
-    np.testing.assert_allclose(answers(byte_weights(graph)), answers(graph), rtol=1e-4, atol=1.0)
+    assert 0.5 * len(both) < len(half_weights(both)) < 0.6 * len(both)
+    np.testing.assert_allclose(answers(half_weights(both)), answers(both), rtol=1e-3, atol=1e3)
+    with pytest.raises(ExportError, match="no weights"):
+        half_weights(alone)
+    np.testing.assert_allclose(answers(byte_weights(alone)), answers(alone), rtol=1e-4, atol=1.0)
