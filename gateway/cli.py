@@ -14,6 +14,7 @@ import click
 import msgspec
 import structlog
 
+from gateway.adaptation.cli import adaptation
 from gateway.bundles.slots import BundleSlots
 from gateway.command import EXIT_CONFIG, EXIT_FAULT, EXIT_FOUND, config_option, json_option, tell
 from gateway.commissioning.cli import opcua
@@ -81,6 +82,7 @@ main.add_command(opcua)
 main.add_command(historian)
 main.add_command(journal)
 main.add_command(replay_command)
+main.add_command(adaptation)
 
 
 @main.group()

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from gateway.adaptation.store import AdaptationStore
 from gateway.bundles.slots import BundleSlots
 from gateway.condition_monitoring.blocks import ActiveBundle, Blocks, by_zone
 from gateway.condition_monitoring.monitor import monitor
@@ -356,6 +357,7 @@ def _blocks(config: GatewayConfig) -> Blocks:
         slots=bundle_slots(config),
         features_of=config.classes_with(Upload.FEATURES),
         in_service_since=config.in_service_since,
+        adaptations=AdaptationStore(config.state_dir / "adaptations"),
     )
 
 

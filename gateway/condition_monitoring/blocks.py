@@ -9,12 +9,15 @@ from datetime import UTC, datetime
 import msgspec
 import structlog
 
+from gateway.adaptation.store import AdaptationStore, Stamp
 from gateway.advisory_generation.context import AssetContext
 from gateway.bundles.slots import BundleSlots
 from gateway.condition_monitoring.class_blocks import ClassBlocks, Unmonitored
 from gateway.condition_monitoring.comparison import Comparison, count
+from gateway.errors import ModelError
 from models.bundle.errors import BundleError
 from models.bundle.loaded import LoadedBundle
+from models.detection.adaptation import Adaptations
 from models.records import (
     OPEN_STATES,
     Advisory,
@@ -80,6 +83,7 @@ class Blocks:
         features_of: Asset classes of which each window's features are told beside its state, for the cloud to learn
             from where raw values stay here.
         in_service_since: When the life of an asset began, ns since 1970, as far as it is known.
+        adaptations: Where it is kept how models are fitted to single assets; None: nowhere.
     """
 
     def __init__(
@@ -90,12 +94,15 @@ class Blocks:
         slots: BundleSlots,
         features_of: Collection[str] = (),
         in_service_since: Mapping[str, int] | None = None,
+        adaptations: AdaptationStore | None = None,
     ) -> None:
         self._gateway_id = gateway_id
         self._in_service_since = dict(in_service_since or {})
         self._features_of = frozenset(features_of)
         self._assets = {c: [a for a, of in assets.items() if of == c] for c in sorted(set(assets.values()))}
         self._slots = slots
+        self._adaptations = adaptations
+        self._stamps: dict[str, Stamp] = {}
         self._memory = {asset_class: ClassMemory() for asset_class in self._assets}
         self._running: dict[str, ClassBlocks | Unmonitored] = {c: self._unmonitored(c) for c in self._assets}
         self._replaced: dict[str, ClassBlocks] = {}
@@ -137,6 +144,7 @@ class Blocks:
         for asset_class, memory in self._memory.items():
             token = self._slots.token(asset_class)
             if token in {memory.token, self._failed.get(asset_class)}:
+                self._follow_adaptations(asset_class)
                 continue
             running = self._running[asset_class]
             if isinstance(running, ClassBlocks):
@@ -153,6 +161,15 @@ class Blocks:
             if isinstance(running := self._running[asset_class], ClassBlocks):
                 withdrawn += running.withdraw()
         return Results(events=tuple(events), advisories=tuple(withdrawn))
+
+    def _follow_adaptations(self, asset_class: str) -> None:
+        """Take up how the live models are fitted to single assets now; windows go on as they were."""
+        running, memory = self._running[asset_class], self._memory[asset_class]
+        if self._adaptations is None or self._adaptations.stamp(asset_class) == self._stamps.get(asset_class):
+            return
+        if isinstance(running, ClassBlocks):
+            memory.manipulator = running.manipulator.state()
+            self._load(asset_class)
 
     def windows_begun_anew(self) -> list[tuple[tuple[Stream, ...], int]]:
         """Return the streams of each asset whose windows have just begun from nothing, and how many ns of past help.
@@ -288,7 +305,20 @@ class Blocks:
             return
         self._replaced[asset_class] = replaced
 
+    def _adaptations_of(self, asset_class: str) -> Adaptations:
+        """Return how models are fitted to single assets; where that cannot be read they are as the bundle says."""
+        if self._adaptations is None:
+            return Adaptations()
+        self._stamps[asset_class] = self._adaptations.stamp(asset_class)
+        try:
+            return self._adaptations.read(asset_class)
+        except ModelError as error:
+            self.warnings[f"adaptations of {asset_class}"] = str(error)
+            log.warning("adaptations cannot be read", asset_class=asset_class, error=str(error))
+            return Adaptations()
+
     def _blocks_of(self, asset_class: str, bundle: LoadedBundle) -> ClassBlocks:
+        self.warnings.pop(f"adaptations of {asset_class}", None)
         return ClassBlocks(
             gateway_id=self._gateway_id,
             bundle=bundle,
@@ -296,6 +326,7 @@ class Blocks:
             contexts=self._memory[asset_class].contexts,
             described=self._memory[asset_class].described,
             tells_features=asset_class in self._features_of,
+            adaptations=self._adaptations_of(asset_class),
         )
 
     def _event(self, asset_class: str, before: Token | None, token: Token | None) -> GatewayEvent:

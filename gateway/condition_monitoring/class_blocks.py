@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import structlog
 
+from gateway.adaptation.store import release_of
 from gateway.advisory_generation.advisor import Advisor
 from gateway.advisory_generation.context import AssetContext
 from gateway.condition_monitoring.data_manipulation import Manipulator
@@ -16,6 +18,7 @@ from gateway.condition_monitoring.prognostic_assessment import predict
 from gateway.condition_monitoring.state_detection import Detector, Span, unknown
 from gateway.errors import InferenceFailed
 from models.bundle.loaded import LoadedBundle
+from models.detection.adaptation import Adaptations, adapted_scores
 from models.detection.contribution import top_channels
 from models.detection.detector import detect
 from models.failure.classifier import classify
@@ -55,6 +58,7 @@ class ClassBlocks:
         contexts: What the class's advisor remembers, by asset.
         described: Channels of each asset as its server told them last; kept up to date by the caller.
         tells_features: Whether each window's features are among the results: raw values of its channels stay here.
+        adaptations: How the models are fitted to single assets; those of another release count for nothing.
     """
 
     def __init__(
@@ -66,8 +70,11 @@ class ClassBlocks:
         contexts: dict[str, AssetContext],
         described: Mapping[str, Sequence[Channel]],
         tells_features: bool = False,
+        adaptations: Adaptations | None = None,
     ) -> None:
         manifest = bundle.manifest
+        self._adaptations = (adaptations or Adaptations()).for_release(release_of(bundle))
+        bundle = replace(bundle, baseline=self._adaptations.baseline(bundle.baseline))
         self._tells_features = tells_features
         self._described = described
         self._bundle = bundle
@@ -131,8 +138,10 @@ class ClassBlocks:
         outputs: list[float | None] = [None] * len(spans)
         failure = ""
         try:
-            for row, output in zip(trusted, _infer(detect, self._bundle, prepared, trusted), strict=True):
-                outputs[row] = float(output)
+            scores = _infer(detect, self._bundle, prepared, trusted)
+            told = adapted_scores(self._adaptations, [spans[row].asset_id for row in trusted], scores)
+            for row, output in zip(trusted, told.tolist(), strict=True):
+                outputs[row] = output
         except InferenceFailed as error:
             failure = str(error)
             log.warning("windows stored without a state", asset_class=self._bundle.manifest.asset_class, error=failure)
