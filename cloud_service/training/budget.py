@@ -17,7 +17,6 @@ from typing import Final, Literal
 
 import numpy as np
 
-from models.evaluation.metrics import alarm_onsets
 from models.export.parity import clear_of
 from models.records import BoolArray, FloatArray
 
@@ -65,9 +64,9 @@ def fit_alarm_limits(
     lasting = _least_of_last(scores, breaks, on_delay_windows)
     allowed = false_alarms_per_asset_day * len(scores) * step_h / HOURS_PER_DAY
     warning, method = (
-        _counted(scores, breaks, on_delay_windows, allowed)
+        _counted(scores, lasting, breaks, allowed)
         if allowed >= LEAST_COUNTED
-        else _extrapolated(lasting, allowed)
+        else _extrapolated(lasting[np.isfinite(lasting)], allowed)
     )
     warning = clear_of(warning, scores)
     # A third of the way further out than the warning lies from the ordinary window.
@@ -76,21 +75,25 @@ def fit_alarm_limits(
 
 
 def _least_of_last(scores: FloatArray, breaks: BoolArray, windows: int) -> FloatArray:
-    """Return the least of the last *windows* scores of each run; runs that are shorter have none."""
+    """Return the least of each window and those before it in its run, *windows* in all; -inf where there are fewer."""
     place = np.arange(len(scores))
     began = np.maximum.accumulate(np.where(breaks | (place == 0), place, 0))
     padded = np.concatenate([np.full(windows - 1, np.inf), scores])
     least = np.lib.stride_tricks.sliding_window_view(padded, windows).min(axis=1)
-    return np.asarray(least[place - began >= windows - 1], np.float64)
+    return np.asarray(np.where(place - began >= windows - 1, least, -np.inf), np.float64)
 
 
-def _counted(scores: FloatArray, breaks: BoolArray, windows: int, allowed: float) -> tuple[float, Method]:
-    edges = np.flatnonzero(breaks)
-    runs = np.split(scores, edges[edges > 0])
+def _counted(scores: FloatArray, lasting: FloatArray, breaks: BoolArray, allowed: float) -> tuple[float, Method]:
+    # An alarm begins where the limit is passed and was not passed one window before: those that pass, less the pairs.
+    passing = np.sort(lasting)
+    pairs = np.sort(np.where(breaks[1:], -np.inf, np.minimum(lasting[1:], lasting[:-1])))
     warning = float(scores.max())
     for limit in np.quantile(scores, 1.0 - np.geomspace(1.0 / (len(scores) + 1.0), 0.2, 400)):
+        alarms = (len(passing) - int(np.searchsorted(passing, limit))) - (
+            len(pairs) - int(np.searchsorted(pairs, limit))
+        )
         # One more alarm than was counted: the next window has the same chance as those that were seen.
-        if 1 + sum(int(alarm_onsets(run >= limit, windows).sum()) for run in runs) > allowed:
+        if 1 + alarms > allowed:
             break
         warning = float(limit)
     return warning, "counted"
@@ -103,7 +106,7 @@ def _extrapolated(lasting: FloatArray, allowed: float) -> tuple[float, Method]:
     threshold = float(np.quantile(lasting, 1.0 - TAIL_SHARE))
     excesses = lasting[lasting > threshold] - threshold
     if len(excesses) < LEAST_EXCESSES or excesses.mean() <= 0.0:
-        return largest + (largest - float(np.median(lasting))), "largest"
+        return largest + max(largest - float(np.median(lasting)), 0.05 * abs(largest), 1e-3), "largest"
     rarer = len(excesses) / max(allowed, 1e-12)
     scale = float(excesses.mean())
     if excesses.max() <= scale * np.log(len(excesses) / UNLIKELY):

@@ -18,6 +18,7 @@ from sklearn import config_context
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
+from threadpoolctl import threadpool_limits
 
 from cloud_service.training.budget import AlarmLimits, fit_alarm_limits
 from cloud_service.training.sequence import kernel_features
@@ -177,7 +178,8 @@ def fit_detection(
     """
     rows = without_missing(healthy.inputs)
     fold = _folds(healthy, settings.folds)
-    with config_context(assume_finite=True, skip_parameter_validation=True):  # half the time of so many small fits
+    # Half the time of so many small fits is checking; and a second thread only waits.
+    with config_context(assume_finite=True, skip_parameter_validation=True), threadpool_limits(1):
         model = _model(healthy, rows, fold, settings, seed)
         unseen = _unseen(model, rows, fold, settings, seed)
     head, scale, residuals = _forecast(healthy, fold, settings, kernels)

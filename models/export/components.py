@@ -208,7 +208,7 @@ def export_detector(model: DetectorModel, *, inputs: int) -> bytes:
 
 
 def _screen_nodes(screen: Screen, target: str) -> Part:
-    if not (np.isfinite(screen.centre).all() and np.isfinite(screen.weight).all() and (screen.stray > 0.0).all()):
+    if not ((screen.stray > 0.0).all() and np.isfinite(screen.centre).all() and np.isfinite(screen.weight).all()):
         raise ExportError("detector: what its inputs stray is not finite and above 0; nothing was exported")
     columns, centre, weight, low, high, chosen, moved, scaled = (
         f"{target}_{what}" for what in ("columns", "centre", "weight", "low", "high", "chosen", "moved", "scaled")

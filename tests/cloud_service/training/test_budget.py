@@ -1,0 +1,93 @@
+"""Limits under a budget of false alarms: counted where alarms are many, told by the tail where they are few."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cloud_service.training.budget import AlarmLimits, fit_alarm_limits
+from models.evaluation.metrics import alarm_onsets
+from models.records import FloatArray
+
+RNG = np.random.default_rng(11)
+
+
+def limits(scores: FloatArray, budget: float, *, on_delay: int = 1, runs: int = 1) -> AlarmLimits:
+    """Return limits of hourly windows of *runs* assets."""
+    breaks = np.zeros(len(scores), np.bool_)
+    breaks[:: -(-len(scores) // runs)] = True
+    return fit_alarm_limits(scores, breaks, step_h=1.0, on_delay_windows=on_delay, false_alarms_per_asset_day=budget)
+
+
+@pytest.mark.parametrize("budget", [0.05, 0.2])
+def test_alarms_are_counted_where_the_budget_allows_several(budget: float) -> None:
+    """On as many windows again the alarms stay about the budget, and on those learnt from below it."""
+    scores, later = RNG.exponential(size=20_000), RNG.exponential(size=20_000)
+    told = limits(scores, budget)
+    allowed = budget * len(scores) / 24.0
+
+    assert told.method == "counted"
+    assert alarm_onsets(scores >= told.warning, 1).sum() <= allowed
+    assert alarm_onsets(later >= told.warning, 1).sum() == pytest.approx(allowed, rel=0.5)
+
+
+def test_an_exponential_tail_is_told_from_few_windows() -> None:
+    """A budget far below one alarm in the healthy windows: the limit lies where the tail says, not at the maximum."""
+    draws = [limits(np.random.default_rng(seed).exponential(size=2000), 0.0024) for seed in range(20)]
+
+    assert np.mean([one.method == "exponential" for one in draws]) > 0.8
+    # One window in ten thousand: minus the logarithm of that.
+    assert np.median([one.warning for one in draws]) == pytest.approx(-np.log(1e-4), rel=0.1)
+
+
+def test_a_heavy_tail_is_told_as_one() -> None:
+    """Where the largest score cannot be of an exponential tail, a heavier one is fitted: further out."""
+    scores = RNG.pareto(1.5, size=4000)
+    told = limits(scores, 0.0024)
+
+    assert told.method == "generalised_pareto"
+    assert (
+        told.warning > np.quantile(scores, 0.9) + np.log(1000.0) * scores[scores > np.quantile(scores, 0.9)].std() / 9
+    )
+
+
+def test_a_handful_of_windows_gets_a_limit_beyond_the_largest() -> None:
+    """There is no tail to tell of; no window that was seen is out of normal."""
+    scores = RNG.exponential(size=30)
+    told = limits(scores, 0.001)
+
+    assert told.method == "largest"
+    assert told.warning > scores.max()
+    assert limits(np.ones(100), 0.001).warning > 1.0
+
+
+def test_an_alarm_that_must_last_gets_a_lower_limit() -> None:
+    """With three windows in a row asked, single ones may stand out further."""
+    scores = RNG.exponential(size=20_000)
+
+    assert limits(scores, 0.01, on_delay=3).warning < limits(scores, 0.01).warning
+    assert limits(scores[:2000], 0.001, on_delay=3).warning < limits(scores[:2000], 0.001).warning
+
+
+def test_windows_of_different_assets_are_not_in_a_row() -> None:
+    """Two windows that stand beside each other in the table, of two assets, make no alarm of two windows."""
+    scores = np.zeros(400)
+    scores[[99, 100, 299, 300]] = 10.0
+
+    assert limits(scores, 0.06, on_delay=2, runs=4).warning <= limits(scores, 0.06, on_delay=2, runs=1).warning
+    assert limits(scores, 0.06, on_delay=2, runs=4).warning < 10.0
+
+
+@pytest.mark.parametrize("size", [20, 400, 20_000])
+def test_the_alarm_limit_lies_beyond_the_warning_limit(size: int) -> None:
+    told = limits(RNG.exponential(size=size), 0.003)
+
+    assert told.alarm > told.warning
+
+
+def test_no_healthy_score_lies_on_a_limit() -> None:
+    """One float32 digit must never decide what a window learnt from is."""
+    scores = np.repeat(np.arange(100.0), 100)
+    told = limits(scores, 0.5)
+
+    assert np.abs(scores - told.warning).min() > 1e-6 * told.warning
