@@ -22,6 +22,7 @@ from models.detection.adaptation import Adaptations, adapted_scores
 from models.detection.contribution import top_channels
 from models.detection.detector import detect
 from models.failure.classifier import classify
+from models.failure.contribution import reference_contributions, top_channels_of
 from models.features.windows import Windows
 from models.prognosis.life import predict_life
 from models.records import (
@@ -178,7 +179,18 @@ class ClassBlocks:
         rows: list[FloatArray | None] = [None] * len(states)
         for row, answer in zip(known, answers if answers is not None else (), strict=answers is not None):
             rows[row] = answer
-        return tuple(self._assessor.assess(state, row) for state, row in zip(states, rows, strict=True))
+        told = [self._assessor.assess(state, row) for state, row in zip(states, rows, strict=True)]
+        return tuple(self._explained(health, prepared, row) for row, health in enumerate(told))
+
+    def _explained(self, health: Health, prepared: Prepared, row: int) -> Health:
+        """Return *health* with the channels that speak for its failure mode, where it names one."""
+        modes = self._bundle.failure
+        if modes is None or health.failure_mode not in modes.names:
+            return health
+        mode = np.array([modes.names.index(health.failure_mode)])
+        contributions = reference_contributions(modes, prepared.inputs[row : row + 1], mode)[0]
+        spec = self._bundle.specification
+        return replace(health, top_channels=top_channels_of(modes, spec, prepared.inputs[row], contributions))
 
     def _prognoses(self, states: Sequence[State], prepared: Prepared) -> tuple[Prognosis, ...]:
         known, life = self._answers(predict_life, states, prepared)

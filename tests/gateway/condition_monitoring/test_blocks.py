@@ -371,3 +371,14 @@ def test_features_are_told_where_raw_values_stay(slots: BundleSlots, archives: d
     silent = make_blocks(slots)
     silent.follow_bundles()
     assert silent.results([observations]).features == ()
+
+
+def test_a_named_failure_mode_says_which_channels_speak_for_it(blocks: Blocks) -> None:
+    """Why the classifier says so stands beside why the detector does."""
+    results, _ = blocks.advance(run_machine("m-1", hours=60, fault=OVERHEATING))
+
+    named = [health for health in results.health if health.failure_mode == "overheating"]
+    assert named
+    assert all(health.top_channels for health in named)
+    assert sum(share.share for share in named[-1].top_channels) <= 1.0 + 1e-9
+    assert all(not health.top_channels for health in results.health if health.failure_mode is None)
