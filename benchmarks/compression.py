@@ -8,13 +8,12 @@ chosen. Prints the tables as they stand in a model card, or one JSON list.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 
-from benchmarks.lives import Lives, read_lives
+from benchmarks.lives import LIFE_CAP_H, Lives, read_lives
 from benchmarks.scoring import RIDGE, SEQUENCE_HEAD, Trained, lesson_of_kernels, train
 from cloud_service.training.compression import (
     Compression,
@@ -25,88 +24,34 @@ from cloud_service.training.compression import (
     kernel_variants,
     variants_of,
 )
+from cloud_service.training.judges import UNKNOWN, Unseen, classifier_judge, detector_judge, life_judge
 from cloud_service.training.sequence import kernel_features
 from models.bundle.contents import CLASSIFIER, DETECTOR, KERNELS, LIFE
-from models.bundle.decisions import horizons, zones
 from models.bundle.loaded import LoadedBundle
-from models.detection.detection import combine
-from models.evaluation.metrics import ranking_auc, rmse
-from models.failure.modes import foretold
-from models.prognosis.prognoses import blend, quantiles
-from models.records import Float32Array, FloatArray, Int64Array
+from models.records import Basis, FloatArray
 from models.sequence.heads import HeadStatistics
 
-S_PER_HOUR = 3600.0
 CLOSE_H = 24.0
 LIMITS = CompressionLimits()
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """Judges answers on windows of machines that no model has learnt from; see ``compression.Judge``."""
-
-    rows: Float32Array
-    metric_name: str
-    larger_is_better: bool
-    worth: Callable[[FloatArray], float]
-    decides: Callable[[FloatArray], Int64Array]
-
-    def metric(self, answers: FloatArray) -> float:
-        """Return the figure of merit."""
-        return self.worth(answers)
-
-    def decide(self, answers: FloatArray) -> Int64Array:
-        """Return what is decided."""
-        return self.decides(answers)
 
 
 def reports(trained: Trained) -> list[Compression]:
     """Return what became of each model."""
     lives, bundle = trained.lives, LoadedBundle.of_parts(trained.parts, trained.manifest)
     rows = lives.held_out
-    inputs, life_h = lives.prepared.inputs[rows], lives.life_h[rows]
-    assert bundle.failure is not None
-    failure, detection, limits = bundle.failure, bundle.detection, bundle.manifest.thresholds
-    detector = HeldOut(
-        rows=inputs,
-        metric_name="AUC",
-        larger_is_better=True,
-        worth=lambda answers: ranking_auc(combine(detection, answers), life_h < CLOSE_H),
-        decides=lambda answers: zones(combine(detection, answers), limits),
-    )
-    classifier = HeldOut(
-        rows=inputs,
-        metric_name="AUC",
-        larger_is_better=True,
-        worth=lambda answers: ranking_auc(1.0 - answers[:, 0], life_h < CLOSE_H),
-        decides=lambda answers: foretold(failure, answers).astype(np.int64),
-    )
+    life_h = lives.life_h[rows]
+    mode = np.where(life_h < CLOSE_H, 1, np.where(life_h >= LIFE_CAP_H, 0, UNKNOWN))
+    unseen = Unseen(prepared=lives.prepared.take(rows), mode=mode, life_h=life_h)
+    detector = variants_of(trained.parts[DETECTOR], averaged=True)
     return [
-        compress("detector", variants_of(trained.parts[DETECTOR], averaged=True), detector, LIMITS)[1],
-        compress("classifier", variants_of(trained.parts[CLASSIFIER]), classifier, LIMITS)[1],
-        _trees(trained, bundle, life_judge(bundle, inputs, life_h)),
-        _kernels(trained, bundle, life_h),
+        compress("detector", detector, detector_judge(bundle, unseen), LIMITS)[1],
+        compress("classifier", variants_of(trained.parts[CLASSIFIER]), classifier_judge(bundle, unseen), LIMITS)[1],
+        _trees(trained, bundle, unseen),
+        _kernels(trained, bundle, unseen),
     ]
 
 
-def life_judge(bundle: LoadedBundle, rows: Float32Array, life_h: FloatArray) -> HeldOut:
-    """Return the judge of one member's lives, told as the bundle tells a blend of that member alone."""
-    told = bundle.prognosis
-    assert told is not None
-    assert told.whole is not None
-    variant = told.whole
-    return HeldOut(
-        rows=rows,
-        metric_name="RMSE, hours",
-        larger_is_better=False,
-        worth=lambda answers: rmse(blend(told, variant, {"trees": answers[:, 0]}) - life_h),
-        decides=lambda answers: horizons(
-            quantiles(told, variant, blend(told, variant, {"trees": answers[:, 0]})) * S_PER_HOUR
-        ),
-    )
-
-
-def _trees(trained: Trained, bundle: LoadedBundle, judge: HeldOut) -> Compression:
+def _trees(trained: Trained, bundle: LoadedBundle, unseen: Unseen) -> Compression:
     """Return what became of the tree prognoser; its student learns what trees and kernels say together."""
     lives = trained.lives
     rows = ~lives.held_out
@@ -119,19 +64,24 @@ def _trees(trained: Trained, bundle: LoadedBundle, judge: HeldOut) -> Compressio
         settings=StudentSettings(rounds=60, leaves=8),
         seed=1,
     )
+    judge = life_judge(bundle, unseen, Basis.WHOLE_HISTORY)
+    assert judge is not None
     return compress("tree prognoser", [*variants_of(trained.parts[LIFE]), student], judge, LIMITS)[1]
 
 
-def _kernels(trained: Trained, bundle: LoadedBundle, life_h: FloatArray) -> Compression:
+def _kernels(trained: Trained, bundle: LoadedBundle, unseen: Unseen) -> Compression:
+    """Return what became of kernels and head; their lives are judged as if the bundle told them by trees alone."""
     lives = trained.lives
-    assert lives.prepared.sequences is not None
     learnt, learnt_h = lesson_of_kernels(lives.prepared.take(~lives.held_out), lives.life_h[~lives.held_out])
     variants = kernel_variants(
         trained.parts[KERNELS],
         lambda graph: HeadStatistics.of(kernel_features(graph, learnt), learnt_h).solve(RIDGE),
     )
-    judge = life_judge(bundle, np.ascontiguousarray(lives.prepared.sequences[lives.held_out]), life_h)
-    return compress("sequence model", variants, judge, LIMITS)[1]
+    judge = life_judge(bundle, unseen, Basis.WHOLE_HISTORY)
+    assert judge is not None
+    assert unseen.prepared.sequences is not None
+    own = replace(judge, rows=np.ascontiguousarray(unseen.prepared.sequences))
+    return compress("sequence model", variants, own, LIMITS)[1]
 
 
 def _tree_answers(bundle: LoadedBundle, lives: Lives) -> FloatArray:
