@@ -23,9 +23,9 @@ from gateway.testing import (
 )
 from models.bundle.loaded import LoadedBundle
 from models.bundle.scored import score
-from models.features.history import Histories
 from models.features.extraction import extract
 from models.features.hashing import feature_hash
+from models.features.history import Histories
 from models.features.windower import windows_of
 from models.records import AssetDescription, Observations, Results, State, Zone, to_ns
 
