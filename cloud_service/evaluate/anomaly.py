@@ -285,15 +285,22 @@ def _figures(
     return figures
 
 
-def nab_of_changes(dataset: Anomaly, changes: dict[int, BoolArray]) -> NabScore:
-    """Return the NAB score of *changes*, row by row of each file, over the rows that are judged."""
+def nab_of_changes(dataset: Anomaly, changes: dict[int, BoolArray], dead_time_s: float | None = None) -> NabScore:
+    """Return the NAB score of *changes*, row by row of each file, over the rows that are judged.
+
+    Args:
+        dataset: With change points.
+        changes: By file, shape ``(n,)`` each.
+        dead_time_s: After a change so long none is told; None: as long as a change point's window.
+    """
+    quiet = dataset.changepoint_window_s if dead_time_s is None else dead_time_s
     files = []
     for number, change in changes.items():
         rows = dataset.file == number
         healthy = int(dataset.healthy_rows[number])
         time_ns = dataset.time_ns[rows][healthy:]
         start, end = changepoint_windows(time_ns[dataset.changepoint[rows][healthy:]], dataset.changepoint_window_s)
-        alarms = alarm_starts(change[healthy:], time_ns, dataset.changepoint_window_s)
+        alarms = alarm_starts(change[healthy:], time_ns, quiet)
         files.append(Alarmed(alarm_ns=alarms, start_ns=start, end_ns=end))
     return changepoint_score(files)
 
