@@ -10,7 +10,7 @@ Silent windows, which have no good value of any channel, are no operating cycles
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -24,6 +24,8 @@ from models.records import BoolArray, FloatArray, Int64Array
 
 MAX_ASSETS = 100_000
 MAX_STARTS = 1000
+# How much of a life may be missing before its first known window without its being called cut.
+MAX_MISSING_STEPS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +100,9 @@ class Histories:
             FeatureError: If there would be more than 100,000 assets.
         """
         asset: Int64Array = np.fromiter(map(self._place, asset_ids), np.int64, len(asset_ids))
-        life = self._lives(asset, end_ns)
+        life, whole = self._lives(asset, end_ns)
         past = past_of(self._spec, self._memory, asset_ids, asset, life, end_ns, features)
+        past = replace(past, whole=whole)
         self._remember(past, asset, life, end_ns)
         return past
 
@@ -109,7 +112,8 @@ class Histories:
         Windows that start then or later are of the new life; those in which the repair happened are of the old one.
         It may be told before or after the windows: as long as all windows of the new life are remembered one by one,
         the result is the same. Told later than that, the life is known from the windows that are remembered, and is
-        not whole. A start that is not after the present life's is ignored.
+        not whole; nor is it when the first window that is known starts more than `MAX_MISSING_STEPS` steps after it. A
+        start that is not after the present life's is ignored.
 
         Raises:
             FeatureError: If there would be more than 100,000 assets.
@@ -120,7 +124,7 @@ class Histories:
         starts = self._starts.get(place, [])
         newest = int(self._memory.newest[place])
         if newest != NEVER and newest - self._spec.window_ns >= start_ns:
-            self._memory.begin_among_kept(place, start_ns, self._spec.window_ns)
+            self._memory.begin_among_kept(place, start_ns, self._spec.window_ns, latest_ns(self._spec, start_ns))
             self._set_starts(place, [start for start in starts if start > start_ns])
         else:
             self._set_starts(place, sorted({*starts, start_ns})[-MAX_STARTS:])
@@ -168,14 +172,18 @@ class Histories:
             self._memory.reach(self._spec, place + 1)
         return place
 
-    def _lives(self, asset: Int64Array, end_ns: Int64Array) -> Int64Array:
-        """Return how many lives of its asset begin up to each window, shape ``(n,)``; starts are rare."""
-        life = np.zeros(len(asset), np.int64)
+    def _lives(self, asset: Int64Array, end_ns: Int64Array) -> tuple[Int64Array, BoolArray]:
+        """Return how many lives of its asset begin up to each window, and whether it is whole; starts are rare."""
+        life, whole = np.zeros(len(asset), np.int64), self._memory.whole[asset]
         for place in self._starts.keys() & set(asset.tolist()) if self._starts else ():
-            own = asset == place
-            begun = np.searchsorted(self._starts[place], end_ns[own] - self._spec.window_ns, side="right")
-            life[own] = np.maximum.accumulate(begun)
-        return life
+            starts, own = np.array(self._starts[place]), np.flatnonzero(asset == place)
+            begins_ns = end_ns[own] - self._spec.window_ns
+            life[own] = np.maximum.accumulate(np.searchsorted(starts, begins_ns, side="right"))
+            for number, first in zip(*np.unique(life[own], return_index=True), strict=True):
+                if number:
+                    known_in_time = begins_ns[first] <= latest_ns(self._spec, int(starts[number - 1]))
+                    whole[own[life[own] == number]] = known_in_time
+        return life, whole
 
     def _remember(self, past: Past, asset: Int64Array, life: Int64Array, end_ns: Int64Array) -> None:
         """Keep the rows of each asset's newest life, and note which lives began."""
@@ -184,7 +192,8 @@ class Histories:
         for place in set(asset[begun].tolist()):
             starts, reached = self._starts[place], int(life[asset == place].max())
             memory.begin(np.array([place]))
-            memory.life_start[place], memory.whole[place] = starts[reached - 1], True
+            memory.life_start[place] = starts[reached - 1]
+            memory.whole[place] = past.whole[np.flatnonzero(asset == place)[-1]]
             self._set_starts(place, starts[reached:])
         newest_run = np.zeros(len(past.first), np.bool_)
         newest_run[past.run[np.flatnonzero(np.append(np.diff(rows.asset) != 0, True))] if len(rows.asset) else []] = (
@@ -208,6 +217,11 @@ class _Saved:
     asset_ids: tuple[str, ...]
     starts: dict[int, tuple[int, ...]]
     columns: dict[str, bytes]
+
+
+def latest_ns(spec: FeatureSpecification, start_ns: int) -> int:
+    """Return when, at the latest, the first known window of a whole life that began at *start_ns* starts."""
+    return start_ns + MAX_MISSING_STEPS * spec.step_ns
 
 
 def past_of(
@@ -265,7 +279,7 @@ def past_of(
         cycles=counted
         + (np.where(goes_on, memory.cycles[rows.asset[first]], 0) - counted[first] + ~rows.silent[first])[run],
         hours_since=_hours_since(spec, memory, asset, end_ns, features),
-        whole=(life > 0) | memory.whole[asset],
+        whole=memory.whole[asset],
     )
 
 

@@ -158,12 +158,16 @@ class Memory:
         for sums in (self.total, self.number, self.first_total, self.first_number):
             sums[assets] = 0.0
 
-    def begin_among_kept(self, asset: int, start_ns: int, window_ns: int) -> None:
-        """Begin a life of *asset* at *start_ns*, of which there are windows already."""
+    def begin_among_kept(self, asset: int, start_ns: int, window_ns: int, latest_ns: int) -> None:
+        """Begin a life of *asset* at *start_ns*, of which there are windows already.
+
+        It is whole if all its windows are kept and the first of them starts at *latest_ns* or before.
+        """
         most, kept = self.end_ns.shape[1], int(self.kept[asset])
         starts = self.end_ns[asset, most - kept :] - window_ns
         of_life = int(np.count_nonzero(starts >= start_ns))
-        self.whole[asset] = of_life < kept or self.gone[asset] == 0
+        complete = of_life < kept or self.gone[asset] == 0
+        self.whole[asset] = complete and bool((starts[kept - of_life :] <= latest_ns).any())
         self.begin(np.array([asset]))
         self.kept[asset], self.life_start[asset] = of_life, start_ns
 

@@ -219,6 +219,26 @@ def test_a_repair_told_too_late_leaves_a_life_that_is_not_whole(full_spec: Featu
     assert told(full_spec, in_time, log).whole[60:].all()
 
 
+@pytest.mark.parametrize(("hours", "whole"), [(12, True), (13, False)])
+@pytest.mark.parametrize("told_first", [True, False])
+def test_a_life_of_which_the_beginning_is_missing_is_not_whole(
+    full_spec: FeatureSpecification, hours: int, *, told_first: bool, whole: bool
+) -> None:
+    """A gateway that came years later, or begins anew, does not know all of a life for being told its start."""
+    rows = np.ones((3, len(feature_names(full_spec))))
+    end_ns = (10 + hours + 2 + np.arange(3)) * HOUR_NS
+    histories = Histories(full_spec)
+    if told_first:
+        histories.begin_life("a", 10 * HOUR_NS)
+    histories.push(["a"], end_ns[:1], rows[:1])
+    histories.begin_life("a", 10 * HOUR_NS)
+
+    past = histories.push(["a", "a"], end_ns[1:], rows[1:])
+
+    assert past.whole.tolist() == [whole] * 2
+    assert past.windows_known.tolist() == [2, 3]
+
+
 def test_windows_in_which_the_repair_happened_are_of_the_old_life(full_spec: FeatureSpecification) -> None:
     """Windows are two hours long: that which starts at the repair is the first of the new life."""
     rows = np.ones((6, len(feature_names(full_spec))))
