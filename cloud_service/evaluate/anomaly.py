@@ -387,7 +387,9 @@ def _protocol(dataset: Anomaly, settings: AnomalySettings, seeds: Sequence[int])
         f"{dataset.changepoint_window_s:g} s after each",
         "thresholds": "of each file, from its healthy rows alone, by scores of fits that have not seen them; "
         f"budget {settings.false_alarms_per_day:g} false alarm and {settings.changes_per_day:g} changes a day",
-        "selection": "no label is used; settings were compared on files that are healthy throughout",
+        "selection": "no label takes part in a fit or a limit; the settings below were compared on files that are "
+        "healthy throughout, with steps added to them; figures of variants on the labelled files were seen while this "
+        "protocol was made, and lay close together",
         "seeds": list(seeds),
         "window_s": settings.window_s,
         "accuracy_of_reading": settings.accuracy,
