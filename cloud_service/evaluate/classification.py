@@ -24,7 +24,7 @@ from cloud_service.evaluate.foretelling import agreement, asked_as_a_gateway, ca
 from cloud_service.evaluate.outcome import Figure, Outcome, Parity, Progress, over_seeds
 from cloud_service.training.failure import (
     BROAD,
-    SHARP,
+    FINE,
     FailureLesson,
     FailureSettings,
     FittedFailure,
@@ -64,7 +64,7 @@ class ClassificationSettings:
     """
 
     failure: FailureSettings = field(
-        default_factory=lambda: FailureSettings(forms=(BROAD, SHARP), horizon_h=0.0, rows_at_most=100_000)
+        default_factory=lambda: FailureSettings(forms=(FINE, BROAD), horizon_h=0.0, rows_at_most=100_000)
     )
     quantities: bool = True
     at_limits: bool = True

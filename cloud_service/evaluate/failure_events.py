@@ -28,9 +28,9 @@ import numpy as np
 
 from cloud_service.evaluate.alarms import Alarms, Delays, choose_alarms, judge_alarms
 from cloud_service.evaluate.foretelling import agreement, asked_as_a_gateway, calibration_of, precision_recall
-from cloud_service.evaluate.machine_windows import MachineWindows
+from cloud_service.evaluate.machine_windows import MachineWindows, slow_inputs
 from cloud_service.evaluate.outcome import Figure, LeadTimes, Outcome, Parity, Progress, over_seeds
-from cloud_service.training.failure import FailureLesson, FailureSettings, fit_modes, folds_of
+from cloud_service.training.failure import BROAD, MOVING, FailureLesson, FailureSettings, fit_modes, folds_of
 from models.datasets.tasks import FailureEvents
 from models.evaluation.failure import average_precision, brier, calibration_error
 from models.failure.modes import foretold
@@ -51,7 +51,9 @@ class EventSettings:
         off_delay: Windows in a row that end it.
     """
 
-    failure: FailureSettings = field(default_factory=lambda: FailureSettings(rows_at_most=12_000))
+    failure: FailureSettings = field(
+        default_factory=lambda: FailureSettings(forms=(MOVING, BROAD), rows_at_most=12_000)
+    )
     on_delays: tuple[int, ...] = (1, 2, 3)
     off_delay: int = 6
 
@@ -65,6 +67,7 @@ class JudgedMachines:
         probabilities: Of none and of each mode, shape ``(n, 1 + modes)``.
         told: Whether each mode is at or above its threshold, shape ``(n, modes)``.
         alarms: Their alarms, held against the failures.
+        forms: The form of trees that was chosen in each fold for each mode.
         delays: How many windows raise an alarm, in each fold.
         thresholds: Of each mode in each fold.
         moved: How many decisions of the exported graph differ from the trainer's.
@@ -76,6 +79,7 @@ class JudgedMachines:
     probabilities: FloatArray
     told: BoolArray
     alarms: Alarms
+    forms: tuple[Mapping[str, str], ...]
     delays: tuple[int, ...]
     thresholds: tuple[tuple[float, ...], ...]
     moved: int
@@ -142,6 +146,7 @@ def _judge(dataset: FailureEvents, windows: MachineWindows, settings: EventSetti
         probabilities=probabilities,
         told=told,
         alarms=Alarms.joined([part.alarms for part in parts]),
+        forms=tuple(part.forms for part in parts),
         delays=tuple(part.delays.on for part in parts),
         thresholds=tuple(part.thresholds for part in parts),
         moved=sum(part.moved for part in parts),
@@ -157,6 +162,7 @@ class _Fold:
     probabilities: FloatArray
     told: BoolArray
     alarms: Alarms
+    forms: Mapping[str, str]
     delays: Delays
     thresholds: tuple[float, ...]
     moved: int
@@ -183,7 +189,11 @@ class _Fold:
         seen = np.asarray(windows.hits[learnt].any(axis=0), np.bool_)
         names = tuple(name for name, some in zip(dataset.modes, seen.tolist(), strict=True) if some)
         lesson = FailureLesson(
-            names=names, inputs=inputs[learnt], hits=windows.hits[learnt][:, seen], group=windows.machine[learnt]
+            names=names,
+            inputs=inputs[learnt],
+            hits=windows.hits[learnt][:, seen],
+            group=windows.machine[learnt],
+            slow=slow_inputs(dataset, windows.spec),
         )
         fitted = fit_modes(lesson, settings.failure, seed)
         unseen = np.zeros((len(learnt), len(dataset.modes)))
@@ -204,6 +214,7 @@ class _Fold:
             probabilities=every,
             told=told,
             alarms=judge_alarms(windows.take(judged), told, dataset, delays),
+            forms=dict(zip(names, fitted.forms, strict=True)),
             delays=delays,
             thresholds=limits,
             moved=int((decided != foretold(fitted.modes, wanted)).any(axis=1).sum()),
@@ -264,8 +275,12 @@ def _protocol(
         "rolling_windows": list(windows.spec.history.rolling),
         "failures_in_the_record": len(dataset.failure_mode),
         "failures_judged": int(windows.failure_judged.sum()),
-        "selection": "calibration, thresholds and windows in a row on the learnt machines, by cross-validation",
-        "form": [form.name for form in settings.failure.forms],
+        "selection": "form of trees, calibration, thresholds, windows in a row: cross-validation on learnt machines",
+        "forms_tried": [form.name for form in settings.failure.forms],
+        "forms_chosen": {
+            name: dict(Counter(forms.get(name, "") for one in judged.values() for forms in one.forms))
+            for name in dataset.modes
+        },
         "windows_in_a_row": dict(Counter(str(on) for one in judged.values() for on in one.delays)),
         "windows_that_end_an_alarm": settings.off_delay,
         "median_threshold": {name: float(np.median(limits[:, place])) for place, name in enumerate(dataset.modes)},

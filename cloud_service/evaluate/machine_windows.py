@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.datasets.tasks import NS_PER_HOUR, FailureEvents
 from models.features.extraction import extract
+from models.features.names import input_names
 from models.features.specification import FeatureSpecification, History
 from models.features.windows import windows_of_table
 from models.records import BoolArray, Channel, FloatArray, Int64Array
@@ -78,7 +79,7 @@ class MachineWindows:
             features=extract(spec, windows),
             hits=_hits(dataset, machine, end_ns, horizon_ns),
             judged=np.asarray(told & (end_ns - first[machine] >= behind)),
-            known=np.asarray(end_ns + horizon_ns <= last[machine] + spec.step_ns),
+            known=np.asarray(end_ns + horizon_ns <= last[machine] - spec.step_ns),
             failure_judged=np.asarray(
                 (dataset.failure_time_ns - first[of_failure] - behind >= horizon_ns)
                 & (dataset.failure_time_ns <= last[of_failure])
@@ -116,6 +117,12 @@ def specification_of(dataset: FailureEvents) -> FeatureSpecification:
             events=tuple(replaced),
         ),
     )
+
+
+def slow_inputs(dataset: FailureEvents, spec: FeatureSpecification) -> BoolArray:
+    """Return which inputs hardly change of a machine: what never does, and hours since a part was replaced."""
+    static = {f"{channel.name}.mean" for channel in dataset.static_channels}
+    return np.array([name.startswith("hours_since:") or name in static for name in input_names(spec)])
 
 
 def _rows_apart_h(dataset: FailureEvents) -> float:

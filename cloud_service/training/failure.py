@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_service.training.lesson import Lesson
+from cloud_service.training.split_gaps import in_the_middle
 from models.export.failure import export_failure, probabilities_of
 from models.export.graph import without_missing
 from models.export.lightgbm import thresholds_of
@@ -46,6 +47,7 @@ class TreeForm:
         rows_per_bin: At least so many rows in a bin; 1: every value is told apart.
         inputs_share: Of the inputs that a tree may look at.
         l2: Penalty on leaf values.
+        with_slow: Whether inputs that tell groups apart more than windows are looked at; see `FailureLesson.slow`.
     """
 
     name: str
@@ -58,15 +60,17 @@ class TreeForm:
     rows_per_bin: int = 3
     inputs_share: float = 1.0
     l2: float = 1.0
+    with_slow: bool = True
 
 
 BROAD: Final = TreeForm(name="broad")
 """For failures that announce themselves over many windows: no leaf is a single event."""
 
-SHARP: Final = TreeForm(
-    name="sharp", rounds=60, leaves=8, rows_per_leaf=1, share_per_leaf=0.0, bins=20_000, rows_per_bin=1, l2=0.0
-)
-"""For failures where a limit is passed: every value is told apart, and a leaf may be one row."""
+FINE: Final = replace(BROAD, name="fine", rounds=30, bins=20_000, rows_per_bin=1)
+"""For failures where a limit is passed: every value is told apart."""
+
+MOVING: Final = replace(BROAD, name="moving", with_slow=False)
+"""For few assets: their age, make and time since a repair say which of them it is, rather than how it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,8 @@ class FailureSettings:
     """How failure modes are learnt.
 
     Attributes:
-        forms: The forms of trees that are tried; each mode takes the one of the least log loss on unseen groups.
+        forms: The forms of trees that are tried, the preferred first: each mode takes the first of which the log loss
+            on unseen groups is the least, or more by no more than its standard error over groups.
         folds: Of the groups.
         rows_at_most: Rows that a fit learns from; of healthy ones every so many is taken, with as much more weight.
         balance: 0: rows of a rare mode weigh as any other; 1: as much as all others together; between: by powers.
@@ -97,12 +102,15 @@ class FailureLesson:
         inputs: Shape ``(n, inputs)``; may hold NaN.
         hits: Whether a row is on its way to each mode, shape ``(n, modes)``.
         group: Rows of one group are seen together or not at all, shape ``(n,)``.
+        slow: Inputs that hardly change within a group (age, make, hours since a repair), shape ``(inputs,)``; None:
+            there are none.
     """
 
     names: tuple[str, ...]
     inputs: Float32Array
     hits: BoolArray
     group: Int64Array
+    slow: BoolArray | None = None
 
     def __len__(self) -> int:
         return len(self.group)
@@ -220,7 +228,7 @@ def fit_modes(lesson: FailureLesson, settings: FailureSettings, seed: int) -> Fi
     fold = folds_of(lesson.group, lesson.hits, settings.folds, seed)
     trials = [_Trial.of(lesson, fold, form, settings, seed) for form in settings.forms]
     modes = range(len(lesson.names))
-    best = [min(trials, key=lambda trial, mode=mode: float(trial.loss[mode])) for mode in modes]  # type: ignore[misc]
+    best = [_preferred(trials, mode, lesson.group) for mode in modes]
     boosters: dict[int, lgb.Booster] = {}
     for form in dict.fromkeys(trial.form for trial in best):
         boosters |= _boosters(lesson, form, settings, seed, [mode for mode in modes if best[mode].form is form])
@@ -326,7 +334,10 @@ def _between(low: float, high: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class _Trial:
-    """A form of trees, tried on groups that the fits had not seen; ``tried`` is False for modes of one group alone."""
+    """A form of trees, tried on groups that the fits had not seen; ``tried`` is False for modes of one group alone.
+
+    ``loss`` is the log loss of each row and mode, shape ``(n, modes)``.
+    """
 
     form: TreeForm
     slope: FloatArray
@@ -358,7 +369,7 @@ class _Trial:
         for mode in np.flatnonzero(tried).tolist():
             slope[mode], offset[mode] = calibration(raw[:, mode], lesson.hits[:, mode])
         log_odds = raw * slope + offset
-        loss = np.logaddexp(0.0, np.where(lesson.hits, -log_odds, log_odds)).mean(axis=0)
+        loss = np.logaddexp(0.0, np.where(lesson.hits, -log_odds, log_odds))
         whole = magnitude.sum(axis=1, keepdims=True)
         share = np.divide(magnitude, whole, out=np.zeros_like(magnitude), where=whole > 0.0)
         return cls(
@@ -370,6 +381,23 @@ class _Trial:
             importance=tuple(map(tuple, np.round(share, 9).tolist())),
             tried=tried,
         )
+
+
+def _preferred(trials: Sequence[_Trial], mode: int, group: Int64Array) -> _Trial:
+    """Return the first of *trials* whose loss is the least or cannot be told from it.
+
+    Source:
+        L. Breiman, J. Friedman, R. Olshen, C. Stone, *Classification and Regression Trees*, 1984 (the rule of one
+        standard error), on differences within groups.
+    """
+    least = min(trials, key=lambda trial: float(trial.loss[:, mode].mean()))
+    of_row = np.unique(group, return_inverse=True)[1]
+    for trial in trials:
+        more = np.bincount(of_row, weights=trial.loss[:, mode] - least.loss[:, mode])
+        error = float(more.std() * np.sqrt(len(more)))
+        if more.sum() <= error:
+            return trial
+    return least
 
 
 def calibration(raw: FloatArray, hit: BoolArray) -> tuple[float, float]:
@@ -415,6 +443,8 @@ def _boosters(
     """Return a booster for each of *modes*."""
     chosen, weight = _drawn(lesson.hits, settings.rows_at_most)
     rows, hits = without_missing(lesson.inputs[chosen]), lesson.hits[chosen]
+    if not form.with_slow and lesson.slow is not None:
+        rows[:, lesson.slow] = 0.0
     parameters = tree_parameters(form, seed)
     data = lgb.Dataset(np.ascontiguousarray(rows), params=parameters, free_raw_data=False).construct()
     boosters: dict[int, lgb.Booster] = {}
@@ -429,7 +459,7 @@ def _boosters(
             ),
         }
         data.set_label(hit.astype(np.float64)).set_weight(balanced)
-        boosters[mode] = lgb.train(parameters | grown, data, form.rounds)
+        boosters[mode] = in_the_middle(lgb.train(parameters | grown, data, form.rounds), rows)
     return boosters
 
 

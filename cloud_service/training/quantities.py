@@ -12,7 +12,7 @@ from typing import Any, Final
 import lightgbm as lgb
 import numpy as np
 
-from cloud_service.training.failure import SHARP, tree_parameters
+from cloud_service.training.failure import FINE, tree_parameters
 from models.features.baseline import Baseline
 from models.features.specification import Derived
 from models.records import BoolArray, Channel, FloatArray
@@ -78,7 +78,7 @@ def centred_at_limits(baseline: Baseline, features: FloatArray, hits: BoolArray,
     for mode in range(hits.shape[1]):
         if not hits[:, mode].any():
             continue
-        parameters = tree_parameters(SHARP, seed)
+        parameters = tree_parameters(FINE, seed)
         data = lgb.Dataset(features, hits[:, mode].astype(np.float64), params=parameters)
         for feature, limit, gain in _splits(lgb.train(parameters, data, _FIRST_ROUNDS)):
             if gain > gained[feature]:

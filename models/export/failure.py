@@ -1,7 +1,7 @@
-"""One booster a failure mode as one graph: all trees in one operator, calibrated, probabilities that add up to 1.
+"""One booster a failure mode as one graph: all trees in one operator, calibrated.
 
-Modes do not exclude each other: a window may be on its way to two failures at once. The probability of none is the
-product of each mode's not coming; what is left is shared out by the modes' own probabilities.
+Modes do not exclude each other: a window may be on its way to two failures at once. So each has a probability of its
+own, and that of none is the product of each not coming.
 """
 
 from __future__ import annotations
@@ -20,16 +20,13 @@ from models.export.refusals import check_exportable
 from models.records import FloatArray
 
 PROBABILITIES = "probabilities"
-# Added to the sum that shares are of, so that a window with no sign of any mode has shares too.
-LEAST = 1e-30
 _MISSING_AS_NAN = "NaN"
 
 
 def probabilities_of(log_odds: FloatArray) -> FloatArray:
     """Return the probabilities of none and of each mode, shape ``(n, 1 + modes)``, from log odds ``(n, modes)``."""
-    alone = 1.0 / (1.0 + np.exp(-np.clip(log_odds, -700.0, 700.0)))
     none = np.exp(-np.logaddexp(0.0, log_odds).sum(axis=1, keepdims=True))
-    return np.concatenate([none, (1.0 - none) * alone / (alone.sum(axis=1, keepdims=True) + LEAST)], axis=1)
+    return np.concatenate([none, 1.0 / (1.0 + np.exp(-np.clip(log_odds, -700.0, 700.0)))], axis=1)
 
 
 def export_failure(boosters: Sequence[lgb.Booster], slope: Sequence[float], offset: Sequence[float]) -> bytes:
@@ -56,8 +53,6 @@ def export_failure(boosters: Sequence[lgb.Booster], slope: Sequence[float], offs
         numpy_helper.from_array(np.array(slope, np.float32), "slope"),
         numpy_helper.from_array(np.array(offset, np.float32), "offset"),
         numpy_helper.from_array(np.array([1], np.int64), "modes"),
-        numpy_helper.from_array(np.array(1.0, np.float32), "certain"),
-        numpy_helper.from_array(np.array(LEAST, np.float32), "least"),
     ]
     return finish("failure", nodes, constants, inputs=widths.pop(), output=PROBABILITIES, columns=1 + len(boosters))
 
@@ -67,16 +62,11 @@ def _reading() -> list[NodeProto]:
     return [
         helper.make_node("Mul", ["raw", "slope"], ["sloped"]),
         helper.make_node("Add", ["sloped", "offset"], ["log_odds"]),
-        helper.make_node("Sigmoid", ["log_odds"], ["alone"]),
+        helper.make_node("Sigmoid", ["log_odds"], ["each"]),
         helper.make_node("Softplus", ["log_odds"], ["against"]),
         helper.make_node("ReduceSum", ["against", "modes"], ["against_all"], keepdims=1),
         helper.make_node("Neg", ["against_all"], ["for_none"]),
         helper.make_node("Exp", ["for_none"], ["none"]),
-        helper.make_node("Sub", ["certain", "none"], ["any"]),
-        helper.make_node("ReduceSum", ["alone", "modes"], ["alone_all"], keepdims=1),
-        helper.make_node("Add", ["alone_all", "least"], ["whole"]),
-        helper.make_node("Div", ["alone", "whole"], ["share"]),
-        helper.make_node("Mul", ["share", "any"], ["each"]),
         helper.make_node("Concat", ["none", "each"], [PROBABILITIES], axis=1),
     ]
 
