@@ -111,6 +111,7 @@ def _in_processes(module: str, dataset: Dataset, seeds: Sequence[int], jobs: int
             running = [pool.submit(_one_seed, module, dataset, seed) for seed in seeds]
             shares = dict.fromkeys(seeds, 0.0)
             while not all(future.done() for future in running):
+                shares |= {seed: 1.0 for seed, future in zip(seeds, running, strict=True) if future.done()}
                 _pass_on(told, shares, progress)
             return joined([future.result() for future in running])
 
@@ -128,5 +129,5 @@ def _pass_on(told: Any, shares: dict[int, float], progress: Progress) -> None:
         seed, stage, share = told.get(timeout=_POLL_S)
     except queue.Empty:
         return
-    shares[seed] = share
+    shares[seed] = max(share, shares[seed])
     progress(f"seed {seed}: {stage}", sum(shares.values()) / len(shares))
