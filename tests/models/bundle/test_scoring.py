@@ -47,7 +47,7 @@ def test_life_is_told_in_seconds_with_what_it_rests_on(release: Any) -> None:
     """The trees say 50 hours at no deviation, the kernels 70; whole lives are told by the trees alone."""
     bundle = release.loaded
     histories = Histories(bundle.specification)
-    histories.begin_life("reference", 0)
+    histories.begin_life("reference", int(release.windows.start_ns[0]))
     whole = score(bundle, histories, release.windows).life
     cut = score(bundle, Histories(bundle.specification), release.windows).life
 
