@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from cloud_service.training.detection import DetectionSettings, HealthyWindows, fit_detection
+from models.bundle.model import Model
 from models.detection.adaptation import (
     Adaptation,
     AdaptationError,
@@ -23,8 +25,9 @@ from models.detection.adaptation import (
     decode_adaptations,
     encode_adaptations,
 )
-from models.detection.detection import Detection, Member
+from models.detection.detection import Detection, Member, combine
 from models.features.baseline import Baseline, deviations
+from models.features.names import input_names
 from models.features.specification import FeatureSpecification
 from models.records import Channel, FloatArray
 
@@ -42,6 +45,7 @@ SPEC = FeatureSpecification(
 BASELINE = Baseline(
     centre={"p1": ((50.0, 5.0),), "p2": ((60.0, 6.0),)}, class_centre=((55.0, 5.5),), class_scale=((1.0, 0.1),)
 )
+BASELINE_OF_CLASS = replace(BASELINE, centre={})
 RELEASE = Release(
     asset_class="pump",
     version=3,
@@ -198,6 +202,47 @@ def test_adaptations_travel_unchanged() -> None:
 
     assert told == some
     assert (told.of["p1"].windows, told.of["p1"].confirmed_by, told.of["p1"].confirmed_at) == (96, "a technician", AT)
+
+
+def test_an_asset_unlike_its_class_is_flagged_no_more_and_its_fault_still_is() -> None:
+    """With a real detector of four pumps, a fifth runs beside them all: adapted, it is ordinary, and a fault is not."""
+    rng = np.random.default_rng(4)
+    rows = np.array([55.0, 5.5]) + rng.normal(size=(800, 2)) * [1.0, 0.1]
+    asset = np.repeat(np.arange(4), 200)
+    names = [f"p{number}" for number in asset]
+    fitted = fit_detection(
+        HealthyWindows(
+            names=input_names(SPEC),
+            inputs=deviations(SPEC, rows, names, BASELINE_OF_CLASS),
+            asset=asset,
+            end_ns=np.tile(np.arange(200), 4) * 3_600_000_000_000,
+            step_s=3600.0,
+            least_stray=np.zeros(2),
+        ),
+        DetectionSettings(trees=10, false_alarms_per_asset_day=0.05),
+        1,
+    )
+    release = replace(RELEASE, baseline=BASELINE_OF_CLASS, detection=fitted.detection, warning=fitted.limits.warning)
+    graph = Model("detector", fitted.graph, shape=(2,))
+
+    def flagged(features: FloatArray, adaptations: Adaptations) -> float:
+        baseline, fifth = adaptations.baseline(release.baseline), ["fifth"] * len(features)
+        scores = combine(fitted.detection, graph(deviations(SPEC, features, fifth, baseline)))
+        return float((adapted_scores(adaptations, fifth, scores) >= release.warning).mean())
+
+    own, later, fault = (
+        np.array([57.6, 5.3]) + away + rng.normal(size=(200, 2)) * [1.0, 0.1] for away in (0.0, 0.0, [7.0, 0.0])
+    )
+    told = adapt(
+        release,
+        evidence(own, "fifth"),
+        lambda moved: combine(fitted.detection, graph(deviations(SPEC, own, ["fifth"] * 200, moved))),
+    )
+    some = Adaptations().with_(told)
+
+    assert flagged(later, Adaptations()) > 0.1
+    assert flagged(later, some) < 0.02
+    assert flagged(fault, some) > 0.9
 
 
 @pytest.mark.parametrize(
