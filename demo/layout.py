@@ -178,9 +178,18 @@ def write_cloud_config(cloud: CloudSite) -> None:
 
 
 def write_gateway_config(
-    gateway: GatewaySite, *, endpoint: str, user: str, assets: Mapping[str, str], uplink_port: int
+    gateway: GatewaySite,
+    *,
+    endpoint: str,
+    user: str,
+    assets: Mapping[str, str],
+    in_service_since: Mapping[str, str],
+    uplink_port: int,
 ) -> None:
-    """Write a gateway's configuration: its cell's server, its *assets* and their classes, its way to the cloud."""
+    """Write a gateway's configuration: its cell's server, its *assets* and their classes, its way to the cloud.
+
+    ``in_service_since`` says when the lives of assets began, as far as that is known.
+    """
     text = _GATEWAY.format(
         gateway_id=gateway.gateway_id,
         status=gateway.status_port,
@@ -192,6 +201,7 @@ def write_gateway_config(
     text += "".join(_ASSET_CLASS.format(asset_class=name) for name in sorted(set(assets.values())))
     text += "".join(
         _ASSET.format(asset_id=asset_id, asset_class=asset_class, cell=gateway.cell)
+        + (f"in_service_since = {in_service_since[asset_id]}\n" if asset_id in in_service_since else "")
         for asset_id, asset_class in assets.items()
     )
     gateway.config.write_text(text)

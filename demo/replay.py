@@ -116,10 +116,11 @@ def judge_cmapss(account: Account, layout: Layout) -> dict[str, Any]:
     truth = {f["asset"]: f for cell in CELLS for f in layout.truth(cell)["faults"] if f["asset"][7:9] == "te"}
     last: dict[str, Prognosis] = {}
     for prognosis in sorted(read_results(layout, "prognosis", Prognosis), key=lambda p: p.window_end):
-        last[prognosis.asset_id] = prognosis
+        if prognosis.p50_s is not None:
+            last[prognosis.asset_id] = prognosis
     engines = sorted(set(last) & set(truth))
     left = np.array([truth[e]["rul_s"] / CYCLE_S for e in engines])
-    told = np.array([last[e].p50_s / CYCLE_S for e in engines])
+    told = np.array([_cycles(last[e].p50_s) for e in engines])
     error = np.minimum(told, LIFE_CAP_CYCLES) - np.minimum(left, LIFE_CAP_CYCLES)
     off = rmse(error)
     advised = {a.asset_id for a in read_results(layout, "advisory", Advisory)}
@@ -127,8 +128,8 @@ def judge_cmapss(account: Account, layout: Layout) -> dict[str, Any]:
     for engine in sorted(near, key=lambda e: float(truth[e]["rul_s"]))[:10]:
         p, sign = last[engine], "advisory" if engine in advised else "no advisory"
         account.say(
-            f"{engine}: {truth[engine]['rul_s'] / CYCLE_S:.0f} cycles left, told {p.p10_s / CYCLE_S:.0f}-"
-            f"{p.p50_s / CYCLE_S:.0f}-{p.p90_s / CYCLE_S:.0f} (P10-P50-P90), {sign}",
+            f"{engine}: {truth[engine]['rul_s'] / CYCLE_S:.0f} cycles left, told {_cycles(p.p10_s):.0f}-"
+            f"{_cycles(p.p50_s):.0f}-{_cycles(p.p90_s):.0f} (P10-P50-P90, {p.basis}), {sign}",
             kind="advisory" if engine in advised else "fault",
         )
     found = sum(e in advised for e in near)
@@ -140,6 +141,10 @@ def judge_cmapss(account: Account, layout: Layout) -> dict[str, Any]:
         kind="ok",
     )
     return {"engines": len(engines), "rmse_cycles": off, "near_failure": len(near), "near_failure_advised": found}
+
+
+def _cycles(life_s: float | None) -> float:
+    return float("nan") if life_s is None else life_s / CYCLE_S
 
 
 def judge_skab(account: Account, layout: Layout) -> dict[str, Any]:

@@ -119,7 +119,12 @@ class Stage:
                 password_file=Path(ready["password_file"]),
             )
             write_gateway_config(
-                gateway, endpoint=ready["endpoint"], user=ready["user"], assets=ready["assets"], uplink_port=link.port
+                gateway,
+                endpoint=ready["endpoint"],
+                user=ready["user"],
+                assets=ready["assets"],
+                in_service_since=ready["in_service_since"],
+                uplink_port=link.port,
             )
             await self.start_gateway(gateway)
 

@@ -89,7 +89,8 @@ def run_trial(*, machines: int, days: int, seed: int, tell: Tell = lambda _share
     for place, asset_class in enumerate(ASSET_CLASSES):
         members = [asset for asset in fleet if asset.asset_class == asset_class]
         begin = place / len(ASSET_CLASSES)
-        bundle = _bundle(asset_class, members, lambda share, begin=begin: tell(begin + share / 4.0))
+        bundle = _bundle(asset_class, members)
+        tell(begin + 0.25)
         for number, asset in enumerate(members):
             advisories += _advisories(bundle, asset, end)
             tell(begin + 0.25 + 0.25 * (number + 1) / len(members))
@@ -145,7 +146,7 @@ def _faults(asset_id: str, modes: Sequence[str], days: int, seed: int) -> tuple[
     return tuple(faults)
 
 
-def _bundle(asset_class: str, members: Sequence[Asset], tell: Tell) -> LoadedBundle:
+def _bundle(asset_class: str, members: Sequence[Asset]) -> LoadedBundle:
     """Return the models of a class as the cloud would train them on the day the trial begins."""
     lives = {life.asset.asset_id: life for life in archive_assets(asset_class, LIVES_PER_CLASS, SEED)}
     commissioned = {
@@ -180,7 +181,6 @@ def _bundle(asset_class: str, members: Sequence[Asset], tell: Tell) -> LoadedBun
         None,
         1,
         Ed25519PrivateKey.generate(),
-        progress=lambda _stage, share: tell(share),
         trained_at=from_ns(LIVE_START_NS),
     )
     return outcome.bundle

@@ -81,6 +81,11 @@ async def _run(server: CellServer, speed: float) -> None:
             user=server.user,
             password_file=str(server.password),
             assets={machine.asset_id: machine.asset_class for machine in server.source.machines},
+            in_service_since={
+                machine.asset_id: machine.in_service_since.isoformat()
+                for machine in server.source.machines
+                if machine.in_service_since is not None
+            },
             source_time=from_ns(server.source.live_start).isoformat(),
             made=server.timeline.made,
         )

@@ -11,6 +11,7 @@ experiment (``rig-valve1-0``...) are history, the others come live; ``rig-anomal
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -87,7 +88,11 @@ def cmapss_source(data: Path, cell: str) -> RecordedSource:
             times = start + np.arange(len(engine.values), dtype=np.int64) * HOUR_NS
             left_s = 0 if kind == "tr" else int(subset.rul[engine.unit - 1]) * HOUR_NS // SECOND_NS
             failure = int(times[-1]) + left_s * SECOND_NS
-            machines.append(_recorded(asset_id, TURBOFAN, cmapss.CHANNELS, "C-MAPSS FD001"))
+            machines.append(
+                replace(
+                    _recorded(asset_id, TURBOFAN, cmapss.CHANNELS, "C-MAPSS FD001"), in_service_since=from_ns(start)
+                )
+            )
             tables.append((times, engine.values))
             faults.append(
                 {

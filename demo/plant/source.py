@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from models.records import Channel, Observations, Stream, from_ns
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """One machine as its name plate and its channels describe it."""
+    """One machine as its name plate and its channels describe it, and when its life began, where that is known."""
 
     asset_id: str
     asset_class: str
@@ -24,6 +25,7 @@ class Machine:
     manufacturer: str
     model: str
     serial_number: str
+    in_service_since: datetime | None = None
 
 
 class Source(Protocol):
