@@ -4,7 +4,6 @@ import numpy as np
 
 from models.bundle.contents import FORECAST_HEAD
 from models.bundle.loaded import LoadedBundle
-from models.detection.adaptation import Release
 from models.detection.detection import combine
 from models.detection.residual import residual_size
 from models.records import FloatArray
@@ -35,16 +34,3 @@ def member_outputs(bundle: LoadedBundle, prepared: Prepared) -> FloatArray:
         scale,
     )
     return np.column_stack([outputs, residual_size(residuals)])
-
-
-def release_of(bundle: LoadedBundle) -> Release:
-    """Return what of *bundle* an asset's adaptation is made of."""
-    return Release(
-        asset_class=bundle.manifest.asset_class,
-        version=bundle.manifest.version,
-        feature_hash=bundle.manifest.feature_hash,
-        specification=bundle.specification,
-        baseline=bundle.baseline,
-        detection=bundle.detection,
-        warning=bundle.manifest.thresholds.warning,
-    )
