@@ -81,7 +81,7 @@ from models.sequence.heads import HeadStatistics
 
 BATCHES = (1, 100)
 KERNELS_COUNT, LIFE_TREES = 1000, 240
-SEQUENCE_HEAD, RIDGE = "life", 10.0
+SEQUENCE_HEAD, RIDGE = "life", 1000.0
 AIM_TOGETHER_US, AIM_SEQUENCE_US = 20.0, 80.0
 BUNDLES = 8
 TRAINER, CONVERTER = "the trainer's own prediction", "the general converter's default graph"
