@@ -71,6 +71,7 @@ REFUSED = {
     "an operator of a domain not named": (model(opsets={"": 15}, nodes=node("Scaler", domain="ai.onnx.ml")), "Scaler"),
     "code": (model(nodes=node("PyOp")), "PyOp"),
     "chance": (model(nodes=node("RandomNormalLike")), "RandomNormalLike"),
+    "a scale of all rows together": (model(nodes=node("DynamicQuantizeLinear")), "DynamicQuantizeLinear"),
     "control flow": (model(nodes=node("If", then_branch=BRANCH, else_branch=BRANCH)), "If"),
     "a function": (with_a_function(), "functions"),
     "numbers in another file": (in_another_file(), "another file"),
