@@ -11,7 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from models.bundle.archive import archive_name, pack, unpack_verified
-from models.bundle.contents import MANIFEST, SIGNATURE
+from models.bundle.contents import GOLDEN, MANIFEST, SIGNATURE
+from models.bundle.golden import golden_windows, make_golden
+from models.bundle.loaded import LoadedBundle
 
 
 def broken_copy(archive: Path, target: Path) -> Path:
@@ -27,8 +29,8 @@ def crying_wolf_copy(archive: Path, folder: Path, key_file: Path, version: int) 
     """Write a release to *folder* that calls nearly everything an alarm, signed like a good one.
 
     Args:
-        archive: The release it is made of; its models and golden vectors stay, so that it passes every check that
-            does not look at what a model says of real machines.
+        archive: The release it is made of; its models stay, and its golden vectors say what it says, so that it passes
+            every check that does not look at what a model says of real machines.
         folder: Where it goes.
         key_file: The fleet's signing key.
         version: Its version.
@@ -48,7 +50,9 @@ def crying_wolf_copy(archive: Path, folder: Path, key_file: Path, version: int) 
     )
     lineage = replace(manifest.lineage, trained_at=datetime.now(UTC), replaces_version=manifest.version)
     bad = replace(manifest, version=version, thresholds=limits, lineage=lineage)
+    bundle = LoadedBundle.of_parts(parts, bad)
+    windows = golden_windows(parts[GOLDEN], channels=len(bundle.specification.channels))
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / archive_name(bad)
-    target.write_bytes(pack(parts, bad, key))
+    target.write_bytes(pack(parts | {GOLDEN: make_golden(bundle, windows)}, bad, key))
     return target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cloud_service.training.compression import Compression
 from models.bundle.manifest import Manifest
 from models.evaluation.gate import Decision
 from models.export.parity import Parity
@@ -15,6 +16,7 @@ def model_card(
     parity: Sequence[Parity],
     missing: Sequence[str] = (),
     notes: Sequence[str] = (),
+    compressions: Sequence[Compression] = (),
 ) -> str:
     """Return the card as Markdown; *missing* says what data from before failures had not come, *notes* what else."""
     lineage = manifest.lineage
@@ -55,7 +57,7 @@ On assets it has not learnt from: {", ".join(lineage.held_out_assets) or "none"}
 The ONNX graphs answered as their trainers:
 
 {proofs}
-
+{_compressions(compressions)}
 ## Where it does not work
 
 - On assets or channels other than these, and on failure modes it has not learnt: they are flagged, not named.
@@ -63,6 +65,13 @@ The ONNX graphs answered as their trainers:
 - Life is told up to the cap of its training; a healthy asset's life is "at least that".
 - Without a known start of a machine's life, its remaining life is judged by its last windows alone, and less well.
 {limits}"""
+
+
+def _compressions(compressions: Sequence[Compression]) -> str:
+    if not compressions:
+        return ""
+    reports = "\n".join(report.markdown(times=False) for report in compressions)
+    return f"\n## Smaller forms of the models\n\n{reports}\n"
 
 
 def _missing_data(missing: Sequence[str]) -> str:

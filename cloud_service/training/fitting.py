@@ -9,7 +9,7 @@ import numpy as np
 
 from cloud_service.training.budget import AlarmLimits
 from cloud_service.training.dataset import TrainingError
-from cloud_service.training.detection import HealthyWindows, fit_detection
+from cloud_service.training.detection import HealthyWindows, fit_detection, least_strays
 from cloud_service.training.failure import fit_failure
 from cloud_service.training.lesson import Lesson
 from cloud_service.training.prognosis import FittedPrognosis, fit_prognosis
@@ -55,7 +55,7 @@ def fit_models(lesson: Lesson, settings: TrainingSettings, tell: Callable[[float
         ExportError: If a model has no ONNX form.
     """
     try:
-        detection = fit_detection(_healthy(lesson), settings.detection, settings.seed)
+        detection = fit_detection(_healthy(lesson, settings.accuracy), settings.detection, settings.seed)
     except (ParityError, ExportError):
         raise
     except ValueError as error:
@@ -93,7 +93,7 @@ def fit_models(lesson: Lesson, settings: TrainingSettings, tell: Callable[[float
     )
 
 
-def _healthy(lesson: Lesson) -> HealthyWindows:
+def _healthy(lesson: Lesson, accuracy: float) -> HealthyWindows:
     healthy = lesson.mode == 0
     if not healthy.any():
         raise TrainingError("no window of a training asset is known to be healthy; nothing is trained")
@@ -103,7 +103,7 @@ def _healthy(lesson: Lesson) -> HealthyWindows:
         asset=lesson.asset[healthy],
         end_ns=lesson.end_ns[healthy],
         step_s=lesson.spec.step_s,
-        least_stray=np.zeros(lesson.prepared.inputs.shape[1]),
+        least_stray=least_strays(lesson.spec, lesson.baseline, accuracy),
     )
 
 

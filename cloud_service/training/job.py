@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cloud_service.training.actions import actions_for
 from cloud_service.training.budget import AlarmLimits
 from cloud_service.training.card import model_card
+from cloud_service.training.compression import Compression
 from cloud_service.training.dataset import (
     Known,
     Table,
@@ -29,7 +30,9 @@ from cloud_service.training.dataset import (
 )
 from cloud_service.training.evaluation import evaluate
 from cloud_service.training.fitting import FittedModels, fit_models
+from cloud_service.training.judges import Unseen, compress_parts
 from cloud_service.training.labels import NORMAL
+from cloud_service.training.lesson import UNKNOWN, Lesson
 from cloud_service.training.specifications import TrainingSettings, specification_for
 from models.bundle.archive import archive_name, pack
 from models.bundle.contents import (
@@ -73,6 +76,7 @@ class TrainingOutcome:
         decision: Whether it may be released, and why.
         parity: How closely the graphs answered as their trainers.
         bundle: The same, loaded.
+        compressions: Which smaller forms of the models were tried, what they cost, and which were taken.
     """
 
     archive: bytes
@@ -84,6 +88,7 @@ class TrainingOutcome:
     decision: Decision
     parity: tuple[Parity, ...]
     bundle: LoadedBundle
+    compressions: tuple[Compression, ...] = ()
 
 
 def train_class(
@@ -123,11 +128,16 @@ def train_class(
     learnt_from = ~table.rows_of(held_out)
     table = with_fitted(table, known, learnt_from, None if live is None else live.specification, settings.seed)
     baseline = baseline_of(table, known, settings)
-    lesson = lesson_of(table, known, baseline).take(learnt_from).with_modes_seen()
+    everything = lesson_of(table, known, baseline)
+    lesson = everything.take(learnt_from).with_modes_seen()
     fitted = fit_models(lesson, settings, lambda share: progress("models", 0.5 + 0.3 * share))
     progress("evaluation", 0.8)
     manifest = _manifest(table, data, settings, fitted, held_out, live, version, trained_at or datetime.now(UTC))
     parts = {FEATURES: encode_specification(table.spec), BASELINES: encode_baseline(baseline), **fitted.parts}
+    compressions: tuple[Compression, ...] = ()
+    if held_out:
+        unseen = _unseen(everything.take(~learnt_from), fitted.modes or (NORMAL,))
+        parts, compressions = compress_parts(parts, manifest, unseen, settings.compression)
     bundle = LoadedBundle.of_parts(parts, manifest)
     metrics = evaluate(bundle, table, known, held_out, settings.horizons.clear_h)
     compared_on, ours, theirs = _compare(bundle, live, table, data, known, held_out, settings)
@@ -135,9 +145,9 @@ def train_class(
     progress("bundle", 0.95)
     manifest = replace(manifest, metrics=metrics)
     samples = table.samples.take(np.arange(0, len(table.samples), -(-len(table.samples) // _GOLDEN_WINDOWS)))
-    further = golden_rows(table.spec, fitted.parts, lesson.prepared, seed=settings.seed, splits=fitted.splits)
+    further = golden_rows(table.spec, parts, lesson.prepared, seed=settings.seed, splits=fitted.splits)
     parts[GOLDEN] = make_golden(bundle, samples, further)
-    parts[MODEL_CARD] = model_card(manifest, decision, fitted.parity, missing, fitted.notes).encode()
+    parts[MODEL_CARD] = model_card(manifest, decision, fitted.parity, missing, fitted.notes, compressions).encode()
     archive = pack(parts, manifest, signing_key)
     progress("done", 1.0)
     return TrainingOutcome(
@@ -150,7 +160,14 @@ def train_class(
         decision=decision,
         parity=fitted.parity,
         bundle=bundle,
+        compressions=compressions,
     )
+
+
+def _unseen(lesson: Lesson, modes: Sequence[str]) -> Unseen:
+    """Return the windows of *lesson*, of assets that nothing was learnt from, with their modes as places in *modes*."""
+    place = np.array([modes.index(mode) if mode in modes else UNKNOWN for mode in (*lesson.modes, "")], np.int64)
+    return Unseen(prepared=lesson.prepared, mode=place[lesson.mode], life_h=lesson.life_h)
 
 
 def _compare(

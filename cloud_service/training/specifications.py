@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cloud_service.training.compression import CompressionLimits
 from cloud_service.training.detection import DetectionSettings
 from cloud_service.training.failure import FailureSettings
 from cloud_service.training.labels import Horizons
@@ -30,6 +31,9 @@ class TrainingSettings:
         failure: The failure modes' classifier; its horizon is ``horizons.fault_h``.
         prognosis: The life models; their cap is ``horizons.life_cap_h``.
         kernels: Random kernels for the sequence model of life, where the specification has sequences; 0: none.
+        accuracy: Of instruments, as a share of their reading: a smaller difference is no evidence. A common transmitter
+            is of class 0.5.
+        compression: What a smaller form of a model may cost on assets that nothing was learnt from.
         minimum_good_share: Below it a window's state is unknown; such windows are not learnt from either.
         off_delay_windows: Windows in a row in normal before an advisory returns.
         minimum_confidence: Below it a failure mode is reported as unclassified.
@@ -46,6 +50,8 @@ class TrainingSettings:
     failure: FailureSettings = field(default_factory=FailureSettings)
     prognosis: PrognosisSettings = field(default_factory=PrognosisSettings)
     kernels: int = 500
+    accuracy: float = 0.005
+    compression: CompressionLimits = field(default_factory=CompressionLimits)
     minimum_good_share: float = 0.6
     off_delay_windows: int = 6
     minimum_confidence: float = 0.5

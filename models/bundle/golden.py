@@ -94,6 +94,15 @@ def make_golden(bundle: LoadedBundle, windows: Windows, further: Prepared | None
     return data
 
 
+def golden_windows(data: bytes, *, channels: int) -> Windows:
+    """Return the raw windows in golden vectors *data* of a bundle of so many *channels*.
+
+    Raises:
+        ValueError: If the data do not decode, or the arrays do not fit together.
+    """
+    return unpack_windows(msgspec.msgpack.decode(data, type=_Golden).windows, channels=channels)
+
+
 def run_golden(folder: Path) -> None:
     """Compute the golden vectors of the bundle unpacked in *folder* here.
 
