@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -28,10 +29,11 @@ from cloud_service.evaluate.outcome import (
     Progress,
     over_seeds,
 )
+from cloud_service.training.gru import GruSettings
 from cloud_service.training.lesson import Lesson
 from cloud_service.training.prognosis import FittedPrognosis, PrognosisSettings, fit_prognosis, history_for
 from cloud_service.training.sequence import make_kernels
-from models.bundle.contents import LIFE, LIFE_CUT, PROGNOSIS
+from models.bundle.contents import GRU, GRU_CUT, KERNELS, LIFE, LIFE_CUT, PROGNOSIS
 from models.bundle.decisions import horizons
 from models.bundle.model import Model
 from models.datasets.tasks import LifeSplit, RemainingLife, Runs
@@ -50,7 +52,7 @@ from models.sequence.heads import Head
 
 LAST = 40
 """Records before the end at which a gateway is taken to have been put in."""
-KERNELS = 1000
+KERNEL_COUNT = 1000
 _TRACES = 4
 _BATCH = 512
 _ASSET_CLASS = "judged"
@@ -82,8 +84,12 @@ class Graphs:
             prognosis=decode_prognoses(fitted.parts[PROGNOSIS]),
             life=trees.get(LIFE),
             life_cut=trees.get(LIFE_CUT),
-            kernels=None if fitted.kernels is None else Model("kernels.onnx", fitted.kernels, shape=sequence),
+            kernels=None if fitted.kernels is None else Model(KERNELS, fitted.kernels, shape=sequence),
             heads=fitted.heads,
+            gru=Model(GRU, fitted.parts[GRU], shape=sequence, columns=1) if GRU in fitted.parts else None,
+            gru_cut=Model(GRU_CUT, fitted.parts[GRU_CUT], shape=sequence, columns=1)
+            if GRU_CUT in fitted.parts
+            else None,
         )
 
 
@@ -119,27 +125,28 @@ def evaluate_remaining_life(
         dataset: Whose splits.
         seeds: Of kernels, folds, cuts and trees; at least one.
         progress: Told how far it is.
-        settings: Of the fit; its cap is the data set's.
+        settings: Of the fit, with the data set's cap; None: the default, with a recurrent unit where JAX is installed.
     """
+    settings = settings or PrognosisSettings(gru=GruSettings() if find_spec("jax") else None)
     began = time.perf_counter()
     by_seed: dict[int, list[Judged]] = {seed: [] for seed in seeds}
     runs = [(seed, split) for seed in seeds for split in dataset.splits]
     for place, (seed, split) in enumerate(runs):
         tell = _within(progress, place / len(runs), 1.0 / len(runs))
-        by_seed[seed].append(judge(dataset, split, seed, settings or PrognosisSettings(), tell))
+        by_seed[seed].append(judge(dataset, split, seed, settings, tell))
     figures = {seed: _metrics(dataset, judged) for seed, judged in by_seed.items()}
     mean, spread = over_seeds(figures)
     first = by_seed[seeds[0]]
     return Outcome(
         dataset=dataset.name,
         task="remaining_life",
-        protocol=_protocol(dataset, first, seeds, settings or PrognosisSettings()),
+        protocol=_protocol(dataset, first, seeds, settings),
         metrics=mean,
         spread=spread,
         seeds=figures,
         parity=_parity([one.parity for judged in by_seed.values() for one in judged]),
         figures=_figures(dataset, first),
-        limits=_limits(dataset, first),
+        limits=_limits(dataset, first, settings),
         seconds=time.perf_counter() - began,
     )
 
@@ -152,7 +159,7 @@ def judge(dataset: RemainingLife, split: LifeSplit, seed: int, settings: Prognos
     kernels = None
     if lesson.prepared.sequences is not None:
         kernels = make_kernels(
-            len(sequence_names(spec)), spec.history.sequence_windows, KERNELS, seed, lesson.prepared.sequences
+            len(sequence_names(spec)), spec.history.sequence_windows, KERNEL_COUNT, seed, lesson.prepared.sequences
         )
     capped = settings if np.isnan(dataset.cap) else replace(settings, cap_h=dataset.cap)
     fitted = fit_prognosis(
@@ -260,7 +267,8 @@ def _compared(fitted: FittedPrognosis, graphs: Graphs, prepared: Prepared) -> Pa
     """Return how graphs and trainers agree; a decision is which horizon of maintenance P10, P50 and P90 outlive."""
     answer = told_lives(graphs, prepared).life_s
     wanted = told_lives(fitted.trainers, prepared).life_s
-    difference = np.abs(answer - wanted) / np.maximum(np.abs(wanted), 1.0)
+    # In shares of the longest life that is told.
+    difference = np.abs(answer - wanted) / (fitted.prognosis.cap_h * _HOUR_S)
     return Parity(
         windows=len(prepared),
         decisions_changed=int((horizons(answer) != horizons(wanted)).any(axis=1).sum()),
@@ -360,7 +368,7 @@ def _protocol(
             "first_windows": first.spec.history.first_windows,
             "sequence_windows": first.spec.history.sequence_windows,
         },
-        "kernels": KERNELS,
+        "kernels": KERNEL_COUNT,
         "chosen": {
             name: {
                 "trees": report.trees,
@@ -429,7 +437,7 @@ def _traces(dataset: RemainingLife, judged: Judged, cap: float) -> LifeTraces:
     )
 
 
-def _limits(dataset: RemainingLife, judged: Sequence[Judged]) -> tuple[str, ...]:
+def _limits(dataset: RemainingLife, judged: Sequence[Judged], settings: PrognosisSettings) -> tuple[str, ...]:
     cap = max(one.fitted.prognosis.cap_h for one in judged)
     least = {
         name: max(one.fitted.reports[name].least_windows for one in judged if name in one.fitted.reports)
@@ -447,4 +455,6 @@ def _limits(dataset: RemainingLife, judged: Sequence[Judged]) -> tuple[str, ...]
             f"Where an asset's life is not known from its start, {least['cut']} records at least are needed; with "
             "fewer the answer is that there is not enough data."
         )
+    if settings.gru is None:
+        said.append("JAX is not installed (extra sequence), so no recurrent unit is part of the blend.")
     return tuple(said)

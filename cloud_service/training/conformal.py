@@ -11,6 +11,7 @@ ten lives are then between P10 and P90.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -23,9 +24,13 @@ HIGH: Final = 0.9
 _KNOTS: Final = 10
 _LEAST_LIVES: Final = 8
 _NEARBY_SHARE: Final = 0.12
+_SPREAD_KNOTS: Final = 8
+_SMALLEST_SPREAD: Final = 0.2
 
 
-def fit_offsets(predicted_h: FloatArray, life_h: FloatArray, life: Int64Array, *, cap_h: float) -> Offsets:
+def fit_offsets(
+    predicted_h: FloatArray, life_h: FloatArray, life: Int64Array, *, cap_h: float, spread: FloatArray | None = None
+) -> Offsets:
     """Return the offsets under which *life_h* lies below P10 and above P90 one time in ten each, by the prediction.
 
     Args:
@@ -33,22 +38,54 @@ def fit_offsets(predicted_h: FloatArray, life_h: FloatArray, life: Int64Array, *
         life_h: What was true, held to *cap_h*, shape ``(n,)``.
         life: The life that each window is of, shape ``(n,)``.
         cap_h: Longest life that is told.
+        spread: What the offsets of each window will be multiplied by, above 0, shape ``(n,)``; None: 1.
     """
     each = life_weights(life)
+    errors = (life_h - predicted_h) / (1.0 if spread is None else spread)
     knots = _knots(predicted_h, each)
     rows = []
     for knot in knots:
         near = np.argsort(np.abs(predicted_h - knot), kind="stable")
         near = near[: _enough(each[near], life[near])]
-        rows.append(_offsets(life_h[near] - predicted_h[near], each[near], lives=len(np.unique(life[near]))))
+        rows.append(_offsets(errors[near], each[near], lives=len(np.unique(life[near]))))
     low, high = np.array(rows).T
     # The blend is told as it is: it is what has the smallest error.
     return Offsets(
         life_h=tuple(knots.tolist()),
-        p10_h=tuple(np.clip(np.minimum(low, 0.0), -cap_h, 0.0).tolist()),
+        p10_h=tuple(np.clip(low, -cap_h, 0.0).tolist()),
         p50_h=(0.0,) * len(knots),
-        p90_h=tuple(np.clip(np.maximum(high, 0.0), 0.0, cap_h).tolist()),
+        p90_h=tuple(np.clip(high, 0.0, cap_h).tolist()),
     )
+
+
+def fit_spread(
+    errors_h: FloatArray, life: Int64Array, windows_known: Int64Array
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return numbers of known windows, and the size of the errors there as a multiple of their usual size.
+
+    It never grows with what is known: what seems so is chance, or the end of long lives.
+
+    Args:
+        errors_h: Of windows, by models that have not learnt from their lives, shape ``(n,)``.
+        life: The life that each window is of, shape ``(n,)``.
+        windows_known: How many windows of its life are known at each, shape ``(n,)``.
+    """
+    each = life_weights(life)
+    usual = max(root_mean_square(errors_h, each), 1e-9)
+    bounds = np.unique(np.quantile(windows_known, np.linspace(0.0, 1.0, _SPREAD_KNOTS + 1)).astype(np.int64))
+    known, spread = [], []
+    for low, high in pairwise([*bounds[:-1].tolist(), int(bounds[-1]) + 1] if len(bounds) > 1 else [1, 2**62]):
+        own = (windows_known >= low) & (windows_known < high)
+        if own.any():
+            known.append(max(int(np.average(windows_known[own], weights=each[own])), 1))
+            spread.append(root_mean_square(errors_h[own], each[own]) / usual)
+    falling = np.maximum(np.minimum.accumulate(np.array(spread)), _SMALLEST_SPREAD)
+    return tuple(known), tuple(falling.tolist())
+
+
+def root_mean_square(errors: FloatArray, weights: FloatArray) -> float:
+    """Return the root of the weighted mean of the squares of *errors*, both shape ``(n,)``."""
+    return float(np.sqrt(np.average(errors**2, weights=weights)))
 
 
 def life_weights(life: Int64Array) -> FloatArray:

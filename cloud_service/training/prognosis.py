@@ -1,4 +1,4 @@
-"""Fitting the life models: trees and linear heads on kernels, for whole and for cut histories, blended and calibrated.
+"""Fitting the life models: trees, heads on kernels, where asked a recurrent unit; for whole and for cut histories.
 
 All that is chosen is chosen by cross-validation over assets: fold models say what they would have told of assets that
 they have not learnt from. By that the number of trees, the ridge of the heads and the weights of the blend are set
@@ -12,7 +12,7 @@ life: see ``lesson.Lesson.cut``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final
 
@@ -20,24 +20,24 @@ import lightgbm as lgb
 import numpy as np
 from scipy.optimize import nnls
 
-from cloud_service.training.conformal import covered, fit_offsets, life_weights
+from cloud_service.training.conformal import covered, fit_offsets, fit_spread, life_weights, root_mean_square
+from cloud_service.training.gru import Gru, GruSettings, export_gru, train_gru
 from cloud_service.training.lesson import Lesson
 from cloud_service.training.sequence import kernel_batches, kernel_features
-from models.bundle.contents import LIFE, LIFE_CUT, PROGNOSIS
+from models.bundle.contents import GRU, GRU_CUT, LIFE, LIFE_CUT, PROGNOSIS
 from models.export.graph import without_missing
 from models.export.lightgbm import export_life, thresholds_of
-from models.export.parity import TOLERANCE, Parity, check_parity, gate_rows
+from models.export.parity import TOLERANCE, Parity, check_parity, gate_rows, gate_sequences
+from models.features.names import sequence_columns
 from models.features.specification import History
 from models.prognosis.life import LIFE_CUT_HEAD, LIFE_HEAD, Graph, LifeModels
 from models.prognosis.prognoses import Member, Prognoses, Variant, encode_prognoses, quantiles
-from models.records import Float32Array, FloatArray, Int64Array
+from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 from models.sequence.heads import Head, HeadStatistics
 
 THREADS: Final = 1
 _LEAST_ROWS: Final = 50
 _BINS: Final = 63
-# Largest difference of a graph's answer from its trainer's, as a share of the cap.
-_PARITY: Final = 1e-6
 # Members that weigh less than this in a blend cost more than they bring.
 _LEAST_WEIGHT: Final = 0.05
 _KNOWN: Final = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120)
@@ -62,6 +62,8 @@ class PrognosisSettings:
         cut_draws: How many times the windows are cut at random for the trees of the variant for cut histories.
         cut_windows: Shortest and longest stretch of a cut history; None: by the specification's longest look back.
         most_rows: Windows that are learnt from; of more, every second, third... is taken.
+        gru: Of a recurrent unit (extra ``sequence``); None: there is none.
+        least_windows: Known windows below which there is no prognosis, or the shortest look back where that is less.
         largest_rise: See ``models.prognosis.prognoses.Prognoses``; None: lives are told as they come.
     """
 
@@ -78,6 +80,8 @@ class PrognosisSettings:
     cut_draws: int = 2
     cut_windows: tuple[int, int] | None = None
     most_rows: int = 120_000
+    gru: GruSettings | None = None
+    least_windows: int = 10
     largest_rise: float | None = None
 
 
@@ -112,10 +116,11 @@ class FittedPrognosis:
 
     Attributes:
         prognosis: How the members are read.
-        parts: ``life.onnx``, ``life_cut.onnx`` and ``prognosis.json``, as far as there are such.
+        parts: ``life.onnx`` and ``gru.onnx``, the same for cut histories, as far as there are such; ``prognosis.json``.
         heads: On the kernels, by name, for ``heads.msgpack``.
         statistics: What the heads were solved from, for ``statistics.msgpack``.
-        boosters: The trainers, by part.
+        boosters: The trees' trainers, by part.
+        units: The recurrent units' trainers, by part.
         kernels: The graph of the kernels that the heads are on, None without heads.
         proofs: How closely the graphs answer as the boosters.
         reports: By variant, ``whole`` and ``cut``.
@@ -126,6 +131,7 @@ class FittedPrognosis:
     heads: Mapping[str, Head]
     statistics: Mapping[str, HeadStatistics]
     boosters: Mapping[str, lgb.Booster] = field(repr=False)
+    units: Mapping[str, Gru] = field(repr=False)
     kernels: bytes | None = field(repr=False)
     proofs: tuple[Parity, ...]
     reports: Mapping[str, VariantReport]
@@ -158,6 +164,7 @@ def fit_prognosis(
 
     Raises:
         ParityError: If a graph does not answer as its trainer.
+        SequenceExtraMissing: If a recurrent unit is asked for and JAX is not installed.
     """
     known = np.isfinite(lesson.life_h) & (lesson.event >= 0) & np.isfinite(lesson.prepared.features).any(axis=1)
     if len(np.unique(lesson.event[known])) < settings.least_lives or known.sum() < _LEAST_ROWS:
@@ -167,8 +174,10 @@ def fit_prognosis(
     whole = _Rows.of(lesson, known & lesson.prepared.whole, fold, cap_h, settings.most_rows)
     tell(0.1)
     fitted: dict[str, _Fitted] = {}
+    # With fewer windows than the shortest look back the inputs say hardly more than the newest of them.
+    least = min((*lesson.spec.history.rolling, settings.least_windows))
     if len(np.unique(whole.life)) >= settings.least_lives:
-        fitted["whole"] = _fit(whole, settings, seed, kernels)
+        fitted["whole"] = _fit(whole, settings, seed, kernels, least=least, spreads=False)
     tell(0.4)
     shortest, longest = settings.cut_windows or _cut_windows(lesson.spec.history)
     cuts = []
@@ -177,7 +186,7 @@ def fit_prognosis(
         cut = lesson.cut(seed * 1000 + draw, shortest=shortest, longest=longest, sequences=draw == 0)
         cuts.append(_Rows.of(cut, known, fold, cap_h, settings.most_rows))
     tell(0.5)
-    fitted["cut"] = _fit(_Rows.joined(cuts), settings, seed, kernels)
+    fitted["cut"] = _fit(_Rows.joined(cuts), settings, seed, kernels, least=least, spreads=True)
     tell(0.9)
     return _finished(fitted, cap_h, settings, seed, kernels)
 
@@ -202,23 +211,28 @@ def history_for(windows_of_a_life: float, *, sequences: bool = True) -> History:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """Windows to learn from: what models are given, the capped life, whose life it is, and its fold."""
+    """Windows to learn from: what models are given, the capped life, whose life it is, and its fold.
+
+    Of the channels of sequences the first ``levels`` are deviations, the others means since the life's start.
+    """
 
     inputs: Float32Array
     sequences: Float32Array | None
+    levels: int
     life_h: FloatArray
     life: Int64Array
     fold: Int64Array
     windows_known: Int64Array
 
     @classmethod
-    def of(cls, lesson: Lesson, known: np.typing.NDArray[np.bool_], fold: Int64Array, cap_h: float, most: int) -> _Rows:
+    def of(cls, lesson: Lesson, known: BoolArray, fold: Int64Array, cap_h: float, most: int) -> _Rows:
         chosen = np.flatnonzero(known)
         chosen = chosen[:: -(-len(chosen) // most)] if len(chosen) else chosen
         prepared = lesson.prepared
         return cls(
             inputs=without_missing(prepared.inputs[chosen]),
             sequences=None if prepared.sequences is None else prepared.sequences[chosen],
+            levels=len(sequence_columns(lesson.spec)),
             life_h=np.minimum(lesson.life_h[chosen], cap_h),
             life=lesson.event[chosen],
             fold=fold[chosen],
@@ -231,6 +245,7 @@ class _Rows:
         return cls(
             inputs=np.concatenate([part.inputs for part in parts]),
             sequences=parts[0].sequences,
+            levels=parts[0].levels,
             life_h=np.concatenate([part.life_h for part in parts]),
             life=np.concatenate([part.life for part in parts]),
             fold=np.concatenate([part.fold for part in parts]),
@@ -248,45 +263,103 @@ class _Fitted:
     booster: lgb.Booster
     head: Head | None
     statistics: HeadStatistics | None
+    unit: Gru | None
     variant: Variant
     report: VariantReport
     inputs: Float32Array
+    sequences: Float32Array | None
 
 
-def _fit(rows: _Rows, settings: PrognosisSettings, seed: int, kernels: bytes | None) -> _Fitted:
-    """Return models of *rows*, blended and calibrated by what fold models say of lives they have not learnt from."""
+def _fit(
+    rows: _Rows, settings: PrognosisSettings, seed: int, kernels: bytes | None, *, least: int, spreads: bool
+) -> _Fitted:
+    """Return models of *rows*, blended and calibrated by what fold models say of lives they have not learnt from.
+
+    Args:
+        rows: To learn from.
+        settings: How.
+        seed: Of the trees.
+        kernels: Of the heads, or None.
+        least: Known windows that are asked at least.
+        spreads: Whether the quantiles depend on how many windows are known; with whole histories that is the age.
+    """
     told: dict[Member, FloatArray] = {}
     booster, trees, told["trees"] = _fit_trees(rows, settings, seed)
     head, statistics, ridge = None, None, float("nan")
     # The blend is judged where all members have an answer.
-    judged = slice(0, rows.with_sequences) if kernels is not None and rows.with_sequences else slice(None)
+    judged = np.arange(len(rows.life_h))
     if kernels is not None and rows.sequences is not None:
         head, statistics, ridge, told["kernels"] = _fit_head(rows, settings, kernels)
+        judged = np.arange(rows.with_sequences)
+    unit = None
+    if settings.gru is not None and rows.sequences is not None:
+        unit, told["gru"] = _fit_gru(rows, settings.gru, seed)
+        judged = np.arange(rows.with_sequences)
+    known = rows.windows_known[judged]
+    least = _least_windows(told["trees"][judged] - rows.life_h[judged], rows.life[judged], known, least)
+    judged = judged[known >= least]
     answers = {member: answer[judged] for member, answer in told.items()}
-    life_h, life, fold = rows.life_h[judged], rows.life[judged], rows.fold[judged]
+    life_h, life, known = rows.life_h[judged], rows.life[judged], rows.windows_known[judged]
     each = life_weights(life)
     weights = _blend_weights(answers, life_h, each)
     cap_h = float(rows.life_h.max())
     told_h = np.clip(np.sum([weight * answers[member] for member, weight in weights.items()], axis=0), 0.0, cap_h)
-    variant = Variant(
-        weights=weights,
-        offsets=fit_offsets(told_h, life_h, life, cap_h=cap_h),
-        least_windows=_least_windows(told_h - life_h, each, rows.windows_known[judged]),
-    )
+    judge = _Calibration(told_h=told_h, life_h=life_h, life=life, known=known, cap_h=cap_h, spreads=spreads)
+    variant = replace(judge.variant(np.ones(len(life), np.bool_)), weights=weights, least_windows=least)
     report = VariantReport(
         trees=trees,
         ridge=ridge,
         weights=weights,
-        rmse_h={name: _rmse(np.clip(answer, 0.0, cap_h) - life_h, each) for name, answer in answers.items()}
-        | {"blend": _rmse(told_h - life_h, each)},
-        coverage=_cross_coverage(told_h, life_h, life, fold, cap_h),
-        least_windows=variant.least_windows,
+        rmse_h={name: root_mean_square(np.clip(answer, 0.0, cap_h) - life_h, each) for name, answer in answers.items()}
+        | {"blend": root_mean_square(told_h - life_h, each)},
+        coverage=judge.cross_coverage(rows.fold[judged]),
+        least_windows=least,
         lives=len(np.unique(life)),
         rows=len(rows.life_h),
     )
     return _Fitted(
-        booster=booster, head=head, statistics=statistics, variant=variant, report=report, inputs=rows.inputs
+        booster=booster,
+        head=head,
+        statistics=statistics,
+        unit=unit,
+        variant=variant,
+        report=report,
+        inputs=rows.inputs,
+        sequences=rows.sequences,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Calibration:
+    """What was told of windows whose lives had not been learnt from, and what was true."""
+
+    told_h: FloatArray
+    life_h: FloatArray
+    life: Int64Array
+    known: Int64Array
+    cap_h: float
+    spreads: bool
+
+    def variant(self, rows: BoolArray) -> Variant:
+        """Return a variant with the offsets that *rows* ask for."""
+        told_h, life_h, life, known = self.told_h[rows], self.life_h[rows], self.life[rows], self.known[rows]
+        windows, spread = fit_spread(told_h - life_h, life, known) if self.spreads else ((1,), (1.0,))
+        by = np.interp(known, windows, spread)
+        offsets = fit_offsets(told_h, life_h, life, cap_h=self.cap_h, spread=by)
+        return Variant(weights={"trees": 1.0}, offsets=offsets, least_windows=1, known_windows=windows, spread=spread)
+
+    def cross_coverage(self, fold: Int64Array) -> float:
+        """Return the share of lives between P10 and P90 when the offsets are always those of the other folds' lives."""
+        shares, sizes = [], []
+        for own in np.unique(fold):
+            inside = fold == own
+            variant = self.variant(~inside)
+            around = quantiles(
+                Prognoses(cap_h=self.cap_h, whole=variant), variant, self.told_h[inside], self.known[inside]
+            )
+            shares.append(covered(around, self.life_h[inside], life_weights(self.life[inside])))
+            sizes.append(len(np.unique(self.life[inside])))
+        return float(np.average(shares, weights=sizes))
 
 
 def _fit_trees(rows: _Rows, settings: PrognosisSettings, seed: int) -> tuple[lgb.Booster, int, FloatArray]:
@@ -314,7 +387,7 @@ def _fit_trees(rows: _Rows, settings: PrognosisSettings, seed: int) -> tuple[lgb
         for place, rounds in enumerate(settings.rounds):
             told[place, inside] = booster.predict(rows.inputs[inside], num_iteration=rounds)
     each = life_weights(rows.life)
-    errors = [_rmse(answer - rows.life_h, each) for answer in told]
+    errors = [root_mean_square(answer - rows.life_h, each) for answer in told]
     best = int(np.argmin(errors))
     return lgb.train(parameters, data, settings.rounds[best]), settings.rounds[best], told[best]
 
@@ -337,8 +410,21 @@ def _fit_head(
         for place, ridge in enumerate(settings.ridges):
             told[place, fold == own] = (total - statistics).solve(ridge).predict(features[fold == own])[:, 0]
     each = life_weights(rows.life[: rows.with_sequences])
-    best = int(np.argmin([_rmse(answer - life_h, each) for answer in told]))
+    best = int(np.argmin([root_mean_square(answer - life_h, each) for answer in told]))
     return total.solve(settings.ridges[best]), total, settings.ridges[best], told[best]
+
+
+def _fit_gru(rows: _Rows, settings: GruSettings, seed: int) -> tuple[Gru, FloatArray]:
+    """Return the unit, and what units of the other folds say of the rows with sequences."""
+    if rows.sequences is None:
+        raise TypeError("rows without sequences have nothing to read")
+    life_h, fold = rows.life_h[: rows.with_sequences], rows.fold[: rows.with_sequences]
+    told = np.empty(len(life_h))
+    for own in np.unique(fold):
+        inside = fold == own
+        unit = train_gru(rows.sequences[~inside], life_h[~inside], settings, seed, levels=rows.levels)
+        told[inside] = unit.predict(rows.sequences[inside])[:, 0]
+    return train_gru(rows.sequences, life_h, settings, seed, levels=rows.levels), told
 
 
 def _blend_weights(answers: Mapping[Member, FloatArray], life_h: FloatArray, each: FloatArray) -> dict[Member, float]:
@@ -353,28 +439,15 @@ def _blend_weights(answers: Mapping[Member, FloatArray], life_h: FloatArray, eac
         members = kept
 
 
-def _least_windows(error_h: FloatArray, each: FloatArray, windows_known: Int64Array) -> int:
-    """Return from how many known windows on errors are at most half larger than they are on the whole."""
-    usual = _rmse(error_h, each)
-    bounds = [*_KNOWN, np.iinfo(np.int64).max]
-    for low, high in pairwise(bounds):
+def _least_windows(error_h: FloatArray, life: Int64Array, windows_known: Int64Array, least: int) -> int:
+    """Return from how many known windows on, *least* or more, errors are at most half larger than on the whole."""
+    each = life_weights(life)
+    usual = root_mean_square(error_h, each)
+    for low, high in pairwise([least, *(known for known in _KNOWN if known > least), np.iinfo(np.int64).max]):
         own = (windows_known >= low) & (windows_known < high)
-        if own.any() and _rmse(error_h[own], each[own]) <= _USUAL_FACTOR * usual:
+        if own.any() and root_mean_square(error_h[own], each[own]) <= _USUAL_FACTOR * usual:
             return int(low)
-    return int(bounds[-2])
-
-
-def _cross_coverage(told_h: FloatArray, life_h: FloatArray, life: Int64Array, fold: Int64Array, cap_h: float) -> float:
-    """Return the share of lives between P10 and P90 when the offsets are always those of the other folds' lives."""
-    shares, sizes = [], []
-    for own in np.unique(fold):
-        inside = fold == own
-        offsets = fit_offsets(told_h[~inside], life_h[~inside], life[~inside], cap_h=cap_h)
-        variant = Variant(weights={"trees": 1.0}, offsets=offsets, least_windows=1)
-        around = quantiles(Prognoses(cap_h=cap_h, whole=variant), variant, told_h[inside])
-        shares.append(covered(around, life_h[inside], life_weights(life[inside])))
-        sizes.append(len(np.unique(life[inside])))
-    return float(np.average(shares, weights=sizes))
+    return 1
 
 
 def _finished(
@@ -387,19 +460,24 @@ def _finished(
     prognosis = Prognoses(
         cap_h=cap_h, largest_rise=settings.largest_rise, **{name: one.variant for name, one in fitted.items()}
     )
-    names = {"whole": (LIFE, LIFE_HEAD), "cut": (LIFE_CUT, LIFE_CUT_HEAD)}
+    names = {"whole": (LIFE, LIFE_HEAD, GRU), "cut": (LIFE_CUT, LIFE_CUT_HEAD, GRU_CUT)}
     parts, proofs = {PROGNOSIS: encode_prognoses(prognosis)}, []
-    boosters, heads, statistics = {}, {}, {}
+    boosters, heads, statistics, units = {}, {}, {}, {}
+    # Lives as long as the cap are added up with the digits of float32, also to answers near 0.
+    near = TOLERANCE * max(cap_h, 1.0)
     for name, one in fitted.items():
-        part, head = names[name]
+        part, head, gru = names[name]
         members = prognosis.members[name]
         if "trees" in members:
             parts[part] = export_life(one.booster)
             boosters[part] = one.booster
             asked = gate_rows(one.inputs, thresholds_of(one.booster), seed=seed)
-            # Trees add up lives as long as the cap, with the digits of float32, also to answers near 0.
-            near = max(_PARITY * cap_h, TOLERANCE)
             proofs.append(check_parity(part, parts[part], _reference(one.booster), asked, tolerance=near))
+        if "gru" in members and one.unit is not None and one.sequences is not None:
+            parts[gru] = export_gru(one.unit, one.sequences.shape[1], one.sequences.shape[2])
+            units[gru] = one.unit
+            asked = gate_sequences(one.sequences, seed=seed)
+            proofs.append(check_parity(gru, parts[gru], one.unit.predict, asked, tolerance=near))
         if "kernels" in members and one.head is not None and one.statistics is not None:
             heads[head], statistics[head] = one.head, one.statistics
     return FittedPrognosis(
@@ -408,6 +486,7 @@ def _finished(
         heads=heads,
         statistics=statistics,
         boosters=boosters,
+        units=units,
         kernels=kernels if heads else None,
         proofs=tuple(proofs),
         reports={name: one.report for name, one in fitted.items()},
@@ -421,8 +500,8 @@ class _Trainers:
         self.prognosis = fitted.prognosis
         self.life = self._trees(fitted, LIFE)
         self.life_cut = self._trees(fitted, LIFE_CUT)
-        self.gru: Graph | None = None
-        self.gru_cut: Graph | None = None
+        self.gru: Graph | None = fitted.units[GRU].predict if GRU in fitted.units else None
+        self.gru_cut: Graph | None = fitted.units[GRU_CUT].predict if GRU_CUT in fitted.units else None
         self.heads = fitted.heads
         graph = fitted.kernels
         self.kernels: Graph | None = None if graph is None else lambda rows: _all_kernels(graph, rows)
@@ -444,7 +523,7 @@ def _reference(booster: lgb.Booster) -> Callable[[Float32Array], FloatArray]:
     return lambda rows: np.asarray(booster.predict(rows), np.float64)
 
 
-def _folds(lesson: Lesson, known: np.typing.NDArray[np.bool_], most: int, seed: int) -> Int64Array:
+def _folds(lesson: Lesson, known: BoolArray, most: int, seed: int) -> Int64Array:
     """Return the fold of each window, shape ``(n,)``: by asset, or by life where only few assets failed."""
     group = lesson.asset if len(np.unique(lesson.asset[known])) >= min(most, 3) else lesson.life
     groups = np.unique(group[known])
@@ -457,7 +536,3 @@ def _cut_windows(history: History) -> tuple[int, int]:
     """Return the shortest and longest stretch of cut histories, by how far back the inputs look."""
     longest = max((*history.rolling, history.sequence_windows, history.first_windows, 6))
     return max(longest // 3, 2), 2 * longest
-
-
-def _rmse(error_h: FloatArray, each: FloatArray) -> float:
-    return float(np.sqrt(np.average(error_h**2, weights=each)))

@@ -93,7 +93,8 @@ def predict_life(models: LifeModels, prepared: Prepared) -> Life | None:
         rows: BoolArray = np.asarray(basis == kind, np.bool_)
         if variant is not None and rows.any():
             answers = _answers(models, variant, prepared, rows, cut=kind is Basis.CUT_HISTORY)
-            life_s[rows] = quantiles(told, variant, blend(told, variant, answers)) * _S_PER_HOUR
+            life_h = blend(told, variant, answers)
+            life_s[rows] = quantiles(told, variant, life_h, prepared.windows_known[rows]) * _S_PER_HOUR
     return Life(life_s=life_s, basis=basis)
 
 

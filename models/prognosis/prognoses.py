@@ -24,13 +24,14 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from models.records import FloatArray
+from models.records import FloatArray, Int64Array
 
 MAX_KNOTS: Final = 64
 MAX_BYTES: Final = 64 * 1024
 MAX_LIFE_H: Final = 1_000_000.0
 MAX_WINDOWS: Final = 1_000_000
 _LARGEST_WEIGHT: Final = 10.0
+_LARGEST_SPREAD: Final = 100.0
 
 Member = Literal["trees", "kernels", "gru"]
 """``life.onnx``, the head ``life`` on ``kernels.onnx``, ``gru.onnx``; with ``_cut`` where the history is cut."""
@@ -77,15 +78,25 @@ class Variant:
         weights: Of each member in the blend, 0 or more.
         offsets: From the blend to the quantiles.
         least_windows: With fewer known windows of the asset's life there is no prognosis.
+        known_windows: Known windows, ascending, of which ``spread`` tells; in between it is interpolated.
+        spread: What offsets are multiplied by with so many known windows: errors shrink as more is known.
     """
 
     weights: dict[Member, float]
     offsets: Offsets
     least_windows: int
+    known_windows: tuple[int, ...] = (1,)
+    spread: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if not self.weights or not all(0.0 <= weight <= _LARGEST_WEIGHT for weight in self.weights.values()):
             raise PrognosisError(f"one member at least needs a weight, from 0 to {_LARGEST_WEIGHT:g}")
+        if not 1 <= len(self.spread) <= MAX_KNOTS or len(self.spread) != len(self.known_windows):
+            raise PrognosisError(f"1 to {MAX_KNOTS} numbers of known windows are needed, each with a spread")
+        if not all(low < high for low, high in pairwise((0, *self.known_windows, MAX_WINDOWS + 1))):
+            raise PrognosisError(f"numbers of known windows must be ascending, from 1 to {MAX_WINDOWS}")
+        if not all(0.0 <= spread <= _LARGEST_SPREAD for spread in self.spread):
+            raise PrognosisError(f"a spread is not from 0 to {_LARGEST_SPREAD:g}")
         if not 1 <= self.least_windows <= MAX_WINDOWS:
             raise PrognosisError(f"a prognosis needs 1 to {MAX_WINDOWS} windows, not {self.least_windows}")
 
@@ -140,11 +151,19 @@ def blend(prognoses: Prognoses, variant: Variant, answers: Mapping[Member, Float
     return np.clip(np.sum(parts, axis=0, dtype=np.float64), 0.0, prognoses.cap_h)
 
 
-def quantiles(prognoses: Prognoses, variant: Variant, life_h: FloatArray) -> FloatArray:
-    """Return P10, P50 and P90 around *life_h* ``(n,)``, in hours from 0 to the cap, ascending, shape ``(n, 3)``."""
+def quantiles(prognoses: Prognoses, variant: Variant, life_h: FloatArray, windows_known: Int64Array) -> FloatArray:
+    """Return P10, P50 and P90 around *life_h*, in hours from 0 to the cap, ascending, shape ``(n, 3)``.
+
+    Args:
+        prognoses: Says the cap.
+        variant: Says the offsets.
+        life_h: The blend of each window, shape ``(n,)``.
+        windows_known: How many windows of its life are known at each, shape ``(n,)``.
+    """
     offsets = variant.offsets
-    added = [np.interp(life_h, offsets.life_h, column) for column in (offsets.p10_h, offsets.p50_h, offsets.p90_h)]
-    return np.clip(np.stack(added, axis=1) + life_h[:, None], 0.0, prognoses.cap_h)
+    columns = [np.interp(life_h, offsets.life_h, column) for column in (offsets.p10_h, offsets.p50_h, offsets.p90_h)]
+    spread = np.interp(windows_known, variant.known_windows, variant.spread)
+    return np.clip(np.stack(columns, axis=1) * spread[:, None] + life_h[:, None], 0.0, prognoses.cap_h)
 
 
 def encode_prognoses(prognoses: Prognoses) -> bytes:
