@@ -54,6 +54,7 @@ from models.export.parity import Parity
 from models.features.baseline import encode_baseline
 from models.features.hashing import feature_hash
 from models.features.specification import FeatureSpecification
+from models.features.windows import Windows
 
 # The first gateway that reads manifest schema 1.
 MINIMUM_GATEWAY_VERSION = "0.1.0"
@@ -134,19 +135,16 @@ def train_class(
     progress("evaluation", 0.8)
     manifest = _manifest(table, data, settings, fitted, held_out, live, version, trained_at or datetime.now(UTC))
     parts = {FEATURES: encode_specification(table.spec), BASELINES: encode_baseline(baseline), **fitted.parts}
-    compressions: tuple[Compression, ...] = ()
-    if held_out:
-        unseen = _unseen(everything.take(~learnt_from), fitted.modes or (NORMAL,))
-        parts, compressions = compress_parts(parts, manifest, unseen, settings.compression)
+    unseen = _unseen(everything.take(~learnt_from), fitted.modes or (NORMAL,))
+    parts, compressions = compress_parts(parts, manifest, unseen, settings.compression)
     bundle = LoadedBundle.of_parts(parts, manifest)
     metrics = evaluate(bundle, table, known, held_out, settings.horizons.clear_h)
     compared_on, ours, theirs = _compare(bundle, live, table, data, known, held_out, settings)
     decision = decide(ours, theirs)
     progress("bundle", 0.95)
     manifest = replace(manifest, metrics=metrics)
-    samples = table.samples.take(np.arange(0, len(table.samples), -(-len(table.samples) // _GOLDEN_WINDOWS)))
     further = golden_rows(table.spec, parts, lesson.prepared, seed=settings.seed, splits=fitted.splits)
-    parts[GOLDEN] = make_golden(bundle, samples, further)
+    parts[GOLDEN] = make_golden(bundle, _every_so_many(table.samples, _GOLDEN_WINDOWS), further)
     parts[MODEL_CARD] = model_card(manifest, decision, fitted.parity, missing, fitted.notes, compressions).encode()
     archive = pack(parts, manifest, signing_key)
     progress("done", 1.0)
@@ -162,6 +160,10 @@ def train_class(
         bundle=bundle,
         compressions=compressions,
     )
+
+
+def _every_so_many(windows: Windows, most: int) -> Windows:
+    return windows.take(np.arange(0, len(windows), -(-len(windows) // most)))
 
 
 def _unseen(lesson: Lesson, modes: Sequence[str]) -> Unseen:

@@ -71,6 +71,8 @@ def compress_parts(
         unseen: What the forms are judged on.
         limits: What they may cost.
     """
+    if not len(unseen.prepared):
+        return dict(parts), ()
     bundle = LoadedBundle.of_parts(parts, manifest)
     judges: dict[str, Judge | None] = {
         DETECTOR: detector_judge(bundle, unseen),
