@@ -22,17 +22,10 @@ from numpy.typing import NDArray
 
 from cloud_service.evaluate.foretelling import agreement, asked_as_a_gateway, calibration_of, precision_recall
 from cloud_service.evaluate.outcome import Figure, Outcome, Parity, Progress, over_seeds
-from cloud_service.training.failure import (
-    BROAD,
-    FINE,
-    FailureLesson,
-    FailureSettings,
-    FittedFailure,
-    best_threshold,
-    fit_modes,
-    folds_of,
-)
+from cloud_service.training.failure import FailureLesson, FailureSettings, FittedFailure, fit_modes
+from cloud_service.training.foretelling import best_threshold, folds_of
 from cloud_service.training.quantities import centred_at_limits, quantities_of
+from cloud_service.training.tree_forms import BROAD, FINE
 from models.datasets.tasks import CYCLE_ZERO_NS, Classification
 from models.evaluation.failure import average_precision, brier, calibration_error, matthews
 from models.evaluation.metrics import point_scores
@@ -64,7 +57,7 @@ class ClassificationSettings:
     """
 
     failure: FailureSettings = field(
-        default_factory=lambda: FailureSettings(forms=(FINE, BROAD), horizon_h=0.0, rows_at_most=100_000)
+        default_factory=lambda: FailureSettings(forms=(FINE, BROAD), folds=8, horizon_h=0.0, rows_at_most=100_000)
     )
     quantities: bool = True
     at_limits: bool = True

@@ -30,7 +30,9 @@ from cloud_service.evaluate.alarms import Alarms, Delays, choose_alarms, judge_a
 from cloud_service.evaluate.foretelling import agreement, asked_as_a_gateway, calibration_of, precision_recall
 from cloud_service.evaluate.machine_windows import MachineWindows, slow_inputs
 from cloud_service.evaluate.outcome import Figure, LeadTimes, Outcome, Parity, Progress, over_seeds
-from cloud_service.training.failure import BROAD, MOVING, FailureLesson, FailureSettings, fit_modes, folds_of
+from cloud_service.training.failure import FailureLesson, FailureSettings, fit_modes
+from cloud_service.training.foretelling import folds_of
+from cloud_service.training.tree_forms import BROAD, MOVING
 from models.datasets.tasks import FailureEvents
 from models.evaluation.failure import average_precision, brier, calibration_error
 from models.failure.modes import foretold

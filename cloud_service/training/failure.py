@@ -9,68 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_service.training.foretelling import GUESS, calibration, folds_of, row_thresholds
 from cloud_service.training.lesson import Lesson
 from cloud_service.training.split_gaps import in_the_middle
+from cloud_service.training.tree_forms import LEAST_HESSIAN, WIDE, TreeForm, tree_parameters
 from models.export.failure import export_failure, probabilities_of
 from models.export.graph import without_missing
 from models.export.lightgbm import thresholds_of
 from models.failure.modes import FailureModes
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 
-THREADS: Final = 1
 BAND: Final = (0.05, 0.95)
-_ROWS_EXPLAINED = 400
-_NEWTON_STEPS = 50
-_LEAST = 1e-9
-_LEAST_HESSIAN = 1e-3
+_ROWS_EXPLAINED: Final = 400
+_ERRORS_APART: Final = 2.0
+_LEAST: Final = 1e-9
 
-
-@dataclass(frozen=True, kw_only=True)
-class TreeForm:
-    """How the trees of a booster grow.
-
-    Attributes:
-        name: For reports.
-        rounds: Trees of each mode.
-        leaves: Of each tree.
-        rate: Of learning.
-        rows_per_leaf: At least so many rows in a leaf.
-        share_per_leaf: A leaf holds at least so much of what all rows of the mode weigh at the start, 0 to 1. A high
-            share keeps a leaf from being one event of many alike windows.
-        bins: Into which each input is cut at most.
-        rows_per_bin: At least so many rows in a bin; 1: every value is told apart.
-        inputs_share: Of the inputs that a tree may look at.
-        l2: Penalty on leaf values.
-        with_slow: Whether inputs that tell groups apart more than windows are looked at; see `FailureLesson.slow`.
-    """
-
-    name: str
-    rounds: int = 40
-    leaves: int = 6
-    rate: float = 0.1
-    rows_per_leaf: int = 20
-    share_per_leaf: float = 0.4
-    bins: int = 255
-    rows_per_bin: int = 3
-    inputs_share: float = 1.0
-    l2: float = 1.0
-    with_slow: bool = True
-
-
-BROAD: Final = TreeForm(name="broad")
-"""For failures that announce themselves over many windows: no leaf is a single event."""
-
-FINE: Final = replace(BROAD, name="fine", rounds=30, bins=20_000, rows_per_bin=1)
-"""For failures where a limit is passed: every value is told apart."""
-
-MOVING: Final = replace(BROAD, name="moving", with_slow=False)
-"""For few assets: their age, make and time since a repair say which of them it is, rather than how it is."""
+__all__ = [
+    "FailureLesson",
+    "FailureSettings",
+    "FittedFailure",
+    "TreeForm",
+    "failure_lesson",
+    "fit_failure",
+    "fit_modes",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +46,15 @@ class FailureSettings:
     """How failure modes are learnt.
 
     Attributes:
-        forms: The forms of trees that are tried, the preferred first: each mode takes the first of which the log loss
-            on unseen groups is the least, or more by no more than its standard error over groups.
+        forms: The forms of trees that are tried, the preferred first: each mode takes the first of which Brier's score
+            on unseen groups is the least, or more by no more than two standard errors over groups.
         folds: Of the groups.
         rows_at_most: Rows that a fit learns from; of healthy ones every so many is taken, with as much more weight.
         balance: 0: rows of a rare mode weigh as any other; 1: as much as all others together; between: by powers.
         horizon_h: Within how many hours a failure is foretold; 0 where rows are independent.
     """
 
-    forms: tuple[TreeForm, ...] = (BROAD,)
+    forms: tuple[TreeForm, ...] = (WIDE,)
     folds: int = 4
     rows_at_most: int = 16_000
     balance: float = 0.0
@@ -236,7 +204,7 @@ def fit_modes(lesson: FailureLesson, settings: FailureSettings, seed: int) -> Fi
         modes=FailureModes(
             names=lesson.names,
             horizon_h=settings.horizon_h,
-            thresholds=(0.5,) * len(lesson.names),
+            thresholds=(GUESS,) * len(lesson.names),
             importance=tuple(best[mode].importance[mode] for mode in modes),
             band_low=_band(lesson, BAND[0]),
             band_high=_band(lesson, BAND[1]),
@@ -252,91 +220,15 @@ def fit_modes(lesson: FailureLesson, settings: FailureSettings, seed: int) -> Fi
             if not tried
         ),
     )
-    return everything.with_thresholds(row_thresholds(everything.unseen_probabilities(), lesson.hits))
-
-
-def folds_of(group: Int64Array, hits: BoolArray, folds: int, seed: int) -> Int64Array:
-    """Return the fold of each row, shape ``(n,)``: groups stay together, and each mode's groups are dealt out evenly.
-
-    Args:
-        group: Shape ``(n,)``.
-        hits: Shape ``(n, modes)``; a group counts by the rarest mode it has.
-        folds: How many, 2 or more.
-        seed: Of the dealing.
-    """
-    groups, of_row = np.unique(group, return_inverse=True)
-    has = np.zeros((len(groups), hits.shape[1]), np.bool_)
-    np.logical_or.at(has, of_row, hits)
-    rarity = np.argsort(np.argsort(has.sum(axis=0), kind="stable"), kind="stable")
-    kind = np.where(has, rarity, hits.shape[1]).min(axis=1, initial=hits.shape[1])
-    order = np.random.default_rng(seed).permutation(len(groups))
-    dealt = np.empty(len(groups), np.int64)
-    dealt[order[np.argsort(kind[order], kind="stable")]] = np.arange(len(groups)) % folds
-    return dealt[of_row]
-
-
-def row_thresholds(probabilities: FloatArray, hits: BoolArray) -> tuple[float, ...]:
-    """Return for each mode the threshold of the best F1 over rows, 0.5 where the probabilities are not known.
-
-    Args:
-        probabilities: Of none and of each mode, shape ``(n, 1 + modes)``.
-        hits: Shape ``(n, modes)``.
-    """
-    asked = np.isfinite(probabilities).all(axis=1)
-    return tuple(
-        best_threshold(probabilities[asked, 1 + mode], hits[asked, mode]) if hits[asked, mode].any() else 0.5
-        for mode in range(hits.shape[1])
-    )
-
-
-def best_threshold(
-    probability: FloatArray, hit: BoolArray, otherwise: BoolArray | None = None, *, least_hits: float = 0.0
-) -> float:
-    """Return the threshold of the best F1; of those that are as good but for half a hit, the nearest to one half.
-
-    Args:
-        probability: Shape ``(n,)``.
-        hit: What is to be told, shape ``(n,)``.
-        otherwise: Rows that are told by something else anyway, shape ``(n,)``.
-        least_hits: F1 must gain by more than so many hits are of all, or nothing more is told.
-
-    Returns:
-        A number above 0 and below 1; infinite where no threshold is better than telling nothing more.
-    """
-    told = np.zeros(len(hit), np.bool_) if otherwise is None else otherwise
-    order = np.argsort(-probability, kind="stable")
-    more = ~told[order]
-    right = (told & hit).sum() + np.cumsum(more & hit[order])
-    f1 = 2.0 * right / (told.sum() + np.cumsum(more) + hit.sum())
-    before = 2.0 * (told & hit).sum() / max(told.sum() + hit.sum(), 1)
-    ordered = probability[order]
-    ends = np.flatnonzero(np.append(ordered[1:] < ordered[:-1], True))
-    if f1[ends].max() <= before + least_hits / max(hit.sum(), 1):
-        return np.inf
-    good = f1[ends] >= f1[ends].max() - 0.5 / max(hit.sum(), 1)
-    best = int(f1[ends].argmax())
-    first, last = best, best
-    while first > 0 and good[first - 1]:
-        first -= 1
-    while last + 1 < len(ends) and good[last + 1]:
-        last += 1
-    # Any number from just above the next row's probability to the first row's gives answers as good.
-    return _between(float(np.append(ordered, 0.0)[ends[last] + 1]), float(ordered[ends[first]]))
-
-
-def _between(low: float, high: float) -> float:
-    """Return one half where it lies above *low* and up to *high*, else the middle of the two in log odds."""
-    if low < 0.5 <= high:
-        return 0.5
-    odds = np.log(np.clip([low, high], _LEAST, 1.0 - _LEAST) / (1.0 - np.clip([low, high], _LEAST, 1.0 - _LEAST)))
-    return float(np.clip(1.0 / (1.0 + np.exp(-odds.mean())), np.nextafter(low, 1.0), high))
+    limits = row_thresholds(everything.unseen_probabilities(), lesson.hits)
+    return everything.with_thresholds(np.where(best[0].tried, limits, GUESS).tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Trial:
     """A form of trees, tried on groups that the fits had not seen; ``tried`` is False for modes of one group alone.
 
-    ``loss`` is the log loss of each row and mode, shape ``(n, modes)``.
+    ``loss`` is the squared error of the probability (Brier's score) of each row and mode, shape ``(n, modes)``.
     """
 
     form: TreeForm
@@ -369,7 +261,7 @@ class _Trial:
         for mode in np.flatnonzero(tried).tolist():
             slope[mode], offset[mode] = calibration(raw[:, mode], lesson.hits[:, mode])
         log_odds = raw * slope + offset
-        loss = np.logaddexp(0.0, np.where(lesson.hits, -log_odds, log_odds))
+        loss = (1.0 / (1.0 + np.exp(-np.clip(log_odds, -700.0, 700.0))) - lesson.hits) ** 2
         whole = magnitude.sum(axis=1, keepdims=True)
         share = np.divide(magnitude, whole, out=np.zeros_like(magnitude), where=whole > 0.0)
         return cls(
@@ -386,55 +278,17 @@ class _Trial:
 def _preferred(trials: Sequence[_Trial], mode: int, group: Int64Array) -> _Trial:
     """Return the first of *trials* whose loss is the least or cannot be told from it.
 
-    Source:
-        L. Breiman, J. Friedman, R. Olshen, C. Stone, *Classification and Regression Trees*, 1984 (the rule of one
-        standard error), on differences within groups.
+    Losses are told apart by two standard errors of their difference within groups. A difference of one single group
+    is one standard error, whatever its size.
     """
     least = min(trials, key=lambda trial: float(trial.loss[:, mode].mean()))
     of_row = np.unique(group, return_inverse=True)[1]
     for trial in trials:
         more = np.bincount(of_row, weights=trial.loss[:, mode] - least.loss[:, mode])
         error = float(more.std() * np.sqrt(len(more)))
-        if more.sum() <= error:
+        if more.sum() <= _ERRORS_APART * error:
             return trial
     return least
-
-
-def calibration(raw: FloatArray, hit: BoolArray) -> tuple[float, float]:
-    """Return slope (not below 0) and offset that make log odds of raw scores.
-
-    Args:
-        raw: Scores of rows the fit had not seen, shape ``(n,)``.
-        hit: What came true, shape ``(n,)``.
-
-    Source:
-        J. Platt, *Probabilistic outputs for support vector machines*, 1999, with its targets that leave room for what
-        few cases do not show; solved by Newton's method with a halved step where it would not descend.
-    """
-    positives, negatives = float(hit.sum()), float((~hit).sum())
-    target = np.where(hit, (positives + 1.0) / (positives + 2.0), 1.0 / (negatives + 2.0))
-    columns = np.column_stack([raw, np.ones(len(raw))])
-    answer = np.array([0.0, np.log((positives + 1.0) / (negatives + 1.0))])
-
-    def loss(at: FloatArray) -> float:
-        odds = columns @ at
-        return float((np.logaddexp(0.0, odds) - target * odds).sum())
-
-    for _ in range(_NEWTON_STEPS):
-        odds = columns @ answer
-        chance = 1.0 / (1.0 + np.exp(-odds))
-        gradient = columns.T @ (chance - target)
-        curvature = (columns * (chance * (1.0 - chance))[:, None]).T @ columns + 1e-9 * np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
-        before, length = loss(answer), 1.0
-        while loss(answer - length * step) > before and length > 1e-6:
-            length /= 2.0
-        answer = answer - length * step
-        if np.abs(length * step).max() < 1e-8:
-            break
-    if answer[0] < 0.0:
-        return 0.0, float(np.log((positives + 1.0) / (negatives + 1.0)))
-    return float(answer[0]), float(answer[1])
 
 
 def _boosters(
@@ -455,33 +309,12 @@ def _boosters(
         grown = {
             "min_data_in_leaf": max(1, min(form.rows_per_leaf, int(hit.sum()) // 2)),
             "min_sum_hessian_in_leaf": max(
-                form.share_per_leaf * float(balanced[hit].sum()) * share * (1.0 - share), _LEAST_HESSIAN
+                form.share_per_leaf * float(balanced[hit].sum()) * share * (1.0 - share), LEAST_HESSIAN
             ),
         }
         data.set_label(hit.astype(np.float64)).set_weight(balanced)
         boosters[mode] = in_the_middle(lgb.train(parameters | grown, data, form.rounds), rows)
     return boosters
-
-
-def tree_parameters(form: TreeForm, seed: int) -> dict[str, Any]:
-    """Return LightGBM's parameters of *form*, but for the least of a leaf that depends on the rows."""
-    return {
-        "objective": "binary",
-        "num_leaves": form.leaves,
-        "learning_rate": form.rate,
-        "min_data_in_leaf": form.rows_per_leaf,
-        "min_sum_hessian_in_leaf": _LEAST_HESSIAN,
-        "max_bin": form.bins,
-        "min_data_in_bin": form.rows_per_bin,
-        "feature_fraction": form.inputs_share,
-        "lambda_l2": form.l2,
-        "feature_pre_filter": False,
-        "num_threads": THREADS,
-        "deterministic": True,
-        "force_row_wise": True,
-        "seed": seed,
-        "verbosity": -1,
-    }
 
 
 def _balance(weight: FloatArray, hit: BoolArray, power: float) -> float:

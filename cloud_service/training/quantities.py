@@ -12,7 +12,7 @@ from typing import Any, Final
 import lightgbm as lgb
 import numpy as np
 
-from cloud_service.training.failure import FINE, tree_parameters
+from cloud_service.training.tree_forms import FINE, tree_parameters
 from models.features.baseline import Baseline
 from models.features.specification import Derived
 from models.records import BoolArray, Channel, FloatArray

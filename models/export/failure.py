@@ -1,4 +1,4 @@
-"""One booster a failure mode as one graph: all trees in one operator, calibrated.
+"""One booster a failure mode as one graph, a tree-ensemble operator each, calibrated.
 
 Modes do not exclude each other: a window may be on its way to two failures at once. So each has a probability of its
 own, and that of none is the product of each not coming.
@@ -44,9 +44,14 @@ def export_failure(boosters: Sequence[lgb.Booster], slope: Sequence[float], offs
     if len(widths) != 1:
         raise ExportError(f"boosters of {len(widths)} widths do not make one graph; nothing was exported")
     prepare, constants = missing_as_zero(INPUT, "present")
+    raw = [f"raw_{mode}" for mode in range(len(boosters))]
     nodes = [
         *prepare,
-        helper.make_node("TreeEnsembleRegressor", ["present"], ["raw"], domain="ai.onnx.ml", **_ensemble(boosters)),
+        *(
+            helper.make_node("TreeEnsembleRegressor", ["present"], [name], domain="ai.onnx.ml", **_ensemble(booster))
+            for name, booster in zip(raw, boosters, strict=True)
+        ),
+        helper.make_node("Concat", raw, ["raw"], axis=1),
         *_reading(),
     ]
     constants += [
@@ -71,23 +76,15 @@ def _reading() -> list[NodeProto]:
     ]
 
 
-def _ensemble(boosters: Sequence[lgb.Booster]) -> dict[str, Any]:
-    """Return the attributes of one ensemble whose target ``i`` is the raw score of booster ``i``."""
+def _ensemble(booster: lgb.Booster) -> dict[str, Any]:
+    """Return the attributes of the ensemble that gives the raw score of *booster*."""
+    check_exportable(booster)
+    refuse_unfaithful(booster)
     columns: defaultdict[str, list[Any]] = defaultdict(list)
-    trees = 0
-    for target, booster in enumerate(boosters):
-        check_exportable(booster)
-        refuse_unfaithful(booster)
-        for tree in booster.dump_model()["tree_info"]:
-            for number, (node, yes, no) in enumerate(_nodes(tree["tree_structure"])):
-                _add_node(columns, trees, number, node, yes, no)
-                if "leaf_value" in node:
-                    columns["target_treeids"].append(trees)
-                    columns["target_nodeids"].append(number)
-                    columns["target_ids"].append(target)
-                    columns["target_weights"].append(float(node["leaf_value"]))
-            trees += 1
-    return {**columns, "n_targets": len(boosters), "aggregate_function": "SUM", "post_transform": "NONE"}
+    for number, tree in enumerate(booster.dump_model()["tree_info"]):
+        for place, (node, yes, no) in enumerate(_nodes(tree["tree_structure"])):
+            _add_node(columns, number, place, node, yes, no)
+    return {**columns, "n_targets": 1, "aggregate_function": "SUM", "post_transform": "NONE"}
 
 
 def _nodes(root: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int, int]]:
@@ -118,3 +115,8 @@ def _add_node(
     columns["nodes_values"].append(0.0 if leaf else float(floor32(np.array(node["threshold"], np.float64))))
     columns["nodes_truenodeids"].append(yes)
     columns["nodes_falsenodeids"].append(no)
+    if leaf:
+        columns["target_treeids"].append(tree)
+        columns["target_nodeids"].append(number)
+        columns["target_ids"].append(0)
+        columns["target_weights"].append(float(node["leaf_value"]))

@@ -45,9 +45,9 @@ def reference_contributions(modes: FailureModes, inputs: Float32Array, mode: Int
 def input_channels(spec: FeatureSpecification) -> tuple[str, ...]:
     """Return the channel each input is of: its feature's, the events it counts, or ``cycles``."""
     of_feature = {column.name: spec.channels[column.channel].name for column in columns(spec)}
+    events = {f"{_HOURS_SINCE}{name}": name for name in spec.history.events}
     return tuple(
-        name.removeprefix(_HOURS_SINCE) if name.startswith(_HOURS_SINCE) else of_feature.get(_feature(name), CYCLES)
-        for name in input_names(spec)
+        (of_feature | events).get(name) or of_feature.get(name.rpartition(":")[0], CYCLES) for name in input_names(spec)
     )
 
 
@@ -108,10 +108,6 @@ def top_channels_of(
             )
         )
     return tuple(told)
-
-
-def _feature(name: str) -> str:
-    return name.rpartition(":")[0] or name
 
 
 def _unit(name: str) -> str:

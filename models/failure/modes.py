@@ -138,12 +138,12 @@ def _problem(modes: FailureModes, inputs: int) -> str:  # noqa: PLR0911 - a list
         return f"are foretold within {modes.horizon_h} hours, which is no horizon"
     if len(modes.thresholds) != count or not all(limit > 0.0 for limit in modes.thresholds):
         return "do not have a threshold above 0 each"
+    if not len(modes.band_low) == len(modes.band_high) == inputs:
+        return f"do not have a reference band for each of {inputs} inputs"
     if len(modes.importance) != count or {len(row) for row in modes.importance} != {inputs}:
         return f"do not have a share for each of {inputs} inputs"
     if not all(_are_shares(row) for row in modes.weights):
         return "have shares of inputs that are not 0 to 1, or do not add up to 1 or 0"
-    if not len(modes.band_low) == len(modes.band_high) == inputs:
-        return f"do not have a reference band for each of {inputs} inputs"
     low, high = modes.band
     if not np.array_equal(np.isnan(low), np.isnan(high)) or np.isinf(modes.band).any() or (low > high).any():
         return "have a reference band that is none"
