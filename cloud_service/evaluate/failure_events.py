@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloud_service.evaluate.alarms import Alarms, Delays, choose_alarms, judge_alarms
 from cloud_service.evaluate.foretelling import agreement, asked_as_a_gateway, calibration_of, precision_recall
@@ -37,7 +38,7 @@ from models.datasets.tasks import FailureEvents
 from models.evaluation.failure import average_precision, brier, calibration_error
 from models.failure.modes import foretold
 from models.features.baseline import fit_baseline
-from models.records import BoolArray, FloatArray
+from models.records import BoolArray, Float32Array, FloatArray
 from models.scoring import prepare_table
 
 HOURS_PER_MONTH: Final = 30.0 * 24.0
@@ -176,22 +177,15 @@ class _Fold:
         cls, dataset: FailureEvents, windows: MachineWindows, settings: EventSettings, mine: BoolArray, seed: int
     ) -> _Fold:
         """Learn from the machines that are not *mine*, and judge those that are."""
-        learnt = np.flatnonzero(~mine & windows.judged & windows.known)
-        healthy = learnt[~windows.hits[learnt].any(axis=1)]
-        baseline = fit_baseline(windows.spec, {"": windows.features[healthy]}, len(healthy), scope="class")
-        inputs = prepare_table(
-            windows.spec,
-            baseline,
-            [""] * len(dataset.machine_ids),
-            windows.machine,
-            windows.end_ns,
-            windows.features,
-            sequences=False,
-        ).inputs
-        seen = np.asarray(windows.hits[learnt].any(axis=0), np.bool_)
-        names = tuple(name for name, some in zip(dataset.modes, seen.tolist(), strict=True) if some)
+        learnt, judged = np.flatnonzero(~mine & windows.judged & windows.known), np.flatnonzero(mine & windows.judged)
+        inputs = _inputs(windows, learnt, len(dataset.machine_ids))
+        seen = np.flatnonzero(windows.hits[learnt].any(axis=0))
+        probabilities = np.zeros((len(judged), 1 + len(dataset.modes)))
+        told = np.zeros((len(judged), len(dataset.modes)), np.bool_)
+        if not len(seen):  # no machine that is learnt from has failed: nothing is foretold
+            return cls.silent(windows.take(judged), dataset, settings)
         lesson = FailureLesson(
-            names=names,
+            names=tuple(dataset.modes[place] for place in seen.tolist()),
             inputs=inputs[learnt],
             hits=windows.hits[learnt][:, seen],
             group=windows.machine[learnt],
@@ -203,26 +197,54 @@ class _Fold:
         limits, delays = choose_alarms(
             windows.take(learnt), unseen, dataset, on_delays=settings.on_delays, off_delay=settings.off_delay
         )
-        fitted = fitted.with_thresholds([limit for limit, some in zip(limits, seen.tolist(), strict=True) if some])
-        judged = np.flatnonzero(mine & windows.judged)
+        fitted = fitted.with_thresholds([limits[place] for place in seen.tolist()])
         answer = asked_as_a_gateway(windows.spec, fitted, inputs[judged])
         wanted = fitted.probabilities(inputs[judged])
-        decided = foretold(fitted.modes, answer)
-        every = np.zeros((len(judged), 1 + len(dataset.modes)))
-        every[:, [0, *(1 + np.flatnonzero(seen))]] = answer
-        told = np.zeros((len(judged), len(dataset.modes)), np.bool_)
-        told[:, seen] = decided
+        probabilities[:, [0, *(1 + seen)]] = answer
+        told[:, seen] = decided = foretold(fitted.modes, answer)
         return cls(
-            probabilities=every,
+            probabilities=probabilities,
             told=told,
             alarms=judge_alarms(windows.take(judged), told, dataset, delays),
-            forms=dict(zip(names, fitted.forms, strict=True)),
+            forms=dict(zip(lesson.names, fitted.forms, strict=True)),
             delays=delays,
             thresholds=limits,
             moved=int((decided != foretold(fitted.modes, wanted)).any(axis=1).sum()),
             difference=float(np.abs(answer - wanted).max()),
             agreed=agreement(windows.spec, fitted, inputs[judged], answer, decided),
         )
+
+    @classmethod
+    def silent(cls, judged: MachineWindows, dataset: FailureEvents, settings: EventSettings) -> _Fold:
+        """Return what a classifier says that knows of no failure."""
+        told = np.zeros(judged.hits.shape, np.bool_)
+        delays = Delays(on=min(settings.on_delays), off=settings.off_delay)
+        return cls(
+            probabilities=np.column_stack([np.ones(len(told)), told]),
+            told=told,
+            alarms=judge_alarms(judged, told, dataset, delays),
+            forms={},
+            delays=delays,
+            thresholds=(float("inf"),) * len(dataset.modes),
+            moved=0,
+            difference=0.0,
+            agreed=np.zeros(0, np.bool_),
+        )
+
+
+def _inputs(windows: MachineWindows, learnt: NDArray[np.intp], machines: int) -> Float32Array:
+    """Return the inputs of all windows, against what is ordinary in the healthy ones of those *learnt* from."""
+    healthy = learnt[~windows.hits[learnt].any(axis=1)]
+    baseline = fit_baseline(windows.spec, {"": windows.features[healthy]}, len(healthy), scope="class")
+    return prepare_table(
+        windows.spec,
+        baseline,
+        [""] * machines,
+        windows.machine,
+        windows.end_ns,
+        windows.features,
+        sequences=False,
+    ).inputs
 
 
 def _figures(dataset: FailureEvents, judged: JudgedMachines) -> dict[str, float]:

@@ -50,14 +50,12 @@ class FailureSettings:
             on unseen groups is the least, or more by no more than two standard errors over groups.
         folds: Of the groups.
         rows_at_most: Rows that a fit learns from; of healthy ones every so many is taken, with as much more weight.
-        balance: 0: rows of a rare mode weigh as any other; 1: as much as all others together; between: by powers.
         horizon_h: Within how many hours a failure is foretold; 0 where rows are independent.
     """
 
     forms: tuple[TreeForm, ...] = (WIDE,)
     folds: int = 4
     rows_at_most: int = 16_000
-    balance: float = 0.0
     horizon_h: float = 24.0
 
 
@@ -304,23 +302,16 @@ def _boosters(
     boosters: dict[int, lgb.Booster] = {}
     for mode in modes:
         hit = hits[:, mode]
-        balanced = np.where(hit, weight * _balance(weight, hit, settings.balance), weight)
-        share = float(balanced[hit].sum() / balanced.sum())
+        own, whole = float(weight[hit].sum()), float(weight.sum())
         grown = {
             "min_data_in_leaf": max(1, min(form.rows_per_leaf, int(hit.sum()) // 2)),
             "min_sum_hessian_in_leaf": max(
-                form.share_per_leaf * float(balanced[hit].sum()) * share * (1.0 - share), LEAST_HESSIAN
+                form.share_per_leaf * own * (own / whole) * (1.0 - own / whole), LEAST_HESSIAN
             ),
         }
-        data.set_label(hit.astype(np.float64)).set_weight(balanced)
+        data.set_label(hit.astype(np.float64)).set_weight(weight)
         boosters[mode] = in_the_middle(lgb.train(parameters | grown, data, form.rounds), rows)
     return boosters
-
-
-def _balance(weight: FloatArray, hit: BoolArray, power: float) -> float:
-    """Return by how much more a row of the mode weighs."""
-    own = float(weight[hit].sum())
-    return (float(weight.sum() - own) / own) ** power if own > 0.0 else 1.0
 
 
 def _drawn(hits: BoolArray, at_most: int) -> tuple[NDArray[np.intp], FloatArray]:

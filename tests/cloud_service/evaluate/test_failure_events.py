@@ -171,6 +171,19 @@ def test_a_mode_nobody_has_seen_is_missed(dataset: FailureEvents) -> None:
     assert outcome.metrics["event_recall_seizure"] == 0.0
 
 
+def test_without_a_failure_to_learn_from_nothing_is_foretold(dataset: FailureEvents) -> None:
+    """One machine failed: the folds without it tell nothing of it, the others foretell what never comes."""
+    alone = replace(
+        dataset,
+        failure_machine=dataset.failure_machine[:1],
+        failure_time_ns=dataset.failure_time_ns[:1],
+        failure_mode=dataset.failure_mode[:1],
+    )
+    outcome = evaluate_failure_events(alone, seeds=[1], progress=lambda _stage, _share: None, settings=BRIEF)
+    assert outcome.metrics["event_recall"] == 0.0
+    assert outcome.limits[-1] == "Missed: 1 of leak."
+
+
 @pytest.mark.data
 @pytest.mark.slow
 def test_azure_failures_are_foretold_by_machine() -> None:
