@@ -222,7 +222,8 @@ class Health:
     """Health assessment of one window: ``index`` from 100 (as new) to 0 (failed), its grade A to D (U: unknown).
 
     ``failure_mode`` is the likeliest one, or None while the asset looks healthy. ``probabilities`` has each mode's own,
-    as modes do not exclude each other, and ``normal``: that none comes. ``top_channels`` are what speaks for that mode, the most telling first.
+    as modes do not exclude each other, and ``normal``: that none comes. ``top_channels`` are what speaks for the
+    failure mode, the most telling first.
     """
 
     asset_id: str
