@@ -52,7 +52,7 @@ from models.sequence.heads import Head
 
 LAST = 40
 """Records before the end at which a gateway is taken to have been put in."""
-KERNEL_COUNT = 1000
+KERNEL_COUNT = 2000
 _TRACES = 4
 _BATCH = 512
 _ASSET_CLASS = "judged"
@@ -200,7 +200,11 @@ def learnt_from(dataset: RemainingLife, runs: Runs, seed: int) -> tuple[FeatureS
         step_s=step_s,
         late_s=step_s,
         statistics=("mean",),
-        history=history_for(float(np.median(lengths[lengths > 0]))),
+        history=history_for(
+            float(np.median(lengths[lengths > 0])),
+            # How a machine is operated is no sign of wear; regimes take care of what it does to the signs.
+            of=tuple(f"{channel.name}.mean" for channel in dataset.channels if channel.name not in dataset.settings),
+        ),
         regimes=Regimes(channels=dataset.settings),
     )
     features = _features(spec, runs)

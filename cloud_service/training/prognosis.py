@@ -18,6 +18,7 @@ from typing import Final
 
 import lightgbm as lgb
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from cloud_service.training.conformal import covered, fit_offsets, fit_spread, life_weights, root_mean_square
@@ -38,6 +39,7 @@ from models.sequence.heads import Head, HeadStatistics
 THREADS: Final = 1
 _LEAST_ROWS: Final = 50
 _BINS: Final = 63
+_GRU_ROWS: Final = 20_000
 # Members that weigh less than this in a blend cost more than they bring.
 _LEAST_WEIGHT: Final = 0.05
 _KNOWN: Final = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120)
@@ -61,8 +63,9 @@ class PrognosisSettings:
         cap_h: Longest life that is told; None: the longest that was seen.
         cut_draws: How many times the windows are cut at random for the trees of the variant for cut histories.
         cut_windows: Shortest and longest stretch of a cut history; None: by the specification's longest look back.
-        most_rows: Windows that are learnt from; of more, every second, third... is taken.
-        gru: Of a recurrent unit (extra ``sequence``); None: there is none.
+        most_rows: Windows that a variant learns from; of more, every second, third... is taken.
+        gru: Of a recurrent unit for whole histories (extra ``sequence``); None: there is none. Its steps are for
+            20,000 windows, and grow with the root of their number.
         least_windows: Known windows below which there is no prognosis, or the shortest look back where that is less.
         largest_rise: See ``models.prognosis.prognoses.Prognoses``; None: lives are told as they come.
     """
@@ -79,7 +82,7 @@ class PrognosisSettings:
     cap_h: float | None = None
     cut_draws: int = 2
     cut_windows: tuple[int, int] | None = None
-    most_rows: int = 120_000
+    most_rows: int = 60_000
     gru: GruSettings | None = None
     least_windows: int = 10
     largest_rise: float | None = None
@@ -171,37 +174,45 @@ def fit_prognosis(
         return None
     cap_h = settings.cap_h or float(lesson.life_h[known].max())
     fold = _folds(lesson, known, settings.folds, seed)
-    whole = _Rows.of(lesson, known & lesson.prepared.whole, fold, cap_h, settings.most_rows)
+    whole = _Rows.of(lesson, _every(known & lesson.prepared.whole, settings.most_rows), fold, cap_h)
     tell(0.1)
     fitted: dict[str, _Fitted] = {}
     # With fewer windows than the shortest look back the inputs say hardly more than the newest of them.
     least = min((*lesson.spec.history.rolling, settings.least_windows))
     if len(np.unique(whole.life)) >= settings.least_lives:
-        fitted["whole"] = _fit(whole, settings, seed, kernels, least=least, spreads=False)
+        fitted["whole"] = _fit(whole, settings, seed, kernels, settings.gru, least=least, spreads=False)
     tell(0.4)
     shortest, longest = settings.cut_windows or _cut_windows(lesson.spec.history)
     cuts = []
     for draw in range(settings.cut_draws):
         # Sequences are large, and one draw gives the heads enough.
         cut = lesson.cut(seed * 1000 + draw, shortest=shortest, longest=longest, sequences=draw == 0)
-        cuts.append(_Rows.of(cut, known, fold, cap_h, settings.most_rows))
+        rows = _every(known, settings.most_rows // settings.cut_draws, first=draw)
+        cuts.append(_Rows.of(cut, rows, fold, cap_h))
     tell(0.5)
-    fitted["cut"] = _fit(_Rows.joined(cuts), settings, seed, kernels, least=least, spreads=True)
+    # A recurrent unit without the start of a life adds nothing to trees and heads that is worth its training.
+    fitted["cut"] = _fit(_Rows.joined(cuts), settings, seed, kernels, None, least=least, spreads=True)
     tell(0.9)
     return _finished(fitted, cap_h, settings, seed, kernels)
 
 
-def history_for(windows_of_a_life: float, *, sequences: bool = True) -> History:
+def history_for(windows_of_a_life: float, *, of: tuple[str, ...] = (), sequences: bool = True) -> History:
     """Return how far back life models look where a life has about so many windows.
 
     The lengths are shares of a life; those that were tried (a twentieth, a fifth, three tenths) are those of
     C-MAPSS's training engines. On a gateway they cost time and memory, so long lives do not make them ever longer.
+
+    Args:
+        windows_of_a_life: From start or repair to failure.
+        of: Endings of the features that have a history; empty: all.
+        sequences: Whether there are sequences.
     """
     lengths = [(0.05, 20), (0.2, 60), (0.3, 120)]
     rolling = tuple(sorted({int(np.clip(round(share * windows_of_a_life), 2, most)) for share, most in lengths}))
     return History(
         rolling=rolling,
         statistics=("mean", "trend"),
+        of=of,
         since_start=True,
         first_windows=int(np.clip(round(0.1 * windows_of_a_life), 2, 50)),
         cycles=True,
@@ -225,9 +236,7 @@ class _Rows:
     windows_known: Int64Array
 
     @classmethod
-    def of(cls, lesson: Lesson, known: BoolArray, fold: Int64Array, cap_h: float, most: int) -> _Rows:
-        chosen = np.flatnonzero(known)
-        chosen = chosen[:: -(-len(chosen) // most)] if len(chosen) else chosen
+    def of(cls, lesson: Lesson, chosen: NDArray[np.intp], fold: Int64Array, cap_h: float) -> _Rows:
         prepared = lesson.prepared
         return cls(
             inputs=without_missing(prepared.inputs[chosen]),
@@ -271,7 +280,14 @@ class _Fitted:
 
 
 def _fit(
-    rows: _Rows, settings: PrognosisSettings, seed: int, kernels: bytes | None, *, least: int, spreads: bool
+    rows: _Rows,
+    settings: PrognosisSettings,
+    seed: int,
+    kernels: bytes | None,
+    gru: GruSettings | None,
+    *,
+    least: int,
+    spreads: bool,
 ) -> _Fitted:
     """Return models of *rows*, blended and calibrated by what fold models say of lives they have not learnt from.
 
@@ -280,6 +296,7 @@ def _fit(
         settings: How.
         seed: Of the trees.
         kernels: Of the heads, or None.
+        gru: Of the recurrent unit, or None.
         least: Known windows that are asked at least.
         spreads: Whether the quantiles depend on how many windows are known; with whole histories that is the age.
     """
@@ -292,8 +309,8 @@ def _fit(
         head, statistics, ridge, told["kernels"] = _fit_head(rows, settings, kernels)
         judged = np.arange(rows.with_sequences)
     unit = None
-    if settings.gru is not None and rows.sequences is not None:
-        unit, told["gru"] = _fit_gru(rows, settings.gru, seed)
+    if gru is not None and rows.sequences is not None:
+        unit, told["gru"] = _fit_gru(rows, gru, seed)
         judged = np.arange(rows.with_sequences)
     known = rows.windows_known[judged]
     least = _least_windows(told["trees"][judged] - rows.life_h[judged], rows.life[judged], known, least)
@@ -419,6 +436,8 @@ def _fit_gru(rows: _Rows, settings: GruSettings, seed: int) -> tuple[Gru, FloatA
     if rows.sequences is None:
         raise TypeError("rows without sequences have nothing to read")
     life_h, fold = rows.life_h[: rows.with_sequences], rows.fold[: rows.with_sequences]
+    steps = round(settings.steps * max(np.sqrt(len(life_h) / _GRU_ROWS), 1.0))
+    settings = replace(settings, steps=steps)
     told = np.empty(len(life_h))
     for own in np.unique(fold):
         inside = fold == own
@@ -521,6 +540,13 @@ def _all_kernels(graph: bytes, rows: Float32Array) -> FloatArray:
 
 def _reference(booster: lgb.Booster) -> Callable[[Float32Array], FloatArray]:
     return lambda rows: np.asarray(booster.predict(rows), np.float64)
+
+
+def _every(known: BoolArray, most: int, *, first: int = 0) -> NDArray[np.intp]:
+    """Return the *known* rows, or every second, third... from *first* on, so that they are hardly over *most*."""
+    rows = np.flatnonzero(known)
+    step = max(round(len(rows) / most), 1)
+    return rows[first % step :: step]
 
 
 def _folds(lesson: Lesson, known: BoolArray, most: int, seed: int) -> Int64Array:

@@ -88,8 +88,9 @@ def history_columns(spec: FeatureSpecification) -> tuple[int, ...]:
 
 @lru_cache(maxsize=64)
 def sequence_columns(spec: FeatureSpecification) -> tuple[int, ...]:
-    """Return the columns that sequence models look at: means of channels, derived quantities, residuals."""
-    return tuple(place for place, column in enumerate(columns(spec)) if column.name.endswith(_SEQUENCE_ENDINGS))
+    """Return the columns that sequence models look at: those with a history that are means, derived or residuals."""
+    told = columns(spec)
+    return tuple(place for place in history_columns(spec) if told[place].name.endswith(_SEQUENCE_ENDINGS))
 
 
 @lru_cache(maxsize=64)
