@@ -32,7 +32,7 @@ from cloud_service.evaluate.outcome import (
 from cloud_service.training.gru import GruSettings
 from cloud_service.training.lesson import Lesson
 from cloud_service.training.prognosis import FittedPrognosis, PrognosisSettings, fit_prognosis, history_for
-from cloud_service.training.sequence import make_kernels
+from cloud_service.training.sequence import MIXES, make_kernels
 from models.bundle.contents import GRU, GRU_CUT, KERNELS, LIFE, LIFE_CUT, PROGNOSIS
 from models.bundle.decisions import horizons
 from models.bundle.model import Model
@@ -52,7 +52,8 @@ from models.sequence.heads import Head
 
 LAST = 40
 """Records before the end at which a gateway is taken to have been put in."""
-KERNEL_COUNT = 2000
+MOST_KERNELS = 2000
+"""Random kernels where there are windows enough for their heads: ten for each."""
 _TRACES = 4
 _BATCH = 512
 _ASSET_CLASS = "judged"
@@ -158,8 +159,9 @@ def judge(dataset: RemainingLife, split: LifeSplit, seed: int, settings: Prognos
     tell("kernels", 0.1)
     kernels = None
     if lesson.prepared.sequences is not None:
+        count = int(np.clip(len(lesson) // 10 // MIXES, 1, MOST_KERNELS // MIXES)) * MIXES
         kernels = make_kernels(
-            len(sequence_names(spec)), spec.history.sequence_windows, KERNEL_COUNT, seed, lesson.prepared.sequences
+            len(sequence_names(spec)), spec.history.sequence_windows, count, seed, lesson.prepared.sequences
         )
     capped = settings if np.isnan(dataset.cap) else replace(settings, cap_h=dataset.cap)
     fitted = fit_prognosis(
@@ -372,7 +374,7 @@ def _protocol(
             "first_windows": first.spec.history.first_windows,
             "sequence_windows": first.spec.history.sequence_windows,
         },
-        "kernels": KERNEL_COUNT,
+        "kernels": next((statistics.columns for statistics in first.fitted.statistics.values()), 0),
         "chosen": {
             name: {
                 "trees": report.trees,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -89,10 +90,9 @@ class Gru:
         Raises:
             SequenceExtraMissing: If JAX is not installed.
         """
-        jax, numpy = _jax()
-        answer = jax.jit(lambda weights, given: _answer(jax, numpy, weights, given))
+        answer = _compiled_answer()
         told = [
-            np.asarray(answer(self._weights, self._inputs(part)), np.float64)
+            np.asarray(answer(self._weights, _filled_up(self._inputs(part))), np.float64)[: len(part)]
             for part in (sequences[start : start + _BATCH] for start in range(0, len(sequences), _BATCH))
         ]
         return np.concatenate(told)[:, None] if told else np.empty((0, 1))
@@ -130,7 +130,6 @@ def train_gru(
     Raises:
         SequenceExtraMissing: If JAX is not installed.
     """
-    jax, numpy = _jax()
     rng = np.random.default_rng(seed)
     channels = sequences.shape[1]
     change = (np.arange(channels) >= (channels if levels is None else levels)).astype(np.float32)
@@ -144,7 +143,7 @@ def train_gru(
     weights_now = _start(rng, settings.units, channels)
     nothing = {name: np.zeros_like(value) for name, value in weights_now.items()}
     state: Any = (weights_now, nothing, nothing)
-    update = _update(jax, numpy, settings)
+    update = _compiled_update(settings)
     for taken in range(settings.steps):
         rows = rng.choice(len(sequences), settings.batch, p=share)
         state = update(state, np.float32(taken), seen[rows], wanted[rows])
@@ -217,8 +216,23 @@ def _answer(jax: Any, numpy: Any, weights: Any, given: Any) -> Any:
     return final @ weights["out"] + weights["out_bias"]
 
 
-def _update(jax: Any, numpy: Any, settings: GruSettings) -> Any:
+@cache
+def _compiled_answer() -> Any:
+    """Return what answers bounded inputs, compiled once for each number of rows: that takes longer than answering."""
+    jax, numpy = _jax()
+    return jax.jit(lambda weights, given: _answer(jax, numpy, weights, given))
+
+
+def _filled_up(given: Float32Array) -> Float32Array:
+    """Return *given* with rows of 0 up to the next power of two, so that few numbers of rows are compiled for."""
+    rows = 1 << max(len(given) - 1, 0).bit_length()
+    return np.concatenate([given, np.zeros((rows - len(given), *given.shape[1:]), np.float32)])
+
+
+@cache
+def _compiled_update(settings: GruSettings) -> Any:
     """Return the compiled step from weights and their moments to the next ones."""
+    jax, numpy = _jax()
 
     def error(weights: Any, given: Any, wanted: Any) -> Any:
         return numpy.mean((_answer(jax, numpy, weights, given) - wanted) ** 2)

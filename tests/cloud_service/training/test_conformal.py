@@ -1,0 +1,82 @@
+"""Quantiles around predicted lives hold for lives that they were not measured on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cloud_service.training.conformal import covered, fit_offsets, fit_spread, life_weights
+from models.prognosis.prognoses import Prognoses, Variant, quantiles
+from models.records import FloatArray, Int64Array
+
+CAP = 100.0
+
+
+def errors_of(lives: int, seed: int) -> tuple[FloatArray, FloatArray, Int64Array]:
+    """Return predictions, lives and the life of each window; errors are of whole lives and grow with what is left."""
+    rng = np.random.default_rng(seed)
+    life = np.repeat(np.arange(lives), 60)
+    truth = np.tile(np.linspace(1.0, 80.0, 60), lives)
+    error = 0.15 * truth * (rng.normal(size=lives)[life] + 0.5 * rng.normal(size=len(life)))
+    return np.clip(truth + error, 0.0, CAP), truth, life
+
+
+def told(predicted: FloatArray, fitted: tuple[FloatArray, FloatArray, Int64Array]) -> FloatArray:
+    offsets = fit_offsets(*fitted, cap_h=CAP)
+    variant = Variant(weights={"trees": 1.0}, offsets=offsets, least_windows=1)
+    return quantiles(Prognoses(cap_h=CAP, whole=variant), variant, predicted, np.full(len(predicted), 50))
+
+
+def test_eight_in_ten_lives_not_seen_lie_between() -> None:
+    """Over many draws of lives, the share that is promised holds within 3 %, early and late in a life."""
+    shares, early = [], []
+    for seed in range(12):
+        around = told(errors_of(50, 100 + seed)[0], errors_of(60, seed))
+        _, truth, life = errors_of(50, 100 + seed)
+        shares.append(covered(around, truth, life_weights(life)))
+        late = truth > 50.0
+        early.append(covered(around[late], truth[late], life_weights(life[late])))
+
+    assert np.mean(shares) == pytest.approx(0.8, abs=0.03)
+    assert np.mean(early) == pytest.approx(0.8, abs=0.04)
+
+
+def test_offsets_grow_where_errors_do() -> None:
+    """Near the failure a life is told more closely than far from it."""
+    around = told(np.array([5.0, 70.0]), errors_of(60, 1))
+
+    assert around[1, 2] - around[1, 0] > 3.0 * (around[0, 2] - around[0, 0])
+
+
+def test_each_life_counts_the_same() -> None:
+    """A life of a thousand windows weighs no more than one of ten."""
+    life = np.repeat([0, 1], [1000, 10])
+
+    assert life_weights(life)[life == 0].sum() == pytest.approx(0.5)
+
+
+def test_few_lives_make_wide_quantiles() -> None:
+    """The next life may err more than the worst of five: the worst is what is told."""
+    predicted, truth, life = errors_of(5, 3)
+    around = told(predicted, (predicted, truth, life))
+
+    assert covered(around, truth, life_weights(life)) > 0.9
+
+
+def test_errors_shrink_as_more_is_known() -> None:
+    """The spread falls with the known windows, and never rises."""
+    rng = np.random.default_rng(2)
+    known = np.tile(np.arange(1, 101), 40)
+    life = np.repeat(np.arange(40), 100)
+    errors = rng.normal(size=len(known)) * (5.0 + 40.0 / known)
+
+    windows, spread = fit_spread(errors, life, known)
+
+    assert list(windows) == sorted(set(windows))
+    assert spread[0] > 2.0 * spread[-1]
+    assert (np.diff(spread) <= 0.0).all()
+
+
+def test_one_number_of_known_windows_is_a_spread_too() -> None:
+    """With nothing to compare there is nothing to scale."""
+    assert fit_spread(np.ones(4), np.arange(4), np.full(4, 7)) == ((7,), (1.0,))
