@@ -26,6 +26,7 @@ _LEAST_LIVES: Final = 8
 _NEARBY_SHARE: Final = 0.12
 _SPREAD_KNOTS: Final = 8
 _SMALLEST_SPREAD: Final = 0.2
+_ROUNDING: Final = 1e-6
 
 
 def fit_offsets(
@@ -77,7 +78,7 @@ def fit_spread(
     for low, high in pairwise([*bounds[:-1].tolist(), int(bounds[-1]) + 1] if len(bounds) > 1 else [1, 2**62]):
         own = (windows_known >= low) & (windows_known < high)
         if own.any():
-            known.append(max(int(np.average(windows_known[own], weights=each[own])), 1))
+            known.append(max(int(np.average(windows_known[own], weights=each[own]) + _ROUNDING), 1))
             spread.append(root_mean_square(errors_h[own], each[own]) / usual)
     falling = np.maximum(np.minimum.accumulate(np.array(spread)), _SMALLEST_SPREAD)
     return tuple(known), tuple(falling.tolist())

@@ -40,6 +40,8 @@ THREADS: Final = 1
 _LEAST_ROWS: Final = 50
 _BINS: Final = 63
 _GRU_ROWS: Final = 20_000
+# With fewer windows a recurrent unit learns the machines by heart.
+_LEAST_GRU_ROWS: Final = 500
 # Members that weigh less than this in a blend cost more than they bring.
 _LEAST_WEIGHT: Final = 0.05
 _KNOWN: Final = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120)
@@ -65,7 +67,7 @@ class PrognosisSettings:
         cut_windows: Shortest and longest stretch of a cut history; None: by the specification's longest look back.
         most_rows: Windows that a variant learns from; of more, every second, third... is taken.
         gru: Of a recurrent unit for whole histories (extra ``sequence``); None: there is none. Its steps are for
-            20,000 windows, and grow with the root of their number.
+            20,000 windows, and go with the root of their number.
         least_windows: Known windows below which there is no prognosis, or the shortest look back where that is less.
         largest_rise: See ``models.prognosis.prognoses.Prognoses``; None: lives are told as they come.
     """
@@ -309,7 +311,7 @@ def _fit(
         head, statistics, ridge, told["kernels"] = _fit_head(rows, settings, kernels)
         judged = np.arange(rows.with_sequences)
     unit = None
-    if gru is not None and rows.sequences is not None:
+    if gru is not None and rows.with_sequences >= _LEAST_GRU_ROWS:
         unit, told["gru"] = _fit_gru(rows, gru, seed)
         judged = np.arange(rows.with_sequences)
     known = rows.windows_known[judged]
@@ -436,7 +438,7 @@ def _fit_gru(rows: _Rows, settings: GruSettings, seed: int) -> tuple[Gru, FloatA
     if rows.sequences is None:
         raise TypeError("rows without sequences have nothing to read")
     life_h, fold = rows.life_h[: rows.with_sequences], rows.fold[: rows.with_sequences]
-    steps = round(settings.steps * max(np.sqrt(len(life_h) / _GRU_ROWS), 1.0))
+    steps = round(settings.steps * np.sqrt(len(life_h) / _GRU_ROWS))
     settings = replace(settings, steps=steps)
     told = np.empty(len(life_h))
     for own in np.unique(fold):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -80,3 +82,13 @@ def test_errors_shrink_as_more_is_known() -> None:
 def test_one_number_of_known_windows_is_a_spread_too() -> None:
     """With nothing to compare there is nothing to scale."""
     assert fit_spread(np.ones(4), np.arange(4), np.full(4, 7)) == ((7,), (1.0,))
+
+
+def test_numbers_of_known_windows_ascend_also_where_there_are_few() -> None:
+    """A mean of equal numbers may come out a last bit below them, and is still that number."""
+    known = np.repeat([2, 3, 4, 5], [7, 11, 3, 9])
+    life = np.arange(len(known)) % 7
+
+    windows, _ = fit_spread(np.ones(len(known)), life, known)
+
+    assert all(low < high for low, high in pairwise(windows))
