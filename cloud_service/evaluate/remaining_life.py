@@ -344,8 +344,6 @@ def _metrics(dataset: RemainingLife, judged: Sequence[Judged]) -> dict[str, floa
         if cycles:
             found[f"score_raw{ending}"] = nasa_score(middle - truth[known])
         found[f"coverage_p10_p90{ending}"] = coverage(capped[known], low, high)
-        # An interval that ends at the cap is open above: only lives below its P10 are outside.
-        found[f"coverage_stated{ending}"] = float(np.mean(np.where(high < cap, 0.8, 0.9)))
         found[f"below_p10{ending}"] = float(np.mean(capped[known] < low))
         found[f"width_p10_p90{ending}"] = float(np.mean(high - low))
         found[f"answered_share{ending}"] = float(known.mean())
@@ -383,6 +381,8 @@ def _protocol(
                 "ridge": report.ridge,
                 "weights": {member: round(weight, 3) for member, weight in report.weights.items()},
                 "cv_rmse": {member: round(error, 2) for member, error in report.rmse_h.items()},
+                "levels": list(report.levels),
+                "cv_coverage": round(report.coverage, 3),
                 "least_windows": report.least_windows,
                 "rows": report.rows,
             }

@@ -5,12 +5,15 @@ are widest. So the offsets depend on the prediction: around each of some knots t
 ranked, and the quantiles of the errors are the offsets. Windows of one life are no independent cases: each life counts
 the same around a knot, and the ranks are those of lives (the next rank outward, as the life to come is one more).
 
-Where one life in ten or more reaches the cap, the P90 is the cap: it says "this long or longer", and more than eight in
-ten lives are then between P10 and P90.
+Where one life in ten or more reaches the cap, the P90 is the cap: it says "this long or longer", no life lies above it,
+and nine in ten lie between P10 and P90. Where there is much of that, the two would hold more than the eight lives in
+ten that they stand for. So the level of the P90 is lowered until, over lives not learnt from, they hold what they say
+within 3 %. The P10 stays what maintenance goes by: nine in ten live longer, whatever is predicted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Final
 
@@ -19,8 +22,10 @@ import numpy as np
 from models.prognosis.prognoses import Offsets
 from models.records import BoolArray, FloatArray, Int64Array
 
-LOW: Final = 0.1
-HIGH: Final = 0.9
+LEVELS: Final = (0.1, 0.9)
+TOLERATED: Final = 0.03
+_STEP: Final = 0.01
+_LOWEST_P90: Final = 0.8
 _KNOTS: Final = 10
 _LEAST_LIVES: Final = 8
 _NEARBY_SHARE: Final = 0.12
@@ -30,15 +35,22 @@ _ROUNDING: Final = 1e-6
 
 
 def fit_offsets(
-    predicted_h: FloatArray, life_h: FloatArray, life: Int64Array, *, cap_h: float, spread: FloatArray | None = None
+    predicted_h: FloatArray,
+    life_h: FloatArray,
+    life: Int64Array,
+    *,
+    cap_h: float,
+    levels: tuple[float, float] = LEVELS,
+    spread: FloatArray | None = None,
 ) -> Offsets:
-    """Return the offsets under which *life_h* lies below P10 and above P90 one time in ten each, by the prediction.
+    """Return the offsets under which *life_h* lies below P10 and above P90 as often as *levels* say, by the prediction.
 
     Args:
         predicted_h: Of windows, by models that have not learnt from their lives, 0 to *cap_h*, shape ``(n,)``.
         life_h: What was true, held to *cap_h*, shape ``(n,)``.
         life: The life that each window is of, shape ``(n,)``.
         cap_h: Longest life that is told.
+        levels: Of P10 and P90.
         spread: What the offsets of each window will be multiplied by, above 0, shape ``(n,)``; None: 1.
     """
     each = life_weights(life)
@@ -48,7 +60,7 @@ def fit_offsets(
     for knot in knots:
         near = np.argsort(np.abs(predicted_h - knot), kind="stable")
         near = near[: _enough(each[near], life[near])]
-        rows.append(_offsets(errors[near], each[near], lives=len(np.unique(life[near]))))
+        rows.append(_offsets(errors[near], each[near], levels, lives=len(np.unique(life[near]))))
     low, high = np.array(rows).T
     # The blend is told as it is: it is what has the smallest error.
     return Offsets(
@@ -89,6 +101,26 @@ def root_mean_square(errors: FloatArray, weights: FloatArray) -> float:
     return float(np.sqrt(np.average(errors**2, weights=weights)))
 
 
+def fit_levels(coverage_of: Callable[[tuple[float, float]], float]) -> tuple[tuple[float, float], float]:
+    """Return the levels of P10 and P90, and their coverage: within 3 % of what they stand for where that can be.
+
+    With too much between them the P90 is lowered, to 0.8 at least. With too little both move outward.
+
+    Args:
+        coverage_of: The share of lives not learnt from between P10 and P90 of given levels.
+    """
+    low, high = LEVELS
+    wanted = high - low
+    coverage = coverage_of(LEVELS)
+    while coverage > wanted + TOLERATED and high > _LOWEST_P90 + _STEP / 2:
+        high = round(high - _STEP, 3)
+        coverage = coverage_of((low, high))
+    while coverage < wanted - TOLERATED and low > _STEP * 1.5:
+        low, high = round(low - _STEP, 3), round(high + _STEP, 3)
+        coverage = coverage_of((low, high))
+    return (low, high), coverage
+
+
 def life_weights(life: Int64Array) -> FloatArray:
     """Return weights by which each life counts the same, with sum 1, shape ``(n,)``."""
     _, place, counts = np.unique(life, return_inverse=True, return_counts=True)
@@ -118,12 +150,14 @@ def _enough(weights: FloatArray, life: Int64Array) -> int:
     return max(count, int(firsts[min(_LEAST_LIVES, len(firsts)) - 1]) + 1)
 
 
-def _offsets(errors: FloatArray, weights: FloatArray, *, lives: int) -> tuple[float, float]:
+def _offsets(
+    errors: FloatArray, weights: FloatArray, levels: tuple[float, float], *, lives: int
+) -> tuple[float, float]:
     """Return the errors at the ranks of P10 and P90 for one life more than these."""
     order = np.argsort(errors, kind="stable")
     reached = np.cumsum(weights[order]) / weights.sum()
-    low = LOW * (lives + 1) / lives - 1.0 / lives
-    high = HIGH * (lives + 1) / lives
+    low = levels[0] * (lives + 1) / lives - 1.0 / lives
+    high = levels[1] * (lives + 1) / lives
     first = int(np.searchsorted(reached, max(low, 0.0)))
     last = min(int(np.searchsorted(reached, min(high, 1.0))), len(order) - 1)
     return float(errors[order[first]]), float(errors[order[last]])

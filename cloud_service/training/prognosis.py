@@ -21,7 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from cloud_service.training.conformal import covered, fit_offsets, fit_spread, life_weights, root_mean_square
+from cloud_service.training.conformal import (
+    covered,
+    fit_levels,
+    fit_offsets,
+    fit_spread,
+    life_weights,
+    root_mean_square,
+)
 from cloud_service.training.gru import Gru, GruSettings, export_gru, train_gru
 from cloud_service.training.lesson import Lesson
 from cloud_service.training.sequence import kernel_batches, kernel_features
@@ -66,8 +73,8 @@ class PrognosisSettings:
         cut_draws: How many times the windows are cut at random for the trees of the variant for cut histories.
         cut_windows: Shortest and longest stretch of a cut history; None: by the specification's longest look back.
         most_rows: Windows that a variant learns from; of more, every second, third... is taken.
-        gru: Of a recurrent unit for whole histories (extra ``sequence``); None: there is none. Its steps are for
-            20,000 windows, and go with the root of their number.
+        gru: Of a recurrent unit for whole histories (extra ``sequence``); None: there is none. Of fewer windows than
+            20,000 it sees fewer batches, by the root of their number.
         least_windows: Known windows below which there is no prognosis, or the shortest look back where that is less.
         largest_rise: See ``models.prognosis.prognoses.Prognoses``; None: lives are told as they come.
     """
@@ -99,6 +106,7 @@ class VariantReport:
         ridge: Of the head, NaN where there is none.
         weights: Of the members.
         rmse_h: Of each member and of the ``blend``, in hours, each life counting the same.
+        levels: Of P10 and P90, as chosen; see ``conformal``.
         coverage: Share of lives between P10 and P90 where the offsets come from other lives.
         least_windows: Known windows from which on there is a prognosis.
         lives: Learnt from.
@@ -109,6 +117,7 @@ class VariantReport:
     ridge: float
     weights: Mapping[Member, float]
     rmse_h: Mapping[str, float]
+    levels: tuple[float, float]
     coverage: float
     least_windows: int
     lives: int
@@ -324,14 +333,16 @@ def _fit(
     cap_h = float(rows.life_h.max())
     told_h = np.clip(np.sum([weight * answers[member] for member, weight in weights.items()], axis=0), 0.0, cap_h)
     judge = _Calibration(told_h=told_h, life_h=life_h, life=life, known=known, cap_h=cap_h, spreads=spreads)
-    variant = replace(judge.variant(np.ones(len(life), np.bool_)), weights=weights, least_windows=least)
+    levels, held = fit_levels(lambda levels: judge.cross_coverage(rows.fold[judged], levels))
+    variant = replace(judge.variant(np.ones(len(life), np.bool_), levels), weights=weights, least_windows=least)
     report = VariantReport(
         trees=trees,
         ridge=ridge,
         weights=weights,
         rmse_h={name: root_mean_square(np.clip(answer, 0.0, cap_h) - life_h, each) for name, answer in answers.items()}
         | {"blend": root_mean_square(told_h - life_h, each)},
-        coverage=judge.cross_coverage(rows.fold[judged]),
+        levels=levels,
+        coverage=held,
         least_windows=least,
         lives=len(np.unique(life)),
         rows=len(rows.life_h),
@@ -359,20 +370,20 @@ class _Calibration:
     cap_h: float
     spreads: bool
 
-    def variant(self, rows: BoolArray) -> Variant:
-        """Return a variant with the offsets that *rows* ask for."""
+    def variant(self, rows: BoolArray, levels: tuple[float, float]) -> Variant:
+        """Return a variant with the offsets that *rows* ask for at *levels* of P10 and P90."""
         told_h, life_h, life, known = self.told_h[rows], self.life_h[rows], self.life[rows], self.known[rows]
         windows, spread = fit_spread(told_h - life_h, life, known) if self.spreads else ((1,), (1.0,))
         by = np.interp(known, windows, spread)
-        offsets = fit_offsets(told_h, life_h, life, cap_h=self.cap_h, spread=by)
+        offsets = fit_offsets(told_h, life_h, life, cap_h=self.cap_h, levels=levels, spread=by)
         return Variant(weights={"trees": 1.0}, offsets=offsets, least_windows=1, known_windows=windows, spread=spread)
 
-    def cross_coverage(self, fold: Int64Array) -> float:
+    def cross_coverage(self, fold: Int64Array, levels: tuple[float, float]) -> float:
         """Return the share of lives between P10 and P90 when the offsets are always those of the other folds' lives."""
         shares, sizes = [], []
         for own in np.unique(fold):
             inside = fold == own
-            variant = self.variant(~inside)
+            variant = self.variant(~inside, levels)
             around = quantiles(
                 Prognoses(cap_h=self.cap_h, whole=variant), variant, self.told_h[inside], self.known[inside]
             )
@@ -438,7 +449,7 @@ def _fit_gru(rows: _Rows, settings: GruSettings, seed: int) -> tuple[Gru, FloatA
     if rows.sequences is None:
         raise TypeError("rows without sequences have nothing to read")
     life_h, fold = rows.life_h[: rows.with_sequences], rows.fold[: rows.with_sequences]
-    steps = round(settings.steps * np.sqrt(len(life_h) / _GRU_ROWS))
+    steps = round(settings.steps * min(np.sqrt(len(life_h) / _GRU_ROWS), 1.0))
     settings = replace(settings, steps=steps)
     told = np.empty(len(life_h))
     for own in np.unique(fold):

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from cloud_service.training.conformal import covered, fit_offsets, fit_spread, life_weights
+from cloud_service.training.conformal import LEVELS, covered, fit_levels, fit_offsets, fit_spread, life_weights
 from models.prognosis.prognoses import Prognoses, Variant, quantiles
 from models.records import FloatArray, Int64Array
 
@@ -92,3 +92,24 @@ def test_numbers_of_known_windows_ascend_also_where_there_are_few() -> None:
     windows, _ = fit_spread(np.ones(len(known)), life, known)
 
     assert all(low < high for low, high in pairwise(windows))
+
+
+def test_the_upper_level_sinks_until_the_interval_holds_what_it_says() -> None:
+    """Where the cap keeps lives inside, P90 gives way and P10 does not; where nothing is to be done, neither."""
+    assert fit_levels(lambda _: 0.81) == (LEVELS, 0.81)
+
+    (low, high), coverage = fit_levels(lambda levels: 0.05 + levels[1] - levels[0])
+    assert low == 0.1
+    assert high == pytest.approx(0.88)
+    assert coverage == pytest.approx(0.83)
+
+    assert fit_levels(lambda _: 0.99)[0] == (0.1, 0.8)
+
+
+def test_levels_move_outward_where_lives_lie_outside() -> None:
+    """With too little between P10 and P90 both give way, within what levels can be."""
+    (low, high), coverage = fit_levels(lambda levels: levels[1] - levels[0] - 0.07)
+
+    assert coverage >= 0.77 - 1e-9
+    assert low == pytest.approx(1.0 - high)
+    assert fit_levels(lambda _: 0.1)[0] == pytest.approx((0.01, 0.99))
