@@ -184,8 +184,10 @@ def fit_prognosis(
     if len(np.unique(lesson.event[known])) < settings.least_lives or known.sum() < _LEAST_ROWS:
         return None
     cap_h = settings.cap_h or float(lesson.life_h[known].max())
-    fold = _folds(lesson, known, settings.folds, seed)
-    whole = _Rows.of(lesson, _every(known & lesson.prepared.whole, settings.most_rows), fold, cap_h)
+    from_start = known & lesson.prepared.whole
+    whole = _Rows.of(
+        lesson, _every(from_start, settings.most_rows), _folds(lesson, from_start, settings.folds, seed), cap_h
+    )
     tell(0.1)
     fitted: dict[str, _Fitted] = {}
     # With fewer windows than the shortest look back the inputs say hardly more than the newest of them.
@@ -193,6 +195,7 @@ def fit_prognosis(
     if len(np.unique(whole.life)) >= settings.least_lives:
         fitted["whole"] = _fit(whole, settings, seed, kernels, settings.gru, least=least, spreads=False)
     tell(0.4)
+    fold = _folds(lesson, known, settings.folds, seed)
     shortest, longest = settings.cut_windows or _cut_windows(lesson.spec.history)
     cuts = []
     for draw in range(settings.cut_draws):
@@ -563,12 +566,15 @@ def _every(known: BoolArray, most: int, *, first: int = 0) -> NDArray[np.intp]:
 
 
 def _folds(lesson: Lesson, known: BoolArray, most: int, seed: int) -> Int64Array:
-    """Return the fold of each window, shape ``(n,)``: by asset, or by life where only few assets failed."""
-    group = lesson.asset if len(np.unique(lesson.asset[known])) >= min(most, 3) else lesson.life
+    """Return the fold of each *known* window, shape ``(n,)``: by asset, or by life where only few assets failed."""
+    by_asset = len(np.unique(lesson.asset[known])) >= min(most, 3)
+    group = lesson.asset if by_asset else lesson.event
     groups = np.unique(group[known])
-    fold_of = np.full(int(group.max()) + 1, -1, np.int64)
-    fold_of[np.random.default_rng(seed).permutation(groups)] = np.arange(len(groups)) % min(most, len(groups))
-    return np.asarray(fold_of[group], np.int64)
+    fold_of = np.full(int(groups.max(initial=0)) + 1, -1, np.int64)
+    fold_of[np.random.default_rng(seed).permutation(groups)] = np.arange(len(groups)) % min(most, max(len(groups), 1))
+    fold = np.full(len(lesson), -1, np.int64)
+    fold[known] = fold_of[group[known]]
+    return fold
 
 
 def _cut_windows(history: History) -> tuple[int, int]:

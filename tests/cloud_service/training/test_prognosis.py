@@ -130,6 +130,18 @@ def test_only_cut_histories_make_no_model_for_whole_ones(lesson: Lesson) -> None
     assert LIFE_CUT in models.parts
 
 
+def test_lives_of_one_machine_are_learnt_from_too() -> None:
+    """Where all that was watched from the start is one machine's, its lives stand for machines when one is left out."""
+    lesson = worn_lesson(9, sequences=False)
+    asset = np.where(lesson.asset < 4, 0, lesson.asset)
+    of_one = replace(lesson, asset=asset, prepared=replace(lesson.prepared, whole=asset == 0))
+
+    reports = fitted(of_one).reports
+
+    assert reports["whole"].lives == 4
+    assert reports["cut"].lives == 9
+
+
 def test_without_a_cap_the_longest_life_seen_is_the_longest_told(lesson: Lesson) -> None:
     """Nothing is told that was never seen; a cap that is given holds."""
     assert fitted(lesson, kernels=False).prognosis.cap_h == lesson.life_h.max()
