@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -86,6 +87,17 @@ def in_turn(*statuses: int, headers: dict[str, str] | None = None) -> Answer:
     return lambda _: web.Response(status=left.pop(0), headers=headers) if left else web.Response(status=204)
 
 
+def pauses_at_once(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let the writer, and nobody else in this process, go on at once; return the pauses it would have made, seconds."""
+    pauses: list[float] = []
+
+    async def note(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    monkeypatch.setattr("gateway.historian.writing.asyncio", SimpleNamespace(sleep=note, to_thread=asyncio.to_thread))
+    return pauses
+
+
 @pytest.mark.parametrize("status", [401, 404, 408, 429, 500, 503])
 async def test_a_server_that_cannot_now_is_asked_again(
     endpoint: tuple[WriteEndpoint, str], historian: InfluxHistorian, status: int
@@ -99,13 +111,8 @@ async def test_a_server_that_cannot_now_is_asked_again(
 async def test_the_pause_a_server_asks_for_is_kept(
     endpoint: tuple[WriteEndpoint, str], historian: InfluxHistorian, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pauses: list[float] = []
-
-    async def note(pause_s: float) -> None:
-        pauses.append(pause_s)
-
     endpoint[0].answer = in_turn(429, headers={"Retry-After": "7"})
-    monkeypatch.setattr("gateway.historian.writing.asyncio.sleep", note)
+    pauses = pauses_at_once(monkeypatch)
     await historian.write(page(streams=1, rows=1))
     assert pauses == [7.0]
 
@@ -194,14 +201,9 @@ async def test_the_date_until_which_a_server_wants_peace_is_kept(
     endpoint: tuple[WriteEndpoint, str], historian: InfluxHistorian, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Retry-After may be a date; more than five minutes are not waited for."""
-    pauses: list[float] = []
-
-    async def note(pause_s: float) -> None:
-        pauses.append(pause_s)
-
     dates = [format_datetime(datetime.now(UTC) + timedelta(seconds=s), usegmt=True) for s in (100, 9999)]
     answers = [in_turn(503, headers={"Retry-After": date}) for date in dates]
-    monkeypatch.setattr("gateway.historian.writing.asyncio.sleep", note)
+    pauses = pauses_at_once(monkeypatch)
     for answer in answers:
         endpoint[0].answer = answer
         await historian.write(page(streams=1, rows=1))
@@ -215,15 +217,12 @@ async def test_pauses_grow_and_are_never_alike(
     """Full jitter: anything from none to the doubled pause, so that gateways do not come back all at once."""
     limits: list[float] = []
 
-    async def at_once(_pause_s: float) -> None:
-        pass
-
     def note(least_s: float, most_s: float) -> float:
         limits.append(most_s)
         return least_s
 
     endpoint[0].answer = in_turn(*[503] * 6)
-    monkeypatch.setattr("gateway.historian.writing.asyncio.sleep", at_once)
+    pauses_at_once(monkeypatch)
     monkeypatch.setattr("gateway.historian.writing.random.uniform", note)
     historian = InfluxHistorian(config_for(endpoint[1], tmp_path), retry_min_s=0.5, retry_max_s=6.0)
     await historian.write(page(streams=1, rows=1))
