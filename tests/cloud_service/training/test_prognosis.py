@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,7 +10,8 @@ import pytest
 from cloud_service.evaluate.remaining_life import Graphs, told_lives
 from cloud_service.training.gru import GruSettings
 from cloud_service.training.lesson import Lesson
-from cloud_service.training.prognosis import FittedPrognosis, PrognosisSettings, fit_prognosis, history_for
+from cloud_service.training.life_parts import FittedPrognosis
+from cloud_service.training.prognosis import PrognosisSettings, fit_prognosis, history_for
 from cloud_service.training.sequence import make_kernels
 from models.bundle.contents import GRU, LIFE, LIFE_CUT, PROGNOSIS
 from models.prognosis.life import LIFE_CUT_HEAD, LIFE_HEAD
@@ -156,7 +156,6 @@ def test_long_data_are_thinned(lesson: Lesson) -> None:
     assert models.reports["whole"].lives == 16
 
 
-@pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed (extra sequence)")
 def test_a_recurrent_unit_joins_the_blend(lesson: Lesson) -> None:
     """With the extra, its graph is among the parts and answers as JAX does."""
     models = fitted(lesson, replace(QUICK, gru=GruSettings(units=8, steps=60, batch=32)), kernels=False)
