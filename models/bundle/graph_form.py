@@ -17,6 +17,7 @@ MAX_NODES = 2000
 MAX_CONSTANTS = 2000
 MAX_NUMBERS = 16 * 2**20
 MAX_COLUMNS = 65_536
+MAX_FIELDS = 20_000  # of one message: of what is read here none has as many as a graph has nodes, constants and names
 IR_VERSIONS = range(8, 11)
 # ONNX Runtime 1.31 reads up to opset 26 and IR 13, older ones less; onnx 1.23 writes 28 and 14 unless told otherwise.
 OPSETS = {"": range(13, 19), "ai.onnx.ml": range(3, 4)}
@@ -35,7 +36,9 @@ OPERATORS = {"": frozenset(_STANDARD.split()), "ai.onnx.ml": frozenset(_MACHINE_
 
 _FLOAT = 1
 _EXTERNAL_KEY = b"location"  # a tensor whose numbers lie in another file names it under this key
-_LENGTH_DELIMITED, _FIXED32, _FIXED64, _VARINT = 2, 5, 1, 0
+_VARINT, _LENGTH_DELIMITED = 0, 2
+_FIXED_BYTES = {1: 8, 5: 4}
+_HIGHEST_FIELD = 2**29 - 1
 
 
 class GraphRefused(ValueError):
@@ -249,27 +252,39 @@ def _text(data: memoryview) -> str:
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Yield each field of a protobuf message with its number; lengths are held against what is there.
 
+    Nothing is read otherwise than the runtime reads it. Its parser drops what a field number has above 29 bits, so such
+    a number could hide a node; it passes over numbers of fixed width where text is due, and so does this.
+
     Raises:
         GraphRefused: If the bytes are no message.
     """
-    place = 0
+    place = count = 0
     while place < len(message):
+        count += 1
+        if count > MAX_FIELDS:
+            raise GraphRefused(f"a part of it has more than {MAX_FIELDS} parts")
         key, place = _varint(message, place)
-        kind = key & 7
+        field, kind = key >> 3, key & 7
+        if field > _HIGHEST_FIELD:
+            raise GraphRefused("it is no ONNX model")
         if kind == _VARINT:
             value, place = _varint(message, place)
-            yield key >> 3, value
-            continue
-        if kind == _LENGTH_DELIMITED:
+            yield field, value
+        elif kind == _LENGTH_DELIMITED:
             size, place = _varint(message, place)
-        elif kind in {_FIXED32, _FIXED64}:
-            size = 4 if kind == _FIXED32 else 8
+            _check_there(message, place, size)
+            yield field, message[place : place + size]
+            place += size
+        elif kind in _FIXED_BYTES:
+            _check_there(message, place, _FIXED_BYTES[kind])
+            place += _FIXED_BYTES[kind]
         else:
             raise GraphRefused("it is no ONNX model")
-        if size > len(message) - place:
-            raise GraphRefused("it is no ONNX model, or was cut")
-        yield key >> 3, message[place : place + size]
-        place += size
+
+
+def _check_there(message: memoryview, place: int, size: int) -> None:
+    if size > len(message) - place:
+        raise GraphRefused("it is no ONNX model, or was cut")
 
 
 def _varints(packed: memoryview) -> Iterator[int]:

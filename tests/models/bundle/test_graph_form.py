@@ -144,6 +144,41 @@ def test_every_graph_the_export_makes_is_as_the_reader_says(release: Any) -> Non
         assert [port.name for port in form.outputs] == [one.name for one in theirs.graph.output]
 
 
+def field(key: int, content: bytes) -> bytes:
+    """Return a protobuf field with the tag *key* and *content* behind its length."""
+    return key.to_bytes(5, "little") + bytes([len(content)]) + content
+
+
+# Tags as varints of five bytes: of field 1 (a node), with a bit above the 32 that a tag has.
+ABOVE_32_BITS = int.from_bytes(bytes([1 << 3 | 2 | 0x80, 0x80, 0x80, 0x80, 0x10]), "little")
+
+
+def test_what_the_runtime_reads_otherwise_hides_no_operator() -> None:
+    """Each of these graphs shows only operators that are allowed, and would draw numbers by chance."""
+    chance = helper.make_node("RandomNormalLike", ["features"], ["score"]).SerializeToString()
+    body = helper.make_graph(
+        [], "made", [info("features", TensorProto.FLOAT, None, 4)], [info("score", TensorProto.FLOAT, None, 4)]
+    ).SerializeToString()
+    opset = b"\x42\x04\x0a\x00\x10\x0f"
+    high = body + field(ABOVE_32_BITS, chance)
+    # Field 4 is the operator's name; of fixed width it is none, and the runtime keeps the one before it.
+    said_again = chance + bytes([4 << 3 | 5]) + b"Relu"
+    fixed = body + bytes([1 << 3 | 2, len(said_again)]) + said_again
+
+    with pytest.raises(GraphRefused, match="no ONNX model"):
+        check_form(b"\x08\x08" + opset + bytes([7 << 3 | 2, len(high)]) + high)
+    with pytest.raises(GraphRefused, match="RandomNormalLike"):
+        check_form(b"\x08\x08" + opset + bytes([7 << 3 | 2, len(fixed)]) + fixed)
+
+
+def test_many_empty_parts_are_refused_before_they_take_memory() -> None:
+    """Two bytes a node: a file of the largest size would be millions of them."""
+    nodes = bytes([1 << 3 | 2, 0]) * (graph_form.MAX_FIELDS + 1)
+
+    with pytest.raises(GraphRefused, match="more than"):
+        read_form(bytes([7 << 3 | 2]) + bytes([0xC2, 0xB8, 0x02]) + nodes)
+
+
 @settings(max_examples=300)
 @given(place=st.integers(0, 10**6), flip=st.integers(1, 255))
 def test_a_changed_byte_is_read_or_refused_never_worse(place: int, flip: int) -> None:
