@@ -31,7 +31,8 @@ from cloud_service.evaluate.outcome import (
 )
 from cloud_service.training.gru import GruSettings
 from cloud_service.training.lesson import Lesson
-from cloud_service.training.prognosis import FittedPrognosis, PrognosisSettings, fit_prognosis, history_for
+from cloud_service.training.life_parts import FittedPrognosis
+from cloud_service.training.prognosis import PrognosisSettings, fit_prognosis, history_for
 from cloud_service.training.sequence import MIXES, make_kernels
 from models.bundle.contents import GRU, GRU_CUT, KERNELS, LIFE, LIFE_CUT, PROGNOSIS
 from models.bundle.decisions import horizons

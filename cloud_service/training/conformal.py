@@ -14,12 +14,13 @@ within 3 %. The P10 stays what maintenance goes by: nine in ten live longer, wha
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
-from models.prognosis.prognoses import Offsets
+from models.prognosis.prognoses import Offsets, Prognoses, Variant, quantiles
 from models.records import BoolArray, FloatArray, Int64Array
 
 LEVELS: Final = (0.1, 0.9)
@@ -119,6 +120,39 @@ def fit_levels(coverage_of: Callable[[tuple[float, float]], float]) -> tuple[tup
         low, high = round(low - _STEP, 3), round(high + _STEP, 3)
         coverage = coverage_of((low, high))
     return (low, high), coverage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was told of windows whose lives had not been learnt from, and what was true."""
+
+    told_h: FloatArray
+    life_h: FloatArray
+    life: Int64Array
+    known: Int64Array
+    cap_h: float
+    spreads: bool
+
+    def variant(self, rows: BoolArray, levels: tuple[float, float]) -> Variant:
+        """Return a variant with the offsets that *rows* ask for at *levels* of P10 and P90."""
+        told_h, life_h, life, known = self.told_h[rows], self.life_h[rows], self.life[rows], self.known[rows]
+        windows, spread = fit_spread(told_h - life_h, life, known) if self.spreads else ((1,), (1.0,))
+        by = np.interp(known, windows, spread)
+        offsets = fit_offsets(told_h, life_h, life, cap_h=self.cap_h, levels=levels, spread=by)
+        return Variant(weights={"trees": 1.0}, offsets=offsets, least_windows=1, known_windows=windows, spread=spread)
+
+    def cross_coverage(self, fold: Int64Array, levels: tuple[float, float]) -> float:
+        """Return the share of lives between P10 and P90 when the offsets are always those of the other folds' lives."""
+        shares, sizes = [], []
+        for own in np.unique(fold):
+            inside = fold == own
+            variant = self.variant(~inside, levels)
+            around = quantiles(
+                Prognoses(cap_h=self.cap_h, whole=variant), variant, self.told_h[inside], self.known[inside]
+            )
+            shares.append(covered(around, self.life_h[inside], life_weights(self.life[inside])))
+            sizes.append(len(np.unique(self.life[inside])))
+        return float(np.average(shares, weights=sizes))
 
 
 def life_weights(life: Int64Array) -> FloatArray:

@@ -12,7 +12,8 @@ from cloud_service.training.dataset import TrainingError
 from cloud_service.training.detection import HealthyWindows, fit_detection, least_strays
 from cloud_service.training.failure import fit_failure
 from cloud_service.training.lesson import Lesson
-from cloud_service.training.prognosis import FittedPrognosis, fit_prognosis
+from cloud_service.training.life_parts import FittedPrognosis
+from cloud_service.training.prognosis import fit_prognosis
 from cloud_service.training.sequence import make_kernels
 from cloud_service.training.specifications import TrainingSettings
 from models.bundle.contents import CLASSIFIER, DETECTION, DETECTOR, FAILURE, HEADS, KERNELS, STATISTICS

@@ -12,7 +12,7 @@ life: see ``lesson.Lesson.cut``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -21,25 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from cloud_service.training.conformal import (
-    covered,
-    fit_levels,
-    fit_offsets,
-    fit_spread,
-    life_weights,
-    root_mean_square,
-)
-from cloud_service.training.gru import Gru, GruSettings, export_gru, train_gru
+from cloud_service.training.conformal import Calibration, fit_levels, life_weights, root_mean_square
+from cloud_service.training.gru import Gru, GruSettings, train_gru
 from cloud_service.training.lesson import Lesson
-from cloud_service.training.sequence import kernel_batches, kernel_features
-from models.bundle.contents import GRU, GRU_CUT, LIFE, LIFE_CUT, PROGNOSIS
+from cloud_service.training.life_parts import FittedPrognosis, FittedVariant, VariantReport, export_prognosis
+from cloud_service.training.sequence import kernel_features
 from models.export.graph import without_missing
-from models.export.lightgbm import export_life, thresholds_of
-from models.export.parity import TOLERANCE, Parity, check_parity, gate_rows, gate_sequences
 from models.features.names import sequence_columns
 from models.features.specification import History
-from models.prognosis.life import LIFE_CUT_HEAD, LIFE_HEAD, Graph, LifeModels
-from models.prognosis.prognoses import Member, Prognoses, Variant, encode_prognoses, quantiles
+from models.prognosis.prognoses import Member, Prognoses
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 from models.sequence.heads import Head, HeadStatistics
 
@@ -97,65 +87,6 @@ class PrognosisSettings:
     largest_rise: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class VariantReport:
-    """What cross-validation said of one variant.
-
-    Attributes:
-        trees: Number of trees chosen.
-        ridge: Of the head, NaN where there is none.
-        weights: Of the members.
-        rmse_h: Of each member and of the ``blend``, in hours, each life counting the same.
-        levels: Of P10 and P90, as chosen; see ``conformal``.
-        coverage: Share of lives between P10 and P90 where the offsets come from other lives.
-        least_windows: Known windows from which on there is a prognosis.
-        lives: Learnt from.
-        rows: Windows learnt from.
-    """
-
-    trees: int
-    ridge: float
-    weights: Mapping[Member, float]
-    rmse_h: Mapping[str, float]
-    levels: tuple[float, float]
-    coverage: float
-    least_windows: int
-    lives: int
-    rows: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class FittedPrognosis:
-    """The life models of a class, as parts of a bundle and as their trainers know them.
-
-    Attributes:
-        prognosis: How the members are read.
-        parts: ``life.onnx`` and ``gru.onnx``, the same for cut histories, as far as there are such; ``prognosis.json``.
-        heads: On the kernels, by name, for ``heads.msgpack``.
-        statistics: What the heads were solved from, for ``statistics.msgpack``.
-        boosters: The trees' trainers, by part.
-        units: The recurrent units' trainers, by part.
-        kernels: The graph of the kernels that the heads are on, None without heads.
-        proofs: How closely the graphs answer as the boosters.
-        reports: By variant, ``whole`` and ``cut``.
-    """
-
-    prognosis: Prognoses
-    parts: Mapping[str, bytes]
-    heads: Mapping[str, Head]
-    statistics: Mapping[str, HeadStatistics]
-    boosters: Mapping[str, lgb.Booster] = field(repr=False)
-    units: Mapping[str, Gru] = field(repr=False)
-    kernels: bytes | None = field(repr=False)
-    proofs: tuple[Parity, ...]
-    reports: Mapping[str, VariantReport]
-
-    @property
-    def trainers(self) -> LifeModels:
-        """The trainers in place of a bundle's graphs: LightGBM in float64, and the heads on the same kernels."""
-        return _Trainers(self)
-
-
 def fit_prognosis(
     lesson: Lesson,
     settings: PrognosisSettings,
@@ -189,7 +120,7 @@ def fit_prognosis(
         lesson, _every(from_start, settings.most_rows), _folds(lesson, from_start, settings.folds, seed), cap_h
     )
     tell(0.1)
-    fitted: dict[str, _Fitted] = {}
+    fitted: dict[str, FittedVariant] = {}
     # With fewer windows than the shortest look back the inputs say hardly more than the newest of them.
     least = min((*lesson.spec.history.rolling, settings.least_windows))
     if len(np.unique(whole.life)) >= settings.least_lives:
@@ -207,7 +138,10 @@ def fit_prognosis(
     # A recurrent unit without the start of a life adds nothing to trees and heads that is worth its training.
     fitted["cut"] = _fit(_Rows.joined(cuts), settings, seed, kernels, None, least=least, spreads=True)
     tell(0.9)
-    return _finished(fitted, cap_h, settings, seed, kernels)
+    prognosis = Prognoses(
+        cap_h=cap_h, largest_rise=settings.largest_rise, **{name: one.variant for name, one in fitted.items()}
+    )
+    return export_prognosis(fitted, prognosis, seed, kernels)
 
 
 def history_for(windows_of_a_life: float, *, of: tuple[str, ...] = (), sequences: bool = True) -> History:
@@ -281,18 +215,6 @@ class _Rows:
         return 0 if self.sequences is None else len(self.sequences)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Fitted:
-    booster: lgb.Booster
-    head: Head | None
-    statistics: HeadStatistics | None
-    unit: Gru | None
-    variant: Variant
-    report: VariantReport
-    inputs: Float32Array
-    sequences: Float32Array | None
-
-
 def _fit(
     rows: _Rows,
     settings: PrognosisSettings,
@@ -302,7 +224,7 @@ def _fit(
     *,
     least: int,
     spreads: bool,
-) -> _Fitted:
+) -> FittedVariant:
     """Return models of *rows*, blended and calibrated by what fold models say of lives they have not learnt from.
 
     Args:
@@ -335,7 +257,7 @@ def _fit(
     weights = _blend_weights(answers, life_h, each)
     cap_h = float(rows.life_h.max())
     told_h = np.clip(np.sum([weight * answers[member] for member, weight in weights.items()], axis=0), 0.0, cap_h)
-    judge = _Calibration(told_h=told_h, life_h=life_h, life=life, known=known, cap_h=cap_h, spreads=spreads)
+    judge = Calibration(told_h=told_h, life_h=life_h, life=life, known=known, cap_h=cap_h, spreads=spreads)
     levels, held = fit_levels(lambda levels: judge.cross_coverage(rows.fold[judged], levels))
     variant = replace(judge.variant(np.ones(len(life), np.bool_), levels), weights=weights, least_windows=least)
     report = VariantReport(
@@ -350,7 +272,7 @@ def _fit(
         lives=len(np.unique(life)),
         rows=len(rows.life_h),
     )
-    return _Fitted(
+    return FittedVariant(
         booster=booster,
         head=head,
         statistics=statistics,
@@ -360,39 +282,6 @@ def _fit(
         inputs=rows.inputs,
         sequences=rows.sequences,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Calibration:
-    """What was told of windows whose lives had not been learnt from, and what was true."""
-
-    told_h: FloatArray
-    life_h: FloatArray
-    life: Int64Array
-    known: Int64Array
-    cap_h: float
-    spreads: bool
-
-    def variant(self, rows: BoolArray, levels: tuple[float, float]) -> Variant:
-        """Return a variant with the offsets that *rows* ask for at *levels* of P10 and P90."""
-        told_h, life_h, life, known = self.told_h[rows], self.life_h[rows], self.life[rows], self.known[rows]
-        windows, spread = fit_spread(told_h - life_h, life, known) if self.spreads else ((1,), (1.0,))
-        by = np.interp(known, windows, spread)
-        offsets = fit_offsets(told_h, life_h, life, cap_h=self.cap_h, levels=levels, spread=by)
-        return Variant(weights={"trees": 1.0}, offsets=offsets, least_windows=1, known_windows=windows, spread=spread)
-
-    def cross_coverage(self, fold: Int64Array, levels: tuple[float, float]) -> float:
-        """Return the share of lives between P10 and P90 when the offsets are always those of the other folds' lives."""
-        shares, sizes = [], []
-        for own in np.unique(fold):
-            inside = fold == own
-            variant = self.variant(~inside, levels)
-            around = quantiles(
-                Prognoses(cap_h=self.cap_h, whole=variant), variant, self.told_h[inside], self.known[inside]
-            )
-            shares.append(covered(around, self.life_h[inside], life_weights(self.life[inside])))
-            sizes.append(len(np.unique(self.life[inside])))
-        return float(np.average(shares, weights=sizes))
 
 
 def _fit_trees(rows: _Rows, settings: PrognosisSettings, seed: int) -> tuple[lgb.Booster, int, FloatArray]:
@@ -483,79 +372,6 @@ def _least_windows(error_h: FloatArray, life: Int64Array, windows_known: Int64Ar
         if own.any() and root_mean_square(error_h[own], each[own]) <= _USUAL_FACTOR * usual:
             return int(low)
     return 1
-
-
-def _finished(
-    fitted: Mapping[str, _Fitted],
-    cap_h: float,
-    settings: PrognosisSettings,
-    seed: int,
-    kernels: bytes | None,
-) -> FittedPrognosis:
-    prognosis = Prognoses(
-        cap_h=cap_h, largest_rise=settings.largest_rise, **{name: one.variant for name, one in fitted.items()}
-    )
-    names = {"whole": (LIFE, LIFE_HEAD, GRU), "cut": (LIFE_CUT, LIFE_CUT_HEAD, GRU_CUT)}
-    parts, proofs = {PROGNOSIS: encode_prognoses(prognosis)}, []
-    boosters, heads, statistics, units = {}, {}, {}, {}
-    # Lives as long as the cap are added up with the digits of float32, also to answers near 0.
-    near = TOLERANCE * max(cap_h, 1.0)
-    for name, one in fitted.items():
-        part, head, gru = names[name]
-        members = prognosis.members[name]
-        if "trees" in members:
-            parts[part] = export_life(one.booster)
-            boosters[part] = one.booster
-            asked = gate_rows(one.inputs, thresholds_of(one.booster), seed=seed)
-            proofs.append(check_parity(part, parts[part], _reference(one.booster), asked, tolerance=near))
-        if "gru" in members and one.unit is not None and one.sequences is not None:
-            parts[gru] = export_gru(one.unit, one.sequences.shape[1], one.sequences.shape[2])
-            units[gru] = one.unit
-            asked = gate_sequences(one.sequences, seed=seed)
-            proofs.append(check_parity(gru, parts[gru], one.unit.predict, asked, tolerance=near))
-        if "kernels" in members and one.head is not None and one.statistics is not None:
-            heads[head], statistics[head] = one.head, one.statistics
-    return FittedPrognosis(
-        prognosis=prognosis,
-        parts=parts,
-        heads=heads,
-        statistics=statistics,
-        boosters=boosters,
-        units=units,
-        kernels=kernels if heads else None,
-        proofs=tuple(proofs),
-        reports={name: one.report for name, one in fitted.items()},
-    )
-
-
-class _Trainers:
-    """The trainers in place of the graphs of a bundle."""
-
-    def __init__(self, fitted: FittedPrognosis) -> None:
-        self.prognosis = fitted.prognosis
-        self.life = self._trees(fitted, LIFE)
-        self.life_cut = self._trees(fitted, LIFE_CUT)
-        self.gru: Graph | None = fitted.units[GRU].predict if GRU in fitted.units else None
-        self.gru_cut: Graph | None = fitted.units[GRU_CUT].predict if GRU_CUT in fitted.units else None
-        self.heads = fitted.heads
-        graph = fitted.kernels
-        self.kernels: Graph | None = None if graph is None else lambda rows: _all_kernels(graph, rows)
-
-    @staticmethod
-    def _trees(fitted: FittedPrognosis, part: str) -> Graph | None:
-        booster = fitted.boosters.get(part)
-        if booster is None:
-            return None
-        reference = _reference(booster)
-        return lambda rows: reference(without_missing(rows))[:, None]
-
-
-def _all_kernels(graph: bytes, rows: Float32Array) -> FloatArray:
-    return np.concatenate(list(kernel_batches(graph, rows))).astype(np.float64)
-
-
-def _reference(booster: lgb.Booster) -> Callable[[Float32Array], FloatArray]:
-    return lambda rows: np.asarray(booster.predict(rows), np.float64)
 
 
 def _every(known: BoolArray, most: int, *, first: int = 0) -> NDArray[np.intp]:
