@@ -74,16 +74,14 @@ def confirm_command(
                 bundle,
                 asset_id,
                 windows,
-                confirmed_by=confirmed_by or getpass.getuser(),
+                confirmed_by=_user() if confirmed_by is None else confirmed_by,
                 confirmed_at=datetime.now(UTC),
             )
-            store = _store(config)
-            changed = store.read(asset_class).with_(made)
+            if not dry_run:
+                _store(config).change(asset_class, lambda before: before.with_(made))
         except AdaptationError as error:
             raise ModelError(str(error)) from error
-    if not dry_run:
-        store.write(asset_class, changed)
-    told = _told(made, bundle.specification, counts=not dry_run)
+    told = _told(made, bundle.specification, counts=True)
     target.tell({"adapted": not dry_run, **told}, f"{'would be: ' if dry_run else ''}{_line(told)}")
 
 
@@ -95,11 +93,18 @@ def reset_command(target: JournalTarget, asset_id: str) -> None:
     config = target.needs_config()
     asset_class = _class_of(config, asset_id)
     store = _store(config)
-    before = store.read(asset_class)
-    if asset_id in before.of:
-        store.write(asset_class, before.without(asset_id))
-    data = {"asset_id": asset_id, "reset": asset_id in before.of}
-    target.tell(data, f"{asset_id}: {'judged as its bundle says' if data['reset'] else 'nothing was fitted to it'}")
+    fitted = asset_id in store.read(asset_class).of
+    if fitted:
+        store.change(asset_class, lambda before: before.without(asset_id))
+    data = {"asset_id": asset_id, "reset": fitted}
+    target.tell(data, f"{asset_id}: {'judged as its bundle says' if fitted else 'nothing was fitted to it'}")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:  # a container's user may have no name
+        raise ConfigError("who confirms is not known here; say it with --by; nothing is adapted") from error
 
 
 def _store(config: GatewayConfig) -> AdaptationStore:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway.errors import ModelError
@@ -45,13 +47,25 @@ class AdaptationStore:
                 return decode_adaptations(opened.read(MAX_BYTES + 1))
         except FileNotFoundError:
             return Adaptations()
-        except (OSError, AdaptationError) as error:
+        except OSError as error:
             raise ModelError(f"{file}: {error}") from error
+        except AdaptationError as error:
+            raise ModelError(f"{file}: {error}; once it is removed, machines can be confirmed anew") from error
 
-    def write(self, asset_class: str, adaptations: Adaptations) -> None:
-        """Keep *adaptations* in the place of those before; after an interruption either are there, whole."""
-        file = self.file(asset_class)
+    def change(self, asset_class: str, changed: Callable[[Adaptations], Adaptations]) -> None:
+        """Keep what *changed* makes of the adaptations; who does so at the same time waits.
+
+        After an interruption either are there, whole.
+
+        Raises:
+            ModelError: As `read`; nothing is changed.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._write(self.file(asset_class), changed(self.read(asset_class)))
+
+    def _write(self, file: Path, adaptations: Adaptations) -> None:
         new = file.with_suffix(".new")
         with new.open("wb") as opened:
             opened.write(encode_adaptations(adaptations))

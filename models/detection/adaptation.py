@@ -30,6 +30,7 @@ from models.records import FloatArray, Int64Array
 MAX_ASSETS: Final = 10_000
 MAX_BYTES: Final = 64 * 2**20
 MAX_NAME: Final = 200
+MAX_INTEGER: Final = 2**63 - 1
 # Fewer windows of a regime do not say where its centre is.
 LEAST_OF_REGIME: Final = 10
 # How far the medians of the first and the last third of the windows may lie apart, in scales and in decades.
@@ -78,6 +79,9 @@ class Adaptation:
         last_end_ns: End of the last.
         confirmed_by: Who confirmed that they were healthy.
         confirmed_at: When, aware.
+
+    Raises:
+        AdaptationError: If a name is none, a time has no zone, or a number is out of range.
     """
 
     asset_id: str
@@ -91,6 +95,23 @@ class Adaptation:
     last_end_ns: int
     confirmed_by: str
     confirmed_at: datetime
+
+    def __post_init__(self) -> None:
+        names = (self.asset_id, self.asset_class, self.feature_hash, self.confirmed_by)
+        if not all(name.strip() and name.isprintable() and len(name) <= MAX_NAME for name in names):
+            raise AdaptationError(
+                f"asset, class, features, and who confirmed the windows are 1 to {MAX_NAME} printable characters each"
+            )
+        if self.confirmed_at.tzinfo is None:
+            raise AdaptationError("when it was confirmed has no time zone")
+        numbers = (self.factor, *(number for row in self.shift for number in row))
+        if not all(math.isfinite(number) for number in numbers) or self.factor <= 0.0 or not self.shift:
+            raise AdaptationError("a shift or factor is out of range")
+        if (
+            not 1 <= self.windows <= MAX_INTEGER
+            or not -MAX_INTEGER <= self.first_end_ns <= self.last_end_ns <= MAX_INTEGER
+        ):
+            raise AdaptationError("windows or their ends are out of range")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,42 +145,46 @@ def adapt(release: Release, evidence: HealthyEvidence, scored: Callable[[Baselin
         raise AdaptationError(
             f"{who}: {len(evidence.end_ns)} confirmed windows, {bounds.least_windows} are needed; nothing is adapted"
         )
-    if not evidence.confirmed_by.strip() or evidence.confirmed_at.tzinfo is None:
-        raise AdaptationError(f"{who}: nobody, or no moment, confirmed the windows; nothing is adapted")
     centre, scale = ordinary(
         release.specification, evidence.features, [evidence.asset_id] * len(evidence.features), release.baseline
     )
     deviations = (evidence.features - centre) / scale
     _check_wandering(who, release, deviations)
-    shift = _shift(release, evidence, deviations)
-    adaptation = Adaptation(
-        asset_id=evidence.asset_id,
-        asset_class=release.asset_class,
-        bundle_version=release.version,
-        feature_hash=release.feature_hash,
-        shift=shift,
-        factor=1.0,
-        windows=len(evidence.end_ns),
-        first_end_ns=int(evidence.end_ns[0]),
-        last_end_ns=int(evidence.end_ns[-1]),
-        confirmed_by=evidence.confirmed_by,
-        confirmed_at=evidence.confirmed_at,
-    )
+    try:
+        adaptation = Adaptation(
+            asset_id=evidence.asset_id,
+            asset_class=release.asset_class,
+            bundle_version=release.version,
+            feature_hash=release.feature_hash,
+            shift=_shift(release, evidence, deviations),
+            factor=1.0,
+            windows=len(evidence.end_ns),
+            first_end_ns=int(evidence.end_ns[0]),
+            last_end_ns=int(evidence.end_ns[-1]),
+            confirmed_by=evidence.confirmed_by,
+            confirmed_at=evidence.confirmed_at,
+        )
+    except AdaptationError as error:
+        raise AdaptationError(f"{who}: {error}; nothing is adapted") from error
     scores = scored(adapted_baseline(adaptation, release.baseline))
     return replace(adaptation, factor=_factor(who, release, scores[np.isfinite(scores)]))
 
 
 def _check_wandering(who: str, release: Release, deviations: FloatArray) -> None:
-    """Refuse windows of which a feature goes one way from third to third, further than healthy windows may."""
-    first, middle, last = (_medians(part) for part in np.array_split(deviations, 3))
-    one_way = (middle - first) * (last - middle) >= 0.0
-    wandering = np.where(one_way & np.isfinite(last - first), np.abs(last - first), 0.0)
+    """Refuse windows of which a feature ends elsewhere than it began, further than healthy windows may."""
+    wandering = np.array([_moved(column[np.isfinite(column)]) for column in deviations.T])
     worst = int(np.argmax(wandering))
     if wandering[worst] > MOST_WANDERING:
         raise AdaptationError(
             f"{who}: {feature_names(release.specification)[worst]} moved by {wandering[worst]:.1f} scales over these "
             f"windows, {MOST_WANDERING:g} is what may be called healthy; nothing is adapted"
         )
+
+
+def _moved(known: FloatArray) -> float:
+    """Return how far the median of the last third of *known* lies from that of the first; 0 of fewer than three."""
+    first, _, last = np.array_split(known, 3)
+    return float(abs(np.median(last) - np.median(first))) if len(last) else 0.0
 
 
 def _medians(rows: FloatArray) -> FloatArray:
@@ -270,21 +295,14 @@ def decode_adaptations(data: bytes) -> Adaptations:
     """Return the adaptations in a file.
 
     Raises:
-        AdaptationError: If it is too long, does not decode, or holds a number that is not finite or a name twice.
+        AdaptationError: If it is too long, does not decode, or holds an asset twice.
     """
     if len(data) > MAX_BYTES:
         raise AdaptationError(f"{len(data)} bytes are more than {MAX_BYTES}; assets are judged without adaptation")
     try:
         told = msgspec.json.decode(data, type=list[Adaptation])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # also what an adaptation refuses
         raise AdaptationError(f"does not decode ({error}); assets are judged without adaptation") from error
     if len(told) > MAX_ASSETS or len({one.asset_id for one in told}) != len(told):
         raise AdaptationError("holds too many assets, or one twice; assets are judged without adaptation")
-    for one in told:
-        numbers = (one.factor, *(number for row in one.shift for number in row))
-        names = (one.asset_id, one.asset_class, one.feature_hash, one.confirmed_by)
-        if not all(math.isfinite(number) for number in numbers) or one.factor <= 0.0 or one.windows < 1:
-            raise AdaptationError("a number is out of range; assets are judged without adaptation")
-        if not all(1 <= len(name) <= MAX_NAME for name in names) or one.confirmed_at.tzinfo is None:
-            raise AdaptationError("a name has no length, or a time no zone; assets are judged without adaptation")
     return Adaptations(of={one.asset_id: one for one in told})

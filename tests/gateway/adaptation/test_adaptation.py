@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from gateway.cli import main
 from gateway.condition_monitoring.blocks import Blocks
 from gateway.journal import Journal
 from gateway.testing import ASSET_CLASS, Fault, cut, make_bundle, public_pem, run_machine
+from models.detection.adaptation import Adaptation, Adaptations
 from models.records import Observations, State, Zone
 
 HOURS = 260
@@ -143,7 +146,7 @@ def test_a_dry_run_changes_nothing(folder: Path) -> None:
     said = run(folder, "confirm", "warm", "--dry-run")
 
     assert said.exit_code == 0
-    assert said.stdout.startswith("would be: warm")
+    assert said.stdout.startswith("would be: warm (test_machine version 1): ")
     assert not (folder / "state" / "adaptations").exists()
 
 
@@ -159,15 +162,51 @@ def test_what_is_fitted_can_be_looked_up(folder: Path) -> None:
 
 def test_a_damaged_file_changes_no_answer(folder: Path) -> None:
     """Assets are judged as the bundle says, and a warning stands."""
-    run(folder, "confirm", "warm")
+    run(folder, "confirm", "warm", "--by", "a technician")
     file = folder / "state" / "adaptations" / f"{ASSET_CLASS}.json"
-    file.write_bytes(file.read_bytes()[:-20])
+    file.write_bytes(file.read_bytes().replace(b"technician", b"\xff\xfe"))
 
     blocks = make_blocks(folder)
     untouched = BundleSlots(folder / "state" / "bundles", None, software_version="0.1.0")
     never = Blocks(gateway_id="gw-1", assets={"warm": ASSET_CLASS}, slots=untouched)
     assert states(blocks, warm_machine(60)) == states(never, warm_machine(60))
     assert any("without adaptation" in warning for warning in blocks.warnings.values())
+
+
+def test_two_who_confirm_at_the_same_time_are_both_kept(tmp_path: Path) -> None:
+    """Each changes what the other left, and what an interrupted writer left half-written counts for nothing."""
+    store = AdaptationStore(tmp_path)
+    (tmp_path / f"{ASSET_CLASS}.new").write_bytes(b"[{")
+
+    def confirmed(asset_id: str) -> None:
+        def changed(before: Adaptations) -> Adaptations:
+            inside.wait(0.05)
+            return before.with_(
+                Adaptation(
+                    asset_id=asset_id,
+                    asset_class=ASSET_CLASS,
+                    bundle_version=1,
+                    feature_hash="abc",
+                    shift=((0.0,),),
+                    factor=1.0,
+                    windows=48,
+                    first_end_ns=0,
+                    last_end_ns=1,
+                    confirmed_by="a technician",
+                    confirmed_at=datetime(2026, 11, 22, tzinfo=UTC),
+                )
+            )
+
+        store.change(ASSET_CLASS, changed)
+
+    inside = threading.Event()
+    both = [threading.Thread(target=confirmed, args=(name,)) for name in ("left", "right")]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+
+    assert set(store.read(ASSET_CLASS).of) == {"left", "right"}
 
 
 def test_an_asset_that_is_not_there_is_told(folder: Path) -> None:

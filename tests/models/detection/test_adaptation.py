@@ -144,6 +144,24 @@ def test_windows_on_the_way_into_a_fault_are_refused() -> None:
         adapted(features)
 
 
+@pytest.mark.parametrize(
+    ("steps", "known"),
+    [
+        ((0.0, 4.0, 3.9), (True, True, True)),
+        ((0.0, 2.0, 4.0), (True, False, True)),
+        ((0.0, 0.0, 4.0), (False, True, True)),
+    ],
+)
+def test_a_step_is_refused_however_it_goes_on(steps: tuple[float, ...], known: tuple[bool, ...]) -> None:
+    """Neither a little way back nor an instrument that was silent for a third hides that the machine changed."""
+    features = healthy(50.0, 5.0, windows=192)
+    for part, step, there in zip(np.array_split(np.arange(192), 3), steps, known, strict=True):
+        features[part, 0] = features[part, 0] + step if there else np.nan
+
+    with pytest.raises(AdaptationError, match=r"flow\.mean moved by"):
+        adapted(features)
+
+
 def test_a_rising_score_is_refused_where_no_feature_gives_it_away() -> None:
     """Scatter that grows is a fault on its way too."""
     swing = np.linspace(0.2, 6.0, 300) * np.where(np.arange(300) % 2, 1.0, -1.0)
@@ -158,12 +176,13 @@ def test_windows_out_of_normal_around_their_own_centre_are_refused() -> None:
         adapted(healthy(50.0, 5.0, scatter=12.0))
 
 
-def test_somebody_must_have_confirmed() -> None:
+@pytest.mark.parametrize("nobody", ["", " ", "x" * 201, "a\x1b[31m", "\udcff"])
+def test_somebody_must_have_confirmed(nobody: str) -> None:
+    """A name that the file could not give back is refused before anything is written."""
     features = healthy(50.0, 5.0)
-    unsigned = replace(evidence(features), confirmed_by=" ")
 
-    with pytest.raises(AdaptationError, match="nobody"):
-        adapt(RELEASE, unsigned, largest(features))
+    with pytest.raises(AdaptationError, match=r"pump/p1: .* printable characters each; nothing is adapted"):
+        adapt(RELEASE, replace(evidence(features), confirmed_by=nobody), largest(features))
 
 
 def test_without_its_adaptation_an_asset_is_judged_as_before() -> None:
@@ -247,14 +266,29 @@ def test_an_asset_unlike_its_class_is_flagged_no_more_and_its_fault_still_is() -
 
 @pytest.mark.parametrize(
     "hostile",
-    [{"factor": 0.0}, {"windows": 0}, {"asset_id": ""}, {"confirmed_at": "2026-11-21T00:00:00"}, {"shift": "much"}],
+    [
+        {"factor": 0.0},
+        {"windows": 0},
+        {"asset_id": ""},
+        {"confirmed_at": "2026-11-21T00:00:00"},
+        {"shift": "much"},
+        {"shift": []},
+        {"last_end_ns": 10**30},
+        {"confirmed_by": "\x1b[2J"},
+    ],
 )
 def test_a_hostile_file_is_refused(hostile: dict[str, object]) -> None:
+    """A number out of range, a name that is none, an asset twice."""
     told = msgspec.json.decode(encode_adaptations(Adaptations().with_(adapted(healthy(52.0, 5.0)))))
 
     with pytest.raises(AdaptationError):
         decode_adaptations(msgspec.json.encode([told[0] | hostile]))
     with pytest.raises(AdaptationError):
         decode_adaptations(msgspec.json.encode([told[0], told[0]]))
-    with pytest.raises(AdaptationError):
-        decode_adaptations(b"\x00")
+
+
+@pytest.mark.parametrize("data", [b"\x00", b'["\xff"]', b'[{"bundle_version":1,"x":' + b"[" * 100_000], ids=len)
+def test_what_is_no_file_of_adaptations_is_refused(data: bytes) -> None:
+    """Neither bytes that are no text nor brackets without end go further than one error."""
+    with pytest.raises(AdaptationError, match="does not decode"):
+        decode_adaptations(data)
