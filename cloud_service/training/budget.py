@@ -66,7 +66,8 @@ def fit_alarm_limits(
     warning, method = (
         _counted(scores, lasting, breaks, allowed)
         if allowed >= LEAST_COUNTED
-        else _extrapolated(lasting[np.isfinite(lasting)], allowed)
+        # Where no run is as long as an alarm takes, each window counts as one.
+        else _extrapolated(known if len(known := lasting[np.isfinite(lasting)]) else scores, allowed)
     )
     warning = clear_of(warning, scores)
     # A third of the way further out than the warning lies from the ordinary window.
@@ -100,8 +101,6 @@ def _counted(scores: FloatArray, lasting: FloatArray, breaks: BoolArray, allowed
 
 
 def _extrapolated(lasting: FloatArray, allowed: float) -> tuple[float, Method]:
-    if not lasting.size:
-        return float("inf"), "largest"
     largest = float(lasting.max())
     threshold = float(np.quantile(lasting, 1.0 - TAIL_SHARE))
     excesses = lasting[lasting > threshold] - threshold

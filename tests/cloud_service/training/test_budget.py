@@ -91,3 +91,10 @@ def test_no_healthy_score_lies_on_a_limit() -> None:
     told = limits(scores, 0.5)
 
     assert np.abs(scores - told.warning).min() > 1e-6 * told.warning
+
+
+def test_windows_that_never_stand_in_a_row_have_a_limit_all_the_same() -> None:
+    """Where no run is as long as an alarm takes, as with a window a day, each window counts as one."""
+    scores = RNG.exponential(size=50)
+
+    assert limits(scores, 0.003, on_delay=3, runs=50) == limits(scores, 0.003)
