@@ -30,8 +30,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import telegraf
+from benchmarks.measurement import Measurement, compared
 from benchmarks.peer_server import AsyncOpcua, FrameServer, LoadServer, Process, running
-from benchmarks.pipeline import Measurement, compared
 from benchmarks.reading import QUEUE_SIZE
 
 NODES = 1000

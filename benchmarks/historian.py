@@ -21,6 +21,7 @@ import structlog
 from influxdb_client.client.influxdb_client_async import InfluxDBClientAsync
 from influxdb_client.client.write.point import Point
 
+from benchmarks.measurement import Measurement, compared, tell
 from gateway.config import HistorianConfig
 from gateway.historian import InfluxHistorian
 from gateway.historian.lines import lines
@@ -134,7 +135,7 @@ async def reading(server: InfluxServer, pages: list[Page]) -> list[tuple[str, fl
     return [("ours", own), ("theirs", theirs)]
 
 
-async def measurements(rows: int, folder: Path) -> list[dict[str, object]]:
+async def measurements(rows: int, folder: Path) -> list[Measurement]:
     """Measure both on one server."""
     server = InfluxServer(folder / "influxdb")
     await asyncio.to_thread(server.start)
@@ -149,46 +150,35 @@ async def measurements(rows: int, folder: Path) -> list[dict[str, object]]:
     bodies = [b"\n".join(lines(page)) for page in pages]
     name = f"influxdb-client Point objects, async, {BATCH} a batch"
     return [
-        _row(
+        compared(
             "historian: observations written",
-            "observations/s",
             own.rows / own.wall_s,
             theirs.rows / theirs.wall_s,
             name,
+            "observations/s",
         ),
-        _row(
+        compared(
             "historian: observations written per cpu-second of the writer",
-            "observations/cpu-s",
             own.rows / own.cpu_s,
             theirs.rows / theirs.cpu_s,
             name,
+            "observations/cpu-s",
         ),
-        _row(
+        compared(
             "historian: sent to another host, 1,000 streams at 1 Hz, 3 decimals (lower is better)",
-            "bytes/observation",
             sum(len(gzipped(body)) for body in bodies) / own.rows,
             sum(len(body) for body in bodies) / own.rows,
             "the client's default: the same lines, not compressed",
+            "bytes/observation",
         ),
-        _row(
+        compared(
             "historian: observations read per cpu-second of the reader",
-            "observations/cpu-s",
             read["ours"],
             read["theirs"],
             "influxdb-client's async stream of Flux records",
+            "observations/cpu-s",
         ),
     ]
-
-
-def _row(measure: str, unit: str, own: float, reference: float, name: str) -> dict[str, object]:
-    return {
-        "measure": measure,
-        "unit": unit,
-        "ours": round(own, 1),
-        "reference": round(reference, 1),
-        "reference_name": name,
-        "ratio": round(own / reference, 2),
-    }
 
 
 def main() -> None:
@@ -202,13 +192,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(measurements(max(options.rows // BATCH, 4) * BATCH, Path(folder)))
-    if options.json:
-        print(json.dumps(found, indent=2))
-        return
-    for row in found:
-        print(
-            f"{row['measure']}\n    ours {row['ours']:,} {row['unit']}, reference {row['reference']:,}: {row['ratio']}"
-        )
+    tell(found, as_json=options.json)
 
 
 if __name__ == "__main__":

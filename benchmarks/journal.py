@@ -21,12 +21,11 @@ from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import structlog
 
 from benchmarks import segments
-from benchmarks.pipeline import Measurement, compared
+from benchmarks.measurement import Measurement, compared, tell
 from gateway.journal import Journal
 from models.records import Observations, Page, Stream
 from models.segment import encode_segment, segment_digest
@@ -194,19 +193,8 @@ def starts(pending: int) -> Iterator[Measurement]:
             fill(Path(folder), pending)
             took, most = opened(Path(folder))
         what = f"open with {pending / 1e6:g} M pending in {name}"
-        yield _limited(what, took, START_LIMIT_S, "s, lower is better")
-        yield _limited(what, most, RSS_LIMIT_MIB, "MiB RSS, lower is better")
-
-
-def _limited(measure: str, found: float, limit: float, unit: str) -> Measurement:
-    return Measurement(
-        measure=measure,
-        unit=unit,
-        ours=round(found, 2),
-        reference=limit,
-        reference_name="limit",
-        ratio=round(found / limit, 3),
-    )
+        yield compared(what, took, START_LIMIT_S, "limit", "s, lower is better")
+        yield compared(what, most, RSS_LIMIT_MIB, "limit", "MiB RSS, lower is better")
 
 
 def main() -> None:
@@ -217,12 +205,7 @@ def main() -> None:
     parser.add_argument("--pending", type=int, default=PENDING, help="observations that the journal starts with")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    measurements = [*commits(options.seconds), *starts(options.pending), *segments.measurements()]
-    if options.json:
-        print(msgspec.json.format(msgspec.json.encode(measurements)).decode())
-        return
-    for m in measurements:
-        print(f"{m.measure:<44} {m.ours:>13,.6g} {m.unit}  ({m.ratio:g} x {m.reference:,.6g}, {m.reference_name})")
+    tell([*commits(options.seconds), *starts(options.pending), *segments.measurements()], as_json=options.json)
 
 
 if __name__ == "__main__":

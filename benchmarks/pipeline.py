@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 from asyncua import ua
 from asyncua.client.client import Client
@@ -30,6 +29,7 @@ from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.load_server import NAMESPACE, PASSWORD, UNITS, USER
+from benchmarks.measurement import Measurement, compared, tell
 from gateway.condition_monitoring.blocks import Blocks
 from gateway.condition_monitoring.monitor import monitor
 from gateway.config import AcquisitionConfig, AssetClassConfig, AssetConfig, BundlesConfig, GatewayConfig, ServerConfig
@@ -47,18 +47,6 @@ GATEWAY_ID = "gw-benchmark"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """One line of a benchmark: ours beside the reference, in one run. ``ratio`` is ours over the reference."""
-
-    measure: str
-    unit: str
-    ours: float
-    reference: float
-    reference_name: str
-    ratio: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Load:
     """The server to read from, and who we are there."""
 
@@ -66,18 +54,6 @@ class Load:
     folder: Path
     assets: int
     seconds: float
-
-
-def compared(measure: str, ours: float, reference: float, reference_name: str, unit: str) -> Measurement:
-    """Return the line for *ours* beside *reference*."""
-    return Measurement(
-        measure=measure,
-        unit=unit,
-        ours=round(ours),
-        reference=round(reference),
-        reference_name=reference_name,
-        ratio=round(ours / reference, 2),
-    )
 
 
 @asynccontextmanager
@@ -280,12 +256,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("asyncua").setLevel(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    measurements = asyncio.run(run(options.seconds, options.assets, options.ticks_per_s))
-    if options.json:
-        print(msgspec.json.format(msgspec.json.encode(measurements)).decode())
-        return
-    for m in measurements:
-        print(f"{m.measure:<40} {m.ours:>12,.0f} {m.unit}  ({m.ratio:g} x {m.reference:,.0f}, {m.reference_name})")
+    tell(asyncio.run(run(options.seconds, options.assets, options.ticks_per_s)), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from functools import partial
 from pathlib import Path
 
 import lightgbm as lgb
-import msgspec
 import numpy as np
 import onnxruntime as ort
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -38,7 +37,7 @@ from onnxmltools.convert.common.data_types import FloatTensorType
 from skl2onnx import to_onnx
 
 from benchmarks.lives import LIFE_CAP_H, Lives, read_lives
-from benchmarks.pipeline import Measurement
+from benchmarks.measurement import Measurement, compared, tell
 from cloud_service.training.compression import parts_of, us_per_row
 from cloud_service.training.detection import DetectionSettings, FittedDetection, HealthyWindows, fit_detection
 from cloud_service.training.failure import FailureLesson, FailureSettings, FittedFailure, fit_modes
@@ -274,7 +273,7 @@ def _of_sequences(bundle: LoadedBundle, prepared: Prepared, source: str) -> list
     assert bundle.kernels is not None
     assert prepared.sequences is not None
     kernels, head = bundle.kernels, bundle.heads[SEQUENCE_HEAD]
-    name = f"sequence model ({kernels.columns} kernels and a head)"
+    name = f"sequence model ({KERNELS_COUNT} kernels and a head)"
     found = []
     for batch in BATCHES:
         ours = us_per_row(lambda rows: head.predict(kernels(rows)), parts_of(prepared.sequences, batch), batch)
@@ -288,21 +287,19 @@ def _of_loading(folder: Path, source: str) -> list[Measurement]:
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     size = sum(path.stat().st_size for path in folder.iterdir())
     return [
-        Measurement(
-            measure=f"a bundle from disk to ready, digests checked, {source} (lower is better)",
-            unit="ms",
-            ours=round(told["load_ms"], 1),
-            reference=round(told["read_ms"], 1),
-            reference_name="reading its files and taking their digests",
-            ratio=round(told["load_ms"] / told["read_ms"], 1),
+        compared(
+            f"a bundle from disk to ready, digests checked, {source} (lower is better)",
+            told["load_ms"],
+            told["read_ms"],
+            "reading its files and taking their digests",
+            "ms",
         ),
-        Measurement(
-            measure=f"memory of a live bundle, each of {BUNDLES}, asked by the hundred, {source} (lower is better)",
-            unit="MiB",
-            ours=round(told["memory_mib"], 2),
-            reference=round(size / _MIB, 2),
-            reference_name="its files",
-            ratio=round(told["memory_mib"] * _MIB / size, 1),
+        compared(
+            f"memory of a live bundle, each of {BUNDLES}, asked by the hundred, {source} (lower is better)",
+            told["memory_mib"],
+            size / _MIB,
+            "its files",
+            "MiB",
         ),
     ]
 
@@ -343,14 +340,7 @@ def _resident_bytes() -> int:
 
 
 def _beside(measure: str, ours: float, reference: float, name: str) -> Measurement:
-    return Measurement(
-        measure=f"{measure} (lower is better)",
-        unit="µs/window",
-        ours=round(ours, 2),
-        reference=round(reference, 2),
-        reference_name=name,
-        ratio=round(ours / reference, 3),
-    )
+    return compared(f"{measure} (lower is better)", ours, reference, name, "µs/window")
 
 
 def _all(askers: Sequence[Callable[[Float32Array], object]]) -> Callable[[Float32Array], object]:
@@ -422,12 +412,7 @@ def main() -> None:
     if arguments.hold is not None:
         print(json.dumps(hold(arguments.hold)))
         return
-    found = measurements()
-    if arguments.json:
-        print(msgspec.json.encode(found).decode())
-        return
-    for line in found:
-        print(f"{line.measure}: {line.ours} {line.unit}; {line.reference_name} {line.reference}, ratio {line.ratio}")
+    tell(measurements(), as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.pipeline import Measurement
+from benchmarks.lives import DATA
+from benchmarks.measurement import Measurement, compared, tell
 from models.datasets import cmapss, skab
 from models.records import FloatArray, Int64Array, Observations, Page, Stream
 from models.segment import encode_segment
 
-DATA = Path(os.environ.get("WEARSIGHT_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
 ROWS, PAGE_ROWS = 600, 10
 START_NS = 1_772_452_800_000_000_000
 TICK_NS = 100  # OPC UA times count in steps of 100 ns
@@ -146,13 +144,12 @@ def measurements() -> list[Measurement]:
         for reference_name, size_of in (("Parquet, zstd", parquet_bytes), ("JSON, as Telegraf sends it", json_bytes)):
             reference = sum(map(size_of, segments))
             found.append(
-                Measurement(
-                    measure=f"segment of {ROWS} rows a stream, {name} (lower is better)",
-                    unit="bytes/observation",
-                    ours=round(ours / observations, 3),
-                    reference=round(reference / observations, 3),
-                    reference_name=reference_name,
-                    ratio=round(ours / reference, 4),
+                compared(
+                    f"segment of {ROWS} rows a stream, {name} (lower is better)",
+                    ours / observations,
+                    reference / observations,
+                    reference_name,
+                    "bytes/observation",
                 )
             )
     return found
@@ -166,11 +163,7 @@ def main() -> None:
     found = measurements()
     if not found:
         sys.exit(f"{DATA}: neither SKAB nor C-MAPSS is there; set WEARSIGHT_DATA")
-    if arguments.json:
-        print(msgspec.json.encode(found).decode())
-        return
-    for line in found:
-        print(f"{line.measure}: {line.ours} {line.unit}; {line.reference_name} {line.reference}, ratio {line.ratio}")
+    tell(found, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from benchmarks.pipeline import Measurement
+from benchmarks.measurement import Measurement, compared, tell
 from cloud_service.testing import CloudProcess
 from gateway.config import UplinkConfig
 from gateway.journal import Journal, JournalCounters, compact, compact_once
@@ -262,19 +262,6 @@ def client_tls(config: UplinkConfig) -> ssl.SSLContext:
     return tls
 
 
-def compared(measure: str, unit: str, ours: float, reference: float, reference_name: str) -> Measurement:
-    """Return the line for *ours* beside *reference*, in three digits."""
-    rounded = [float(f"{value:.3g}") for value in (ours, reference, ours / reference)]
-    return Measurement(
-        measure=measure,
-        unit=unit,
-        ours=rounded[0],
-        reference=rounded[1],
-        reference_name=reference_name,
-        ratio=rounded[2],
-    )
-
-
 async def run(rate: int, seconds: float, backlog_s: float) -> list[Measurement]:
     """Measure all, against one cloud."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -290,18 +277,18 @@ async def run(rate: int, seconds: float, backlog_s: float) -> list[Measurement]:
             drain, ingest, p99_s = await drained(cloud, folder, Plant(rate), backlog_s)
     return [
         *(line for name, other in theirs.items() for line in _beside(sent, other, name)),
-        compared("backlog drained while values come", "observations/s", drain, ingest, "the rate at which they come"),
-        compared("live p99 meanwhile (less is better)", "seconds", p99_s, LIVE_AIM_S, "the aim"),
+        compared("backlog drained while values come", drain, ingest, "the rate at which they come", "observations/s"),
+        compared("live p99 meanwhile (less is better)", p99_s, LIVE_AIM_S, "the aim", "seconds"),
     ]
 
 
 def _beside(ours: Sent, other: Sent, name: str) -> Iterator[Measurement]:
     rates = (ours.observations / ours.wall_s, other.observations / other.wall_s)
-    yield compared("journal to cloud-held", "observations/s", *rates, name)
+    yield compared("journal to cloud-held", *rates, name, "observations/s")
     rates = (ours.observations / ours.cpu_s, other.observations / other.cpu_s)
-    yield compared("journal to cloud-held, gateway's CPU", "observations/cpu-s", *rates, name)
+    yield compared("journal to cloud-held, gateway's CPU", *rates, name, "observations/cpu-s")
     sizes = (ours.bytes / ours.observations, other.bytes / other.observations)
-    yield compared("bytes on the wire (less is better)", "bytes/observation", *sizes, name)
+    yield compared("bytes on the wire (less is better)", *sizes, name, "bytes/observation")
 
 
 def main() -> None:
@@ -314,12 +301,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    measurements = asyncio.run(run(options.rate, options.seconds, options.backlog_s))
-    if options.json:
-        print(msgspec.json.format(msgspec.json.encode(measurements)).decode())
-        return
-    for m in measurements:
-        print(f"{m.measure:<40} {m.ours:>12,g} {m.unit}  ({m.ratio:g} x {m.reference:,g}, {m.reference_name})")
+    tell(asyncio.run(run(options.rate, options.seconds, options.backlog_s)), as_json=options.json)
 
 
 if __name__ == "__main__":

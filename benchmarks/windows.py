@@ -7,15 +7,13 @@ be done with the same rows: all of them at once put in order of channel, asset a
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
-from benchmarks.pipeline import Measurement, compared
+from benchmarks.measurement import Measurement, compared, tell
 from models.features.specification import FeatureSpecification
 from models.features.windower import Windower
 from models.records import Channel, Observations, Stream
@@ -125,14 +123,9 @@ def measurements() -> list[Measurement]:
 def main() -> None:
     """Print the table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
-    told = measurements()
-    if arguments.json:
-        sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
-        return
-    for one in told:
-        sys.stdout.write(f"{one.measure:56} {one.ours:>12,.0f} {one.unit}  {one.ratio:6.2f} of {one.reference_name}\n")
+    tell(measurements(), as_json=arguments.json)
 
 
 if __name__ == "__main__":
