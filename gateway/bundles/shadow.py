@@ -63,8 +63,7 @@ def _recent(segments: Path) -> Observations:
     """Return the observations of the newest segment files; the gateway may be writing and removing them meanwhile."""
     parts: list[Observations] = []
     size = 0
-    files = sorted(((path.stat().st_mtime_ns, path) for path in segments.glob("*.wseg")), reverse=True)
-    for _, path in files:
+    for path in sorted(segments.glob("*.wseg"), key=_written_ns, reverse=True):
         try:
             data = path.read_bytes()
             size += len(data)
@@ -74,6 +73,14 @@ def _recent(segments: Path) -> Observations:
         except (OSError, SegmentError) as error:
             log.warning("segment left out of shadow scoring", path=path.name, error=str(error))
     return Observations.concatenate(parts[::-1])
+
+
+def _written_ns(path: Path) -> int:
+    """Return when *path* was last written, 0 for a file that has just been removed."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _out_of_normal(bundle: LoadedBundle, history: Observations, assets: Collection[str]) -> dict[tuple[str, int], bool]:

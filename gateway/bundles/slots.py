@@ -34,7 +34,7 @@ from gateway.bundles.shadow import ShadowReport, compare
 from gateway.bundles.verification import check_newer, check_release, run_golden
 from gateway.errors import BundleRefused
 from models.bundle.archive import unpack_verified
-from models.bundle.contents import MANIFEST, decode_manifest
+from models.bundle.contents import MANIFEST, UNDECODABLE, decode_manifest
 from models.bundle.errors import BundleError
 from models.bundle.loaded import LoadedBundle
 from models.bundle.manifest import Manifest
@@ -136,17 +136,16 @@ class BundleSlots:
 
         Raises:
             NoBundle: If there is none.
+            BundleError: If it is damaged; what was live stays live.
+            SlotNotWritten: If the disk does not take the switch; the same holds.
         """
-        with self._exclusive():
-            live = self.live_version(asset_class)
-            report = None if live is None else self._report(asset_class, live)
-            before = None if report is None else report.replaced
-            if before is None or not self._slot(asset_class, before).is_dir():
-                raise NoBundle(f"{asset_class}: no earlier bundle is on disk; version {live or 'none'} stays live")
-            manifest = LoadedBundle.load(self._slot(asset_class, before)).manifest
-            self._switch(asset_class, before)
-            log.info("bundle rolled back", asset_class=asset_class, from_version=live, to_version=before)
-            return manifest
+        try:
+            with self._exclusive():
+                return self._rollback(asset_class)
+        except OSError as error:
+            raise SlotNotWritten(
+                f"{asset_class}: {self._root} cannot be written ({error}); what is live stays"
+            ) from error
 
     def live(self, asset_class: str) -> LoadedBundle | None:
         """Return the live bundle of *asset_class*, loaded, or None when there is none."""
@@ -192,6 +191,17 @@ class BundleSlots:
                 )
             )
         return tuple(slots)
+
+    def _rollback(self, asset_class: str) -> Manifest:
+        live = self.live_version(asset_class)
+        report = None if live is None else self._report(asset_class, live)
+        before = None if report is None else report.replaced
+        if before is None or not self._slot(asset_class, before).is_dir():
+            raise NoBundle(f"{asset_class}: no earlier bundle is on disk; version {live or 'none'} stays live")
+        manifest = LoadedBundle.load(self._slot(asset_class, before)).manifest
+        self._switch(asset_class, before)
+        log.info("bundle rolled back", asset_class=asset_class, from_version=live, to_version=before)
+        return manifest
 
     def _install(self, archive: Path, incoming: Path, trusted_key: bytes) -> InstallReport:
         manifest = unpack_verified(archive, trusted_key, into=incoming)
@@ -277,7 +287,7 @@ class BundleSlots:
         try:
             data = self._slot(asset_class, version).with_suffix(".json").read_bytes()
             return msgspec.json.decode(data, type=InstallReport)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *UNDECODABLE):
             return None
 
     def _slot(self, asset_class: str, version: int) -> Path:

@@ -14,6 +14,8 @@ from models.bundle.manifest import Manifest
 
 GOLDEN_TIMEOUT_S = 120.0
 LAST_VERSION = 999_999
+_NUMBERS = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,2}")
+_LONGEST_REASON = 1000
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -56,20 +58,22 @@ def run_golden(folder: Path) -> None:
     Raises:
         GoldenMismatch: If an answer differs, or the process fails, takes too long or asks for too much.
     """
-    command = [sys.executable, "-m", "gateway.bundles.limited", str(folder)]
+    # -P: nothing is taken for a module that lies in the folder from which somebody installs.
+    command = [sys.executable, "-P", "-m", "gateway.bundles.limited", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=GOLDEN_TIMEOUT_S, env=environment, check=False
+            command, capture_output=True, errors="replace", timeout=GOLDEN_TIMEOUT_S, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
         raise GoldenMismatch(f"golden vectors took more than {GOLDEN_TIMEOUT_S:.0f} s; the bundle is refused") from None
     if done.returncode != 0:
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1][:_LONGEST_REASON]
         raise GoldenMismatch(f"golden vectors failed (exit {done.returncode}): {last}; the bundle is refused")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of *version*, enough to order releases."""
-    parts = version.split("+", maxsplit=1)[0].split(".")
-    return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in parts[:3])
+    """Return the three leading numbers of *version*, enough to order releases; 0 for what it does not tell."""
+    told = _NUMBERS.match(version)
+    numbers = [int(number) for number in told[0].split(".")] if told else []
+    return (*numbers, 0, 0, 0)[:3]

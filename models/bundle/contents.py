@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -43,6 +44,12 @@ LIFE_GRAPHS = (LIFE, LIFE_CUT, GRU, GRU_CUT)
 ON_DISK_ONLY = frozenset({STATISTICS, GOLDEN, MODEL_CARD})
 
 
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises at bytes that are not what they should be; other text than UTF-8 and deep nesting among them."""
+
+_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,2}(?![0-9]).{0,64}")
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return the canonical JSON of *manifest*: what is signed."""
     return msgspec.json.encode(manifest, order="sorted")
@@ -63,17 +70,30 @@ def decode_manifest(data: bytes) -> Manifest:
                 "the bundle is refused, the live one stays"
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise ManifestMismatch(
             f"manifest does not decode ({error}); the bundle is refused, the live one stays"
         ) from error
-    limits = manifest.thresholds
-    if manifest.version < 1 or not 0.0 < limits.warning <= limits.alarm:
+    if wrong := _out_of_range(manifest):
         raise ManifestMismatch(
-            f"{manifest.asset_class} version {manifest.version}: version or thresholds are out of range; "
-            "the bundle is refused, the live one stays"
+            f"{manifest.asset_class} version {manifest.version}: {wrong}; the bundle is refused, the live one stays"
         )
     return manifest
+
+
+def _out_of_range(manifest: Manifest) -> str:
+    """Return what in *manifest* no gateway can act on, or nothing."""
+    limits = manifest.thresholds
+    must_hold = {
+        "its version is below 1": manifest.version >= 1,
+        "its thresholds are not above 0, or alarm lies below warning": 0.0 < limits.warning <= limits.alarm,
+        "its least good share is not 0 to 1": 0.0 <= limits.minimum_good_share <= 1.0,
+        "its least confidence is not 0 to 1": 0.0 <= limits.minimum_confidence <= 1.0,
+        "its delays are not 1 window or more": min(limits.on_delay_windows, limits.off_delay_windows) >= 1,
+        "its times are without a zone": None not in {manifest.not_after.tzinfo, manifest.lineage.trained_at.tzinfo},
+        "its least gateway version is none": _VERSION.fullmatch(manifest.minimum_gateway_version) is not None,
+    }
+    return next((wrong for wrong, holds in must_hold.items() if not holds), "")
 
 
 def encode_specification(spec: FeatureSpecification) -> bytes:

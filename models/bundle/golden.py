@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from models.bundle.contents import GOLDEN
+from models.bundle.contents import GOLDEN, UNDECODABLE
 from models.bundle.decisions import horizons, named_modes, zones
 from models.bundle.errors import BundleError, GoldenMismatch
 from models.bundle.loaded import LoadedBundle
@@ -112,7 +112,7 @@ def run_golden(folder: Path) -> None:
     bundle = LoadedBundle.load(folder)
     try:
         check_golden(bundle, _read(folder / GOLDEN))
-    except (OSError, msgspec.DecodeError, ValueError, IndexError) as error:
+    except (*UNDECODABLE, OSError, ValueError, IndexError) as error:
         raise GoldenMismatch(
             f"{_name(bundle)}: golden vectors cannot be read ({error}); the bundle is refused, the live one stays"
         ) from error

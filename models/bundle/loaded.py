@@ -31,6 +31,7 @@ from models.bundle.contents import (
     SIGNATURE,
     STATISTICS,
     TOGETHER,
+    UNDECODABLE,
     check_digests,
     decode_manifest,
     digest,
@@ -118,7 +119,7 @@ class LoadedBundle:
         _check_parts(parts, manifest)
         try:
             return cls._decoded(parts, manifest)
-        except (msgspec.DecodeError, ValueError) as error:  # features, baselines, detection, heads: each has its own
+        except (*UNDECODABLE, ValueError) as error:  # features, baselines, detection, heads: each has its own
             raise _mismatch(manifest, str(error)) from error
 
     @classmethod
@@ -165,7 +166,7 @@ def load_statistics(folder: Path, manifest: Manifest) -> dict[str, HeadStatistic
     check_digests(manifest.files | {STATISTICS: digest(data)}, manifest)
     try:
         return decode_statistics(data)
-    except ValueError as error:
+    except (*UNDECODABLE, ValueError) as error:
         raise _mismatch(manifest, f"{STATISTICS}: {error}") from error
 
 

@@ -48,12 +48,15 @@ class Model:
         """Return the answers to *rows* ``(n, *shape)``, shape ``(n, columns)``.
 
         Raises:
-            ManifestMismatch: If the graph answers with another shape than it says.
+            ManifestMismatch: If the graph cannot be run on them, or answers with another shape than it says.
         """
         if not len(rows):
             return np.empty((0, self.columns))
         given = np.ascontiguousarray(rows, np.float32)
-        answer = np.asarray(self._session.run(None, {self._input: given})[0], np.float64)
+        try:
+            answer = np.asarray(self._session.run(None, {self._input: given})[0], np.float64)
+        except Exception as error:  # as when it is loaded
+            raise _refused(f"{self._name} does not answer {len(rows)} rows ({error})") from error
         if answer.shape != (len(rows), self.columns):
             raise _refused(f"{self._name} answers {answer.shape} where {(len(rows), self.columns)} is due")
         return answer

@@ -69,8 +69,9 @@ async def test_a_release_that_hears_nothing_shows_in_the_report(
 async def test_a_damaged_segment_is_left_out(
     tmp_path: Path, archives: dict[int, Path], signing_key: Ed25519PrivateKey
 ) -> None:
-    """Local history helps to judge a release; where it is damaged the rest has to do."""
+    """Local history helps to judge a release; where it is damaged, or was just removed, the rest has to do."""
     await write_history(tmp_path)
+    (tmp_path / "segments" / "removed.wseg").symlink_to(tmp_path / "nothing")
     first = min((tmp_path / "segments").glob("*.wseg"))
     first.write_bytes(first.read_bytes()[:-10])
     slots = make_slots(tmp_path, signing_key)

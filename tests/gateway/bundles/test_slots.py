@@ -208,6 +208,26 @@ def test_a_full_disk_refuses_the_bundle(
     assert live_version(slots) == 2
 
 
+def test_a_disk_that_cannot_be_written_refuses_the_way_back(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    slots = BundleSlots(tmp_path / "file", None, software_version="0.1.0")
+
+    with pytest.raises(SlotNotWritten, match="what is live stays"):
+        slots.rollback(ASSET_CLASS)
+
+
+@pytest.mark.parametrize("damaged", [b'{"archive":"\xff"}', b'{"x":' * 100_000, b""], ids=["text", "nesting", "empty"])
+def test_a_damaged_report_loses_the_way_back_and_nothing_else(slots: BundleSlots, damaged: bytes) -> None:
+    slot = slots._slot(ASSET_CLASS, 2)
+    slot.mkdir(parents=True)
+    slots._live(ASSET_CLASS).symlink_to(slot.name)
+    slot.with_suffix(".json").write_bytes(damaged)
+
+    assert [(s.version, s.live, s.replaced) for s in slots.listing()] == [(2, True, None)]
+    with pytest.raises(NoBundle, match="version 2 stays live"):
+        slots.rollback(ASSET_CLASS)
+
+
 def test_a_bundle_of_a_class_that_is_not_here_says_so(
     tmp_path: Path, archives: dict[int, Path], signing_key: Ed25519PrivateKey
 ) -> None:

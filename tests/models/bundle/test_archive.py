@@ -1,6 +1,7 @@
 """An archive is taken as it was signed, or not at all."""
 
 import io
+import math
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -139,9 +140,25 @@ def test_a_manifest_out_of_range_is_refused(release: Any, tmp_path: Path) -> Non
             replace(release.manifest, files=files, version=0),
             replace(release.manifest, files=files, thresholds=replace(limits, warning=7.0)),
             replace(release.manifest, files=files, thresholds=replace(limits, warning=0.0)),
+            replace(release.manifest, files=files, thresholds=replace(limits, minimum_good_share=1.5)),
+            replace(release.manifest, files=files, thresholds=replace(limits, minimum_confidence=math.nan)),
+            replace(release.manifest, files=files, thresholds=replace(limits, on_delay_windows=0)),
+            replace(release.manifest, files=files, not_after=datetime(2100, 1, 1)),  # noqa: DTZ001 - that is what is wrong
+            replace(release.manifest, files=files, minimum_gateway_version="\N{SUPERSCRIPT TWO}"),
+            replace(release.manifest, files=files, minimum_gateway_version="9" * 5000),
         )
     ):
         assert isinstance(refused(signed(release, wrong), release, tmp_path / str(number)), ManifestMismatch)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"schema_version":2,"asset_class":"\xff"}', b'{"x":' * 100_000, b'{"version":NaN}', b""]
+)
+def test_a_signed_manifest_that_is_none_is_refused(release: Any, tmp_path: Path, body: bytes) -> None:
+    """Other text than UTF-8 and endless nesting among them, at which decoders raise errors of their own."""
+    data = archive._tar({MANIFEST: body, SIGNATURE: release.key.sign(body), **release.parts})
+
+    assert isinstance(refused(data, release, tmp_path / "into"), ManifestMismatch)
 
 
 def test_a_bundle_of_an_older_release_says_what_to_do(release: Any, tmp_path: Path) -> None:

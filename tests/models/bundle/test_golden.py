@@ -52,6 +52,12 @@ def test_as_a_program_it_says_why(release: Any, tmp_path: Path) -> None:
     assert runs[1].stderr.startswith("GoldenMismatch: test_pump version 7:")
 
 
+@pytest.mark.parametrize("data", [b"\x81\xa1\xff\x01", b"\x81\xa1x" * 100_000], ids=["other text", "without end"])
+def test_golden_vectors_that_are_none_are_refused(release: Any, tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(GoldenMismatch, match="cannot be read"):
+        run_golden(unpacked(release, tmp_path / "into", golden=data))
+
+
 def test_another_model_is_noticed(release: Any, tmp_path: Path) -> None:
     """Even when it is signed and fits."""
     model = load_model_from_string(release.parts[LIFE])

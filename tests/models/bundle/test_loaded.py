@@ -171,6 +171,13 @@ HOSTILE: dict[str, dict[str, bytes | str | None]] = {
         )
     },
     "tables where sequences are due": {KERNELS: "detector.onnx"},
+    "features in other text than UTF-8": {FEATURES: b'{"asset_class":"\xff"}'},
+    "features without end": {FEATURES: b'{"x":' * 100_000},
+    "baselines without end": {BASELINES: b'{"x":' * 100_000},
+    "detection without end": {DETECTION: b'{"x":' * 100_000},
+    "failure modes without end": {FAILURE: b'{"x":' * 100_000},
+    "a prognosis without end": {PROGNOSIS: b'{"x":' * 100_000},
+    "heads without end": {HEADS: b"\x81\xa1x" * 100_000},
     "a graph that is none": {DETECTOR: b"no graph"},
     "a graph with code": {DETECTOR: "code"},
 }
