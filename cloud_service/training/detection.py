@@ -53,7 +53,7 @@ from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 from models.sequence.forecast import past_of, present_of
 from models.sequence.heads import Head, HeadStatistics
 
-MemberName = Literal["largest", "pca", "forest", "autoencoder"]
+MemberName = Literal["largest", "pca", "forest", "autoencoder", "sequence"]
 
 CHANGE: Final = "change"
 _S_PER_HOUR = 3600.0
@@ -72,7 +72,8 @@ class DetectionSettings:
         inputs: Endings of the names of the inputs that say how far a window is from ordinary; empty: the window's own
             features, nothing of its past.
         changes: Endings of the names of the inputs that say that a window just became other; empty: not asked.
-        members: What is learnt of the inputs.
+        members: What is learnt of the inputs; and with ``sequence``, what the sequence model did not foresee of the
+            newest window, for features that have sequences.
         combination: How members count together. The median takes most of them to be of one mind.
         trees: Of the isolation forest.
         rows_per_tree: Rows each tree sees.
@@ -84,7 +85,7 @@ class DetectionSettings:
         false_alarms_per_asset_day: Budget of the warning limit.
         changes_per_asset_day: Budget of changes told in good health.
         on_delay_windows: Windows in a row beyond the limit that make an alarm.
-        ridge: Of the sequence model's forecast.
+        ridge: Of the forecast of member ``sequence``.
         adaptation: How far a gateway may fit the models to one asset.
     """
 
@@ -104,6 +105,11 @@ class DetectionSettings:
     ridge: float = 10.0
     adaptation: AdaptationBounds = field(default_factory=AdaptationBounds)
 
+    @property
+    def of_inputs(self) -> tuple[MemberName, ...]:
+        """The members that are columns of ``detector.onnx``."""
+        return tuple(name for name in self.members if name != SEQUENCE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class HealthyWindows:
@@ -117,8 +123,9 @@ class HealthyWindows:
         step_s: Seconds from one window to the next.
         least_stray: What an input strays at least, in its own units, shape ``(i,)``: the accuracy of an instrument,
             below which a difference is no evidence.
-        sequences: For the residual of the sequence model, shape ``(n, C, L)``; None: without it.
+        sequences: For member ``sequence``, shape ``(n, C, L)``; None: there are none.
         forecast: How many of the first channels of ``sequences`` are deviations, to be forecast.
+        whole: Where the sequence reaches back over known windows alone, shape ``(n,)``; None: everywhere.
     """
 
     names: tuple[str, ...]
@@ -129,6 +136,7 @@ class HealthyWindows:
     least_stray: FloatArray
     sequences: Float32Array | None = None
     forecast: int = 0
+    whole: BoolArray | None = None
 
     @property
     def breaks(self) -> BoolArray:
@@ -145,7 +153,8 @@ class FittedDetection:
         graph: ``detector.onnx``.
         detection: How its outputs are read.
         limits: On what `combine` says.
-        head: Forecasts the newest window's deviations of the kernels of those before; None without a sequence model.
+        head: Forecasts the newest window's deviations of the kernels of those before; None without member ``sequence``.
+        statistics: What the head was solved from.
         scores: What `combine` says of each healthy window by fits that have not seen it, shape ``(n,)``.
         parity: That the graph answers as the trainers.
         model: The trainers' own arithmetic, for evaluations.
@@ -155,6 +164,7 @@ class FittedDetection:
     detection: Detection
     limits: AlarmLimits
     head: Head | None
+    statistics: HeadStatistics | None
     scores: FloatArray
     parity: Parity
     model: DetectorModel
@@ -169,10 +179,11 @@ def fit_detection(
         healthy: What is learnt from; at least 8 windows.
         settings: How.
         seed: Of every draw.
-        kernels: ``kernels.onnx`` for the residual of the sequence model; None: without it.
+        kernels: ``kernels.onnx`` for member ``sequence``.
 
     Raises:
-        ValueError: If no input has a wanted name, or there are too few windows to cut into folds.
+        ValueError: If no input has a wanted name, there are too few windows to cut into folds, or member ``sequence``
+            has no sequences or kernels.
         ParityError: If the graph does not answer or decide as its trainers.
         ExportError: If a member has no ONNX form.
     """
@@ -182,20 +193,14 @@ def fit_detection(
     with config_context(assume_finite=True, skip_parameter_validation=True), threadpool_limits(1):
         model = _model(healthy, rows, fold, settings, seed)
         unseen = _unseen(model, rows, fold, settings, seed)
-    head, scale, residuals = _forecast(healthy, fold, settings, kernels)
-    members = [
-        _calibrated(name, unseen[:, place])
-        for place, name in enumerate(
-            (*settings.members, *([CHANGE] if len(model.members) > len(settings.members) else []))
-        )
-    ]
-    if head is not None:
-        members.append(_calibrated(SEQUENCE, residuals))
-        unseen = np.column_stack([unseen, residuals])
+    names = (*settings.of_inputs, *([CHANGE] if settings.changes else []))
+    forecast = _forecast(healthy, fold, settings, kernels) if SEQUENCE in settings.members else None
+    if forecast is not None:
+        names, unseen = (*names, SEQUENCE), np.column_stack([unseen, forecast.residuals])
     detection = Detection(
-        members=tuple(members),
+        members=tuple(_calibrated(name, unseen[:, place]) for place, name in enumerate(names)),
         combination=settings.combination,
-        forecast_scale=tuple(scale.tolist()),
+        forecast_scale=() if forecast is None else tuple(forecast.scale.tolist()),
         adaptation=settings.adaptation,
     )
     scores = combine(detection, unseen)
@@ -216,7 +221,14 @@ def fit_detection(
     asked = gate_rows(healthy.inputs, model.splits, seed=seed)
     parity = check_parity("detector", graph, model, asked, decide=decisions(detection, limits))
     return FittedDetection(
-        graph=graph, detection=detection, limits=limits, head=head, scores=scores, parity=parity, model=model
+        graph=graph,
+        detection=detection,
+        limits=limits,
+        head=None if forecast is None else forecast.statistics.solve(settings.ridge),
+        statistics=None if forecast is None else forecast.statistics,
+        scores=scores,
+        parity=parity,
+        model=model,
     )
 
 
@@ -294,7 +306,7 @@ def _model(
     state = _screen(healthy, rows, fold, _columns(healthy.names, settings.inputs), settings.horizon_windows)
     screened = state(rows)
     members: list[tuple[Screen, MemberModel]] = [
-        (state, _FITS[name](screened, settings, seed)) for name in settings.members
+        (state, _FITS[name](screened, settings, seed)) for name in settings.of_inputs
     ]
     if settings.changes:
         change = _screen(healthy, rows, fold, _columns(healthy.names, settings.changes), 0)
@@ -368,7 +380,8 @@ def _unseen(
             continue
         for own in np.unique(fold):
             inside = fold == own
-            outputs[inside, place] = _FITS[settings.members[place]](screened[~inside], settings, seed)(screened[inside])
+            fit = _FITS[settings.of_inputs[place]]
+            outputs[inside, place] = fit(screened[~inside], settings, seed)(screened[inside])
     return outputs
 
 
@@ -436,26 +449,42 @@ _FITS: dict[MemberName, Callable[[Float32Array, DetectionSettings, int], MemberM
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Forecast:
+    """What a head is solved from, usual errors ``(d,)``, and residuals by heads of other folds ``(n,)``; NaN: none."""
+
+    statistics: HeadStatistics
+    scale: FloatArray
+    residuals: FloatArray
+
+
 def _forecast(
     healthy: HealthyWindows, fold: Int64Array, settings: DetectionSettings, kernels: bytes | None
-) -> tuple[Head | None, FloatArray, FloatArray]:
-    """Return head, usual errors, and the size of each window's residual by a head that has not seen its fold."""
+) -> _Forecast:
+    """Return the forecast of each window's deviations; a window is judged by a head that has not seen its fold."""
     if kernels is None or healthy.sequences is None or not healthy.forecast:
-        return None, np.empty(0), np.empty(0)
-    features = kernel_features(kernels, past_of(healthy.sequences))
-    present = present_of(healthy.sequences, healthy.forecast)
+        raise ValueError(f"member {SEQUENCE!r} needs features with sequences, and kernels; nothing is trained")
+    whole = np.ones(len(fold), np.bool_) if healthy.whole is None else healthy.whole
+    fold, sequences = fold[whole], healthy.sequences[whole]
+    if len(np.unique(fold)) < settings.folds:
+        raise ValueError(f"too few healthy windows follow on {sequences.shape[2]} others; nothing is trained")
+    features = kernel_features(kernels, past_of(sequences))
+    present = present_of(sequences, healthy.forecast)
     parts = {own: HeadStatistics.of(features[fold == own], present[fold == own]) for own in np.unique(fold).tolist()}
-    whole = sum(list(parts.values())[1:], start=next(iter(parts.values())))
+    statistics = sum(list(parts.values())[1:], start=next(iter(parts.values())))
     missed = np.empty_like(present)
     for own, part in parts.items():
         inside = fold == own
-        missed[inside] = present[inside] - (whole - part).solve(settings.ridge).predict(features[inside])
+        missed[inside] = present[inside] - (statistics - part).solve(settings.ridge).predict(features[inside])
     scale = np.maximum(np.sqrt(np.mean(missed**2, axis=0)), 1e-6)
-    return whole.solve(settings.ridge), scale, residual_size(missed / scale)
+    residuals = np.full(len(whole), np.nan)
+    residuals[whole] = residual_size(missed / scale)
+    return _Forecast(statistics=statistics, scale=scale, residuals=residuals)
 
 
 def _calibrated(name: str, unseen: FloatArray) -> Member:
     """Return how rare *unseen*, a member's outputs for healthy windows, are: ranks, and beyond 0.9 an exponential."""
+    unseen = unseen[np.isfinite(unseen)]
     quantiles = np.array([0.0, 0.1, 0.25, 0.5, 0.75, 0.9])
     places = np.quantile(unseen, quantiles)
     excesses = unseen[unseen > places[-1]] - places[-1]

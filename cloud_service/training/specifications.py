@@ -30,7 +30,8 @@ class TrainingSettings:
         detection: The detector, its budget of false alarms, and how many windows in a row make an alarm.
         failure: The failure modes' classifier; its horizon is ``horizons.fault_h``.
         prognosis: The life models; their cap is ``horizons.life_cap_h``.
-        kernels: Random kernels for the sequence model of life, where the specification has sequences; 0: none.
+        kernels: Random kernels for the sequence models, where the specification has sequences; 0: none. With them the
+            life models get heads, and so does the detector where ``sequence`` is among its members.
         accuracy: Of instruments, as a share of their reading: a smaller difference is no evidence. A common transmitter
             is of class 0.5.
         compression: What a smaller form of a model may cost on assets that nothing was learnt from.

@@ -33,4 +33,6 @@ def member_outputs(bundle: LoadedBundle, prepared: Prepared) -> FloatArray:
         present_of(prepared.sequences, len(scale)),
         scale,
     )
-    return np.column_stack([outputs, residual_size(residuals)])
+    # Of a sequence that begins before the life is known, the newest window cannot be foreseen.
+    whole = prepared.windows_known >= bundle.specification.history.sequence_windows
+    return np.column_stack([outputs, np.where(whole, residual_size(residuals), np.nan)])

@@ -160,7 +160,8 @@ def test_the_sequence_models_residual_is_a_member_where_there_are_kernels() -> N
     rows = np.ascontiguousarray(sequences[:, :, -1])
     kernels = make_kernels(2, 16, 100, 1, sequences)
     healthy = windows(rows, names=NAMES[:2], least_stray=np.zeros(2), sequences=sequences, forecast=2)
-    fitted = fit_detection(healthy, SETTINGS, 1, kernels=kernels)
+    with_sequence = replace(SETTINGS, members=(*SETTINGS.members, SEQUENCE))
+    fitted = fit_detection(healthy, with_sequence, 1, kernels=kernels)
     broken = sequences.copy()
     broken[:, :, -1] *= -1.0
 
@@ -185,6 +186,7 @@ def test_the_sequence_models_residual_is_a_member_where_there_are_kernels() -> N
     [
         (windows(correlated(5)), SETTINGS, "cannot be cut"),
         (windows(correlated(60)), replace(SETTINGS, inputs=(":nothing",)), "no input ends in"),
+        (windows(correlated(60)), replace(SETTINGS, members=("largest", "sequence")), "needs features with sequences"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused(healthy: HealthyWindows, settings: DetectionSettings, why: str) -> None:

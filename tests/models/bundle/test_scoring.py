@@ -30,17 +30,20 @@ def test_scores_are_row_by_window(release: Any) -> None:
 
 
 def test_what_the_sequence_model_did_not_foresee_is_a_member(release: Any) -> None:
-    """The forecast is on the kernels of the windows before the newest."""
+    """The forecast is on the kernels of the windows before the newest, once there are as many as a sequence has."""
     bundle = release.loaded
     rows = prepare(bundle.specification, bundle.baseline, Histories(bundle.specification), release.windows)
     outputs = member_outputs(bundle, rows)
 
     assert outputs.shape == (6, 2)
-    assert np.isfinite(outputs).all()
+    assert np.isfinite(outputs[:, 0]).all()
     assert rows.sequences is not None
+    whole = rows.windows_known >= rows.sequences.shape[2]
+    assert np.isfinite(outputs[:, 1]).tolist() == whole.tolist()
+    assert set(whole) == {False, True}
     kernels = bundle.kernels(past_of(rows.sequences))
     missed = rows.sequences[:, :2, -1] - bundle.heads["forecast"].predict(kernels)
-    assert outputs[:, 1] == pytest.approx(np.sqrt((missed**2).mean(axis=1)), rel=1e-5)
+    assert outputs[whole, 1] == pytest.approx(np.sqrt((missed[whole] ** 2).mean(axis=1)), rel=1e-5)
 
 
 def test_life_is_told_in_seconds_with_what_it_rests_on(release: Any) -> None:
