@@ -8,7 +8,8 @@ same model by its defaults, in the same runtime. Then what a bundle takes to loa
 
 Of the detector the general converter is given the isolation forest alone (its default operator set is refused; it is
 asked for 15 and ``ai.onnx.ml`` 3): it makes no graph of the other members, so ours does more there. A sequence model
-has no other converter; it stands beside its aim.
+has no other converter; it stands beside its aim, and the recurrent unit (where JAX is) beside JAX's own prediction. How
+long the unit was trained changes no time, so it is trained for one step.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightgbm as lgb
@@ -41,6 +43,7 @@ from benchmarks.measurement import Measurement, compared, tell
 from cloud_service.training.compression import parts_of, us_per_row
 from cloud_service.training.detection import DetectionSettings, FittedDetection, HealthyWindows, fit_detection
 from cloud_service.training.failure import FailureLesson, FailureSettings, FittedFailure, fit_modes
+from cloud_service.training.gru import Gru, GruSettings, export_gru, train_gru
 from cloud_service.training.sequence import kernel_features, make_kernels
 from models.bundle.archive import pack, unpack_verified
 from models.bundle.contents import (
@@ -50,6 +53,7 @@ from models.bundle.contents import (
     DETECTOR,
     FAILURE,
     FEATURES,
+    GRU,
     HEADS,
     KERNELS,
     LIFE,
@@ -98,6 +102,7 @@ class Trained:
     detection: FittedDetection
     failure: FittedFailure
     life: lgb.Booster
+    unit: Gru | None
     parts: dict[str, bytes]
     manifest: Manifest
 
@@ -138,7 +143,9 @@ def train(lives: Lives) -> Trained:
         seed=1,
     )
     life = _life(prepared.inputs, life_h)
-    kernels, sums = _kernels(prepared, life_h)
+    sequences, told = lesson_of_kernels(prepared, life_h)
+    kernels, sums = _kernels(sequences, told)
+    unit = train_gru(sequences, told, GruSettings(steps=1), 1) if find_spec("jax") else None
     parts = {
         FEATURES: encode_specification(lives.spec),
         BASELINES: encode_baseline(lives.baseline),
@@ -152,11 +159,14 @@ def train(lives: Lives) -> Trained:
         HEADS: encode_heads({SEQUENCE_HEAD: sums.solve(RIDGE)}),
         STATISTICS: encode_statistics({SEQUENCE_HEAD: sums}),
     }
+    if unit is not None:
+        parts[GRU] = export_gru(unit, *sequences.shape[1:])
     return Trained(
         lives=lives,
         detection=detection,
         failure=failure,
         life=life,
+        unit=unit,
         parts=parts,
         manifest=_manifest(lives, detection, ("normal", *failure.modes.names)),
     )
@@ -188,8 +198,7 @@ def _life(rows: Float32Array, life_h: FloatArray) -> lgb.Booster:
     return lgb.train(settings, lgb.Dataset(without_missing(rows), life_h, params=settings), LIFE_TREES)
 
 
-def _kernels(prepared: Prepared, life_h: FloatArray) -> tuple[bytes, HeadStatistics]:
-    sequences, told = lesson_of_kernels(prepared, life_h)
+def _kernels(sequences: Float32Array, told: FloatArray) -> tuple[bytes, HeadStatistics]:
     _, channels, windows = sequences.shape
     kernels = make_kernels(channels, windows, KERNELS_COUNT, 1, sequences)
     return kernels, HeadStatistics.of(kernel_features(kernels, sequences), told)
@@ -245,7 +254,7 @@ def measurements() -> list[Measurement]:
         prepared = trained.lives.prepared.take(trained.lives.held_out)
         return [
             *_of_models(asked(trained, bundle), prepared, trained.lives.source),
-            *_of_sequences(bundle, prepared, trained.lives.source),
+            *_of_sequences(bundle, trained.unit, prepared, trained.lives.source),
             *_of_loading(unpacked, trained.lives.source),
         ]
 
@@ -269,15 +278,20 @@ def _of_models(models: Sequence[Asked], prepared: Prepared, source: str) -> list
     return found
 
 
-def _of_sequences(bundle: LoadedBundle, prepared: Prepared, source: str) -> list[Measurement]:
+def _of_sequences(bundle: LoadedBundle, unit: Gru | None, prepared: Prepared, source: str) -> list[Measurement]:
     assert bundle.kernels is not None
     assert prepared.sequences is not None
     kernels, head = bundle.kernels, bundle.heads[SEQUENCE_HEAD]
     name = f"sequence model ({KERNELS_COUNT} kernels and a head)"
     found = []
     for batch in BATCHES:
-        ours = us_per_row(lambda rows: head.predict(kernels(rows)), parts_of(prepared.sequences, batch), batch)
+        rows = parts_of(prepared.sequences, batch)
+        ours = us_per_row(lambda rows: head.predict(kernels(rows)), rows, batch)
         found.append(_beside(f"{name}, {batch} at a time, {source}", ours, AIM_SEQUENCE_US, "the aim"))
+        if unit is not None and bundle.gru is not None:
+            ours, theirs = us_per_row(bundle.gru, rows, batch), us_per_row(unit.predict, rows, batch)
+            title = f"recurrent unit of width {unit.r.shape[1]}, {batch} at a time, {source}"
+            found += [_beside(title, ours, theirs, TRAINER), _beside(title, ours, AIM_SEQUENCE_US, "the aim")]
     return found
 
 
