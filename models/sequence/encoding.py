@@ -7,6 +7,7 @@ and statistics that no windows can have are refused.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -30,6 +31,7 @@ class _StoredHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array
     outputs: int
     weights: bytes
     bias: bytes
+    ridge: float = 0.0
 
 
 class _StoredStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -62,6 +64,7 @@ def encode_heads(heads: Mapping[str, Head]) -> bytes:
                     outputs=len(head.bias),
                     weights=_stored(head.weights),
                     bias=_stored(head.bias),
+                    ridge=head.ridge,
                 )
                 for name, head in sorted(heads.items())
             },
@@ -78,15 +81,18 @@ def decode_heads(data: bytes) -> dict[str, Head]:
     try:
         _check_size(data, MAX_HEADS_BYTES)
         stored = msgspec.msgpack.decode(data, type=_StoredHeads)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HeadError(f"heads do not decode ({error})") from error
     _check_names(stored.schema, list(stored.heads))
     heads = {}
     for name, one in stored.heads.items():
         _check_shape(name, one.columns, one.outputs)
+        if not 0.0 <= one.ridge < math.inf:
+            raise HeadError(f"{name}: a ridge of {one.ridge} is none")
         heads[name] = Head(
             weights=_numbers(name, one.weights, (one.columns, one.outputs)),
             bias=_numbers(name, one.bias, (one.outputs,)),
+            ridge=one.ridge,
         )
     return heads
 
@@ -120,7 +126,7 @@ def decode_statistics(data: bytes) -> dict[str, HeadStatistics]:
     try:
         _check_size(data, MAX_STATISTICS_BYTES)
         stored = msgspec.msgpack.decode(data, type=_StoredSums)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HeadError(f"statistics do not decode ({error})") from error
     _check_names(stored.schema, list(stored.statistics))
     return {name: _statistics(name, one) for name, one in stored.statistics.items()}

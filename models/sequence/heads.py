@@ -32,6 +32,7 @@ class Head:
     Attributes:
         weights: Shape ``(K, o)``.
         bias: Shape ``(o,)``.
+        ridge: With which it was solved, to solve it anew from added statistics; 0: not known.
 
     Example:
         >>> head = Head(weights=np.array([[2.0], [0.5]]), bias=np.array([1.0]))
@@ -41,6 +42,7 @@ class Head:
 
     weights: FloatArray
     bias: FloatArray
+    ridge: float = 0.0
 
     def predict(self, features: FloatArray | Float32Array) -> FloatArray:
         """Return the predictions, shape ``(n, o)``, of kernels of shape ``(n, K)``, summed in float64."""
@@ -157,7 +159,7 @@ class HeadStatistics:
         weights = _solve_positive(covariance, self.moment[:-1] - total * np.outer(mean, target), floor=ridge)
         if not np.isfinite(weights).all():
             raise HeadError(f"a head of {self.rows} windows with ridge {ridge:g} has no finite solution")
-        return Head(weights=weights, bias=target - mean @ weights)
+        return Head(weights=weights, bias=target - mean @ weights, ridge=ridge)
 
     def squared_error(self, head: Head) -> FloatArray:
         """Return the weighted sum of the squared errors of *head* on these windows, shape ``(o,)``, 0 or more."""

@@ -38,11 +38,12 @@ class RecursiveHead:
         except np.linalg.LinAlgError as error:
             raise HeadError(f"a head of {statistics.rows} windows with ridge {ridge:g} cannot learn on") from error
         self._weights = np.vstack([head.weights, head.bias])
+        self._ridge = ridge
 
     @property
     def head(self) -> Head:
         """The head as it is now."""
-        return Head(weights=self._weights[:-1].copy(), bias=self._weights[-1].copy())
+        return Head(weights=self._weights[:-1].copy(), bias=self._weights[-1].copy(), ridge=self._ridge)
 
     def update(
         self, features: FloatArray | Float32Array, targets: FloatArray, weights: FloatArray | None = None

@@ -1,3 +1,5 @@
+import math
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -25,6 +27,7 @@ def test_heads_come_back_bit_by_bit(learned: Learned) -> None:
     assert sorted(found) == ["life", "life_cut"]
     np.testing.assert_array_equal(found["life"].weights, given["life"].weights)
     np.testing.assert_array_equal(found["life"].bias, given["life"].bias)
+    assert {name: head.ridge for name, head in found.items()} == {"life": 2.0, "life_cut": 1.0}
     assert encode_heads(found) == encode_heads(given)
 
 
@@ -109,6 +112,21 @@ def _with(number: int, value: Any, *, file: bytes = STATISTICS, key: str = "stat
 def test_statistics_that_no_windows_have_are_refused(data: bytes, why: str) -> None:
     with pytest.raises(HeadError, match=why):
         decode_statistics(data)
+
+
+@pytest.mark.parametrize("ridge", [-1.0, math.nan, math.inf])
+def test_a_ridge_that_is_none_is_refused(ridge: float) -> None:
+    """Nobody could solve such a head anew."""
+    head = replace(decode_heads(HEADS)["life"], ridge=ridge)
+
+    with pytest.raises(HeadError, match="a ridge of"):
+        decode_heads(encode_heads({"life": head}))
+
+
+def test_endless_nesting_is_refused() -> None:
+    for decode in (decode_heads, decode_statistics):
+        with pytest.raises(HeadError, match="do not decode"):
+            decode(b"\x81\xa1x" * 100_000)
 
 
 def test_names_are_plain_and_few() -> None:
