@@ -27,7 +27,12 @@ def classification(source: Source) -> Classification:
     values = np.concatenate([values_of(table, picked) for table in tables])
     modes = told.modes
     if told.columns.mode:
-        texts = [text for table in tables for text in table.texts(told.columns.mode)]
+        texts = [text for table in tables for text in table.texts(told.columns.mode, needed=True)]
+        if lost := set(told.normal) - set(texts):
+            raise DatasetError(
+                f"{tables[0].file}: normal: column {told.columns.mode!r} never holds {min(lost)!r}; it holds "
+                f"{', '.join(sorted(set(texts))[:40])}"
+            )
         modes = tuple(sorted(set(texts) - set(told.normal)))
         mode = np.array(texts)[:, None] == np.array(modes)[None, :]
         target = mode.any(axis=1)
@@ -35,13 +40,13 @@ def classification(source: Source) -> Classification:
         mode = np.column_stack([_flags(tables, column) for column in modes] or [np.empty((count, 0), np.bool_)])
         target = _flags(tables, told.columns.target)
     folds = told.split.folds or DEFAULT_FOLDS
-    group = np.arange(count, dtype=np.int64)
+    group, kind = np.arange(count, dtype=np.int64), "rows"
     if told.columns.group:
-        groups = [text for table in tables for text in table.texts(told.columns.group)]
-        group = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+        groups = [text for table in tables for text in table.texts(told.columns.group, needed=True)]
+        group, kind = np.unique(groups, return_inverse=True)[1].astype(np.int64), "groups with rows that"
     for failed, name in ((target, "failed"), (~target, "did not fail")):
         if np.unique(group[failed]).size < folds:
-            raise DatasetError(f"{tables[0].file}: fewer than {folds} rows {name}; each of {folds} folds needs one")
+            raise DatasetError(f"{tables[0].file}: fewer than {folds} {kind} {name}; each of {folds} folds needs one")
     row_ids = [text for table in tables for text in table.texts(told.columns.row)] if told.columns.row else None
     return Classification(
         name=source.name,

@@ -14,11 +14,12 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from models.datasets.files import DatasetError, read_bytes
+from models.datasets.files import BOM, DatasetError, read_bytes
 
 DESCRIPTION_FILE: Final = "dataset.toml"
 DESCRIPTION_LIMIT: Final = 1024 * 1024
 MOST_FOLDS: Final = 100
+_YEAR_S: Final = 366 * 86_400.0
 
 Task = Literal["remaining_life", "anomaly", "classification", "failure_events", "series"]
 Role = Literal["measurement", "setting", "static", "event"]
@@ -138,7 +139,7 @@ def read_description(file: Path) -> Description:
         DatasetError: If it cannot be read, is no TOML, has an unknown key, or a value that cannot be used. The message
             names the file, the line or the key, and what is expected.
     """
-    content = read_bytes(file, DESCRIPTION_LIMIT)
+    content = read_bytes(file, DESCRIPTION_LIMIT).removeprefix(BOM)
     try:
         description = msgspec.toml.decode(content, type=Description)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -266,14 +267,14 @@ def _number_problems(told: Description) -> Iterator[str]:
         yield f"split.healthy_rows: {split.healthy_rows} must be 1 or more"
     if split.healthy_share is not None and not 0.0 < split.healthy_share < 1.0:
         yield f"split.healthy_share: {split.healthy_share} must lie between 0 and 1"
-    for key, value in {
-        "table.sampling_interval_s": table.sampling_interval_s,
-        "changepoint_window_s": told.changepoint_window_s,
-        "life.cap": 1.0 if told.life.cap is None else told.life.cap,
-        "failures.horizon_h": told.failures.horizon_h if told.failures else 1.0,
-    }.items():
-        if not 0.0 < value < math.inf:
-            yield f"{key}: {value} must be above 0"
+    for key, value, most in (
+        ("table.sampling_interval_s", table.sampling_interval_s, _YEAR_S),
+        ("changepoint_window_s", told.changepoint_window_s, _YEAR_S),
+        ("life.cap", 1.0 if told.life.cap is None else told.life.cap, 1e9),
+        ("failures.horizon_h", told.failures.horizon_h if told.failures else 1.0, _YEAR_S / 360.0),
+    ):
+        if not 0.0 < value <= most:
+            yield f"{key}: {value} must be above 0, and {most:g} at most"
 
 
 def _life_problems(told: Description) -> Iterator[str]:
@@ -288,6 +289,12 @@ def _life_problems(told: Description) -> Iterator[str]:
         yield "columns: give cycle or time, not both"
     if told.life.unit == "cycles" and told.columns.time:
         yield "life.unit: with columns.time a life is counted in hours"
+    if files.train and told.split != Split():
+        yield "split: files.train and files.test are the split; leave it out"
+    if told.split.test_assets and told.split.folds is not None:
+        yield "split: give test_assets or folds, not both"
+    if files.test_life and not files.test:
+        yield "files.test_life: has a meaning only beside files.test; leave it out"
 
 
 def _anomaly_problems(told: Description) -> Iterator[str]:
@@ -295,6 +302,8 @@ def _anomaly_problems(told: Description) -> Iterator[str]:
         yield 'files.data: is missing; give the files that are judged, e.g. data = ["*.csv"]'
     if bool(told.columns.anomaly) == bool(told.files.labels):
         yield "columns.anomaly: give the column that is 1 where a row is anomalous, or files.labels with windows"
+    if told.files.labels and not told.columns.time:
+        yield "columns.time: is missing; labelled windows are told by time"
 
 
 def _classification_problems(told: Description) -> Iterator[str]:
@@ -322,6 +331,8 @@ def _series_problems(told: Description) -> Iterator[str]:
         yield "files.data: is missing; give the files of series"
     if not told.files.labels and not told.columns.anomaly:
         yield "files.labels: is missing; give the file of labelled windows, or columns.anomaly"
+    if told.files.labels and not told.columns.time:
+        yield "columns.time: is missing; labelled windows are told by time"
 
 
 def _or(words: tuple[str, ...]) -> str:

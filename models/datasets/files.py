@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
+BOM: Final = b"\xef\xbb\xbf"  # some editors begin a UTF-8 file with it
 TEXT_LIMIT: Final = 64 * 1024 * 1024  # the largest file read here has 10 MiB
 
 

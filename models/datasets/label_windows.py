@@ -70,7 +70,7 @@ def _rows_of_json(file: Path, series: Sequence[str]) -> list[tuple[str, str, str
                 raise DatasetError(f"{file}: has windows of no named file, and there are {len(series)} series")
             content = {series[0]: content}
         by_file = msgspec.convert(content, dict[str, list[tuple[str, str]]])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise DatasetError(f"{file}: {error}; needs pairs of times, or such a list for each file") from error
     return [(name, start, end) for name, pairs in by_file.items() for start, end in pairs]
 

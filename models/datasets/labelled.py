@@ -6,14 +6,17 @@ from typing import Final
 
 import numpy as np
 
+from models.datasets.description import Description
 from models.datasets.files import DatasetError
 from models.datasets.label_windows import LabelWindows, read_label_windows
 from models.datasets.rows import Rows, flags_of, picked_channels, with_ranges
 from models.datasets.source import Source
+from models.datasets.table import Table
 from models.datasets.tasks import Anomaly, Series
-from models.records import BoolArray, Int64Array
+from models.records import BoolArray, Int64Array, from_ns
 
 DEFAULT_HEALTHY_SHARE: Final = 0.3
+LEAST_HEALTHY_ROWS: Final = 10
 
 
 def anomaly(source: Source) -> Anomaly:
@@ -23,20 +26,29 @@ def anomaly(source: Source) -> Anomaly:
         DatasetError: If a file cannot be used, or has no row after its healthy ones.
     """
     told = source.told
-    judged_tables = source.tables(told.files.data, "files.data")
     healthy_tables = source.tables(told.files.healthy, "files.healthy") if told.files.healthy else ()
-    tables = (*healthy_tables, *judged_tables)
-    picked = picked_channels(told, judged_tables)
-    rows = source.rows(tables, picked)
-    healthy_files = source.rows(healthy_tables, picked).asset_ids if healthy_tables else ()
-    judged = np.array([name not in healthy_files for name in rows.asset_ids])
-    healthy_rows = np.where(judged, _healthy_rows(source, rows), np.diff(rows.bounds))
-    changepoint = flags_of(tables, told.columns.changepoint, rows)
+    healthy_files = {table.file for table in healthy_tables}
+    tables = tuple(table for table in source.tables(told.files.data, "files.data") if table.file not in healthy_files)
+    if not tables:
+        raise DatasetError(f"{source.folder}: files.healthy: names all files of files.data; leave some to be judged")
+    for table in tables:
+        _check_labels(table, told)
+    picked = picked_channels(told, tables)
+    own = source.rows(tables, picked)
+    changepoint = flags_of(tables, told.columns.changepoint, own)
     if told.files.labels:
-        windows = read_label_windows(source.folder, told.files.labels, told.table, rows.asset_ids)
-        anomaly = _inside(windows, rows)
+        anomaly = _inside(_windows_in(source, own), own)
     else:
-        anomaly = flags_of(tables, told.columns.anomaly, rows)
+        anomaly = flags_of(tables, told.columns.anomaly, own)
+    healthy_rows = _healthy_rows(source, own)
+    rows, spare = own, 0
+    if healthy_tables:
+        healthy = source.rows(healthy_tables, picked)
+        spare = len(healthy.asset_ids)
+        rows = _one_after_the_other(healthy, own)
+        healthy_rows = np.concatenate([np.diff(healthy.bounds), healthy_rows])
+        never = np.zeros(len(healthy.asset), np.bool_)
+        anomaly, changepoint = np.concatenate([never, anomaly]), np.concatenate([never, changepoint])
     return Anomaly(
         name=source.name,
         channels=with_ranges(picked, rows.values[_first_rows(rows, healthy_rows)]),
@@ -48,24 +60,77 @@ def anomaly(source: Source) -> Anomaly:
         anomaly=anomaly,
         changepoint=changepoint,
         healthy_rows=healthy_rows.astype(np.int64),
-        judged=judged,
+        judged=np.arange(len(rows.asset_ids)) >= spare,
         changepoint_window_s=told.changepoint_window_s,
     )
+
+
+def _check_labels(table: Table, told: Description) -> None:
+    """Refuse a file that is to be judged and does not say where it is anomalous: it would count as healthy."""
+    for key in ("anomaly", "changepoint"):
+        column = getattr(told.columns, key)
+        if column and not table.has(column):
+            raise DatasetError(
+                f"{table.file}: has no column {column!r}, which columns.{key} names; it has "
+                f"{', '.join(table.names[:40])}; correct the key, or list the file under files.healthy if it is so"
+            )
+
+
+def _one_after_the_other(healthy: Rows, judged: Rows) -> Rows:
+    """Return the rows of both; what has the same name in both is two."""
+    taken = set(judged.asset_ids)
+    return Rows(
+        asset_ids=(
+            *(f"healthy/{name}" if name in taken else name for name in healthy.asset_ids),
+            *judged.asset_ids,
+        ),
+        asset=np.concatenate([healthy.asset, judged.asset + len(healthy.asset_ids)]),
+        time_ns=np.concatenate([healthy.time_ns, judged.time_ns]),
+        age=np.concatenate([healthy.age, judged.age]),
+        values=np.concatenate([healthy.values, judged.values]),
+        order=np.concatenate([healthy.order, judged.order + len(healthy.order)]),
+    )
+
+
+def _windows_in(source: Source, rows: Rows) -> LabelWindows:
+    """Return the labelled windows of *rows*; one that is wholly before or after its series is refused."""
+    told = source.told
+    windows = read_label_windows(source.folder, told.files.labels, told.table, rows.asset_ids)
+    first, last = rows.time_ns[rows.bounds[:-1]], rows.time_ns[rows.bounds[1:] - 1]
+    outside = np.flatnonzero((windows.end_ns < first[windows.file]) | (windows.start_ns > last[windows.file]))
+    if outside.size:
+        window, file = outside[0], windows.file[outside[0]]
+        start, end, begins, ends = (
+            from_ns(int(at)).isoformat(" ", "seconds")
+            for at in (windows.start_ns[window], windows.end_ns[window], first[file], last[file])
+        )
+        raise DatasetError(
+            f"{source.folder / told.files.labels}: window {start} to {end} lies outside of {rows.asset_ids[file]}, "
+            f"which has rows from {begins} to {ends}; compare their clocks, or take the window out"
+        )
+    return windows
 
 
 def _healthy_rows(source: Source, rows: Rows) -> Int64Array:
     """Return how many of each file's first rows may be learnt from."""
     split, counts = source.told.split, np.diff(rows.bounds)
-    if split.healthy_rows is None:
+    if split.healthy_rows is not None:
+        healthy = np.full(len(counts), split.healthy_rows, np.int64)
+    else:
         share = DEFAULT_HEALTHY_SHARE if split.healthy_share is None else split.healthy_share
-        return np.maximum(np.floor(share * counts), 1).astype(np.int64)
-    short = np.flatnonzero(counts <= split.healthy_rows)
-    if short.size:
-        raise DatasetError(
-            f"{source.folder}: {rows.asset_ids[short[0]]} has {counts[short[0]]} rows, and split.healthy_rows is "
-            f"{split.healthy_rows}: nothing is left to judge; lower it, or list the file under files.healthy"
-        )
-    return np.full(len(counts), split.healthy_rows, np.int64)
+        healthy = np.floor(share * counts).astype(np.int64)
+    for name, count, few in zip(rows.asset_ids, counts.tolist(), healthy.tolist(), strict=True):
+        if few < LEAST_HEALTHY_ROWS:
+            raise DatasetError(
+                f"{source.folder}: {name} has {count} rows, of which the first {few} are to be learnt from; it "
+                f"needs {LEAST_HEALTHY_ROWS}: raise split.healthy_rows or split.healthy_share, or take the file out"
+            )
+        if count <= few:
+            raise DatasetError(
+                f"{source.folder}: {name} has {count} rows, and split.healthy_rows is {few}: nothing is left to judge; "
+                "lower it, or list the file under files.healthy"
+            )
+    return healthy
 
 
 def _first_rows(rows: Rows, count: Int64Array) -> BoolArray:
@@ -92,7 +157,7 @@ def series(source: Source) -> Series:
     rows = source.rows(tables, picked)
     healthy_rows = _healthy_rows(source, rows)
     if told.files.labels:
-        windows = read_label_windows(source.folder, told.files.labels, told.table, rows.asset_ids)
+        windows = _windows_in(source, rows)
     else:
         windows = _windows_of_flags(flags_of(tables, told.columns.anomaly, rows), rows)
     return Series(

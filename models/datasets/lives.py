@@ -31,6 +31,8 @@ def remaining_life(source: Source) -> RemainingLife:
     if told.files.train:
         train_tables = source.tables(told.files.train, "files.train")
         test_tables = source.tables(told.files.test, "files.test")
+        if both := {table.file.resolve() for table in train_tables} & {table.file.resolve() for table in test_tables}:
+            raise DatasetError(f"{min(both)}: is among files.train and files.test; what is judged is never learnt from")
         picked = picked_channels(told, train_tables)
         train = _until_failure(source, train_tables, source.rows(train_tables, picked))
         test = _cut_before(source, test_tables, source.rows(test_tables, picked))
@@ -39,7 +41,7 @@ def remaining_life(source: Source) -> RemainingLife:
         tables = source.tables(told.files.data, "files.data")
         picked = picked_channels(told, tables)
         runs = _until_failure(source, tables, source.rows(tables, picked))
-        splits = [_split_of(source, runs, judged) for judged in _judged_assets(source, runs)]
+        splits = [_split_of(runs, judged) for judged in _judged_assets(source, runs)]
     for split in splits:
         known = np.unique(split.train.asset[np.isfinite(split.train.life)]).size
         if known < 2 or not split.test.asset_ids:
@@ -64,8 +66,18 @@ def _until_failure(source: Source, tables: Sequence[Table], rows: Rows) -> Runs:
         life = _life_column(source, tables, rows)
     else:
         life = rows.age[rows.bounds[1:] - 1][rows.asset] - rows.age
-    suspended = [any(fnmatchcase(name, one) for one in source.told.life.suspended) for name in rows.asset_ids]
-    return _runs(rows, np.where(np.array(suspended)[rows.asset], np.nan, life))
+    suspended = _named(source, "life.suspended", source.told.life.suspended, rows.asset_ids)
+    return _runs(rows, np.where(suspended[rows.asset], np.nan, life))
+
+
+def _named(source: Source, key: str, patterns: Sequence[str], asset_ids: Sequence[str]) -> BoolArray:
+    """Return which assets *patterns* name; one that names none is refused."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in asset_ids):
+            raise DatasetError(
+                f"{source.folder}: {key}: {pattern!r} names no asset; there are {', '.join(asset_ids[:20])}"
+            )
+    return np.array([any(fnmatchcase(name, pattern) for pattern in patterns) for name in asset_ids], np.bool_)
 
 
 def _cut_before(source: Source, tables: Sequence[Table], rows: Rows) -> Runs:
@@ -85,17 +97,25 @@ def _test_life(source: Source, rows: Rows) -> FloatArray:
     column = next((name for name in (told.columns.life, "life") if name and table.has(name)), table.names[-1])
     values = table.numbers(column, needed=True)
     names = table.texts(told.columns.asset) if by_name else list(rows.asset_ids)
-    if len(values) != len(rows.asset_ids) or set(names) != set(rows.asset_ids) or (values < 0).any():
+    if (below := np.flatnonzero(values < 0.0)).size:
+        raise table.refusal(column, int(below[0]), "is below 0")
+    if len(values) != len(rows.asset_ids) or set(names) != set(rows.asset_ids):
+        lost = sorted(set(rows.asset_ids) - set(names))
         raise DatasetError(
-            f"{table.file}: has {len(values)} values; needs one, 0 or more, for each of "
-            f"{len(rows.asset_ids)} test assets"
+            f"{table.file}: has {len(values)} values; needs one for each of {len(rows.asset_ids)} test assets"
+            + (f", and none is of {lost[0]}" if lost else "")
         )
     by_asset = dict(zip(names, values.tolist(), strict=True))
     return np.array([by_asset[name] for name in rows.asset_ids])
 
 
 def _life_column(source: Source, tables: Sequence[Table], rows: Rows) -> FloatArray:
-    life = np.concatenate([table.numbers(source.told.columns.life) for table in tables])[rows.order]
+    column = source.told.columns.life
+    parts = [table.numbers(column) for table in tables]
+    for table, part in zip(tables, parts, strict=True):
+        if (below := np.flatnonzero(part < 0.0)).size:
+            raise table.refusal(column, int(below[0]), "is below 0")
+    life = np.concatenate(parts)[rows.order]
     return np.asarray(life, np.float64)
 
 
@@ -116,8 +136,7 @@ def _judged_assets(source: Source, runs: Runs) -> list[BoolArray]:
     known = np.isfinite(runs.life[last])
     patterns = source.told.split.test_assets
     if patterns:
-        named = [any(fnmatchcase(name, pattern) for pattern in patterns) for name in runs.asset_ids]
-        return [np.array(named) & known]
+        return [_named(source, "split.test_assets", patterns, runs.asset_ids) & known]
     folds = source.told.split.folds or DEFAULT_FOLDS
     if known.sum() < folds:
         raise DatasetError(f"{source.folder}: {known.sum()} assets that failed; needs one for each of {folds} folds")
@@ -127,10 +146,8 @@ def _judged_assets(source: Source, runs: Runs) -> list[BoolArray]:
     return [fold == number for number in range(folds)]
 
 
-def _split_of(source: Source, runs: Runs, judged: BoolArray) -> LifeSplit:
+def _split_of(runs: Runs, judged: BoolArray) -> LifeSplit:
     """Return the assets that are *judged*, cut before their failure, and the others to learn from."""
-    if source.told.files.test_life:
-        raise DatasetError(f"{source.folder}: files.test_life: has a meaning only beside files.test; leave it out")
     count = np.bincount(runs.asset, minlength=len(runs.asset_ids))
     place = np.arange(len(runs.asset)) - np.searchsorted(runs.asset, runs.asset)
     last = np.searchsorted(runs.asset, np.arange(len(runs.asset_ids)), side="right") - 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import inf
@@ -21,6 +21,8 @@ from models.records import BoolArray, Channel, FloatArray, Int64Array
 FILES_LIMIT: Final = 10_000
 ROWS_LIMIT: Final = 20_000_000
 LEVELS_LIMIT: Final = 100
+_ANSWERS: Final = ("life", "target", "mode", "anomaly", "changepoint")
+_LATEST_NS: Final = 2**63 - 1
 _SUFFIX = re.compile(r"(\.(csv|txt|tsv|dat|data))?(\.gz)?$")
 
 
@@ -64,7 +66,10 @@ def files_of(folder: Path, patterns: Sequence[str], key: str) -> tuple[Path, ...
     found: dict[Path, None] = {}
     for pattern in patterns:
         is_plain = not re.search(r"[*?\[]", pattern)
-        files = [folder / pattern] if is_plain else [file for file in folder.glob(pattern) if file.is_file()]
+        try:
+            files = [folder / pattern] if is_plain else [file for file in folder.glob(pattern) if file.is_file()]
+        except ValueError as error:
+            raise DatasetError(f"{folder}: {key}: {pattern!r}: {error}") from error
         if not files:
             raise DatasetError(f"{folder}: {key}: {pattern!r} names no file; correct it, or put the files there")
         found.update(dict.fromkeys(sorted(files, key=lambda file: _natural(file.relative_to(folder).as_posix()))))
@@ -101,8 +106,13 @@ def picked_channels(told: Description, tables: Sequence[Table], *, with_levels: 
         with_levels: Whether a column of texts may become a channel, each text a whole number.
 
     Raises:
-        DatasetError: If a column is missing or holds texts, a setting is no channel, or no channel is left.
+        DatasetError: If a column is missing, holds texts or is the answer, a setting is no channel, no channel is left,
+            or what is to be ignored is no column.
     """
+    columns = {name for table in tables for name in table.names}
+    for pattern in told.ignore if not told.files.statics else ():
+        if not any(fnmatchcase(name, pattern) for name in columns):
+            raise DatasetError(f"{tables[0].file}: ignore: {pattern!r} names no column; there are {_listed(columns)}")
     listed: Mapping[str, ChannelForm] = told.channels or {name: ChannelForm() for name in _others(told, tables[0])}
     picked = tuple(
         Picked(name=name, column=form.column or name, form=_with_role(name, form, told), levels=form.levels)
@@ -111,6 +121,12 @@ def picked_channels(told: Description, tables: Sequence[Table], *, with_levels: 
     lost = [name for name in told.settings if name not in listed]
     if lost:
         raise DatasetError(f"{tables[0].file}: settings: {lost[0]!r} is no channel; there are {', '.join(listed)}")
+    answers = {getattr(told.columns, key) for key in _ANSWERS} | set(told.modes)
+    for one in picked:
+        if one.column in answers:
+            raise DatasetError(
+                f"{tables[0].file}: channels.{one.name}: column {one.column!r} is the answer; take the channel out"
+            )
     if not picked:
         raise DatasetError(f"{tables[0].file}: has no column left to be a channel; name them under channels")
     return tuple(_with_levels(channel, tables, allowed=with_levels) for channel in picked)
@@ -168,15 +184,14 @@ def joined_rows(folder: Path, told: Description, tables: Sequence[Table], channe
 
 
 def flags_of(tables: Sequence[Table], column: str, rows: Rows) -> BoolArray:
-    """Return the truth values of *column* in the order of *rows*; False where there is no such column."""
-    parts = [
-        table.flags(column) if column and table.has(column) else np.zeros(table.rows, np.bool_) for table in tables
-    ]
+    """Return the truth values of *column* in the order of *rows*; False throughout where *column* is empty."""
+    parts = [table.flags(column) if column else np.zeros(table.rows, np.bool_) for table in tables]
     return np.asarray(np.concatenate(parts)[rows.order], np.bool_)
 
 
 def _others(told: Description, table: Table) -> Iterator[str]:
-    used = {getattr(told.columns, key) for key in told.columns.__struct_fields__} | set(told.modes)
+    """Yield the columns of *table* that nothing else uses; one without a name, as of a row's number, is no channel."""
+    used = {getattr(told.columns, key) for key in told.columns.__struct_fields__} | set(told.modes) | {""}
     for name in table.names:
         if name not in used and not any(fnmatchcase(name, pattern) for pattern in told.ignore):
             yield name
@@ -219,12 +234,7 @@ def _levels_of(table: Table, channel: Picked) -> FloatArray:
 def _assets_of(folder: Path, told: Description, table: Table) -> list[str]:
     if not told.columns.asset:
         return [file_id(folder, table.file)] * table.rows
-    names = table.texts(told.columns.asset)
-    if "" in names:
-        raise DatasetError(
-            f"{table.file}: line {names.index('') + table.first_line}, column {told.columns.asset!r}: is missing"
-        )
-    return names
+    return table.texts(told.columns.asset, needed=True)
 
 
 def _clock(told: Description, tables: Sequence[Table], asset: Int64Array) -> tuple[FloatArray, Int64Array]:
@@ -240,9 +250,18 @@ def _clock(told: Description, tables: Sequence[Table], asset: Int64Array) -> tup
         age = np.empty(len(asset))
         age[order] = np.arange(len(asset)) - first + 1.0
         if told.task != "remaining_life":
-            step_ns = told.table.sampling_interval_s * 1e9
-            return age, CYCLE_ZERO_NS + np.rint((age - 1.0) * step_ns).astype(np.int64)
-    return age, CYCLE_ZERO_NS + np.rint(age * NS_PER_HOUR).astype(np.int64)
+            return age, _times_of(age - 1.0, told.table.sampling_interval_s * 1e9, tables, "table.sampling_interval_s")
+    return age, _times_of(age, NS_PER_HOUR, tables, f"column {told.columns.cycle!r}")
+
+
+def _times_of(count: FloatArray, step_ns: float, tables: Sequence[Table], source: str) -> Int64Array:
+    after_ns = np.rint(count * step_ns)
+    if (np.abs(after_ns) > _LATEST_NS - CYCLE_ZERO_NS - 1e6).any():
+        raise DatasetError(
+            f"{tables[0].file}: {source}: leads to {np.abs(count).max():g} steps of {step_ns / 1e9:g} s, which is more "
+            "than 260 years; correct it"
+        )
+    return CYCLE_ZERO_NS + after_ns.astype(np.int64)
 
 
 def _hours_since_first(time_ns: Int64Array, asset: Int64Array) -> FloatArray:
@@ -292,6 +311,10 @@ def _repeated(tables: Sequence[Table], row: int, asset_id: str, told: Descriptio
             )
         row -= table.rows
     raise AssertionError("the row is of one of the tables")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)[:40])
 
 
 def _natural(name: str) -> list[tuple[float, str]]:

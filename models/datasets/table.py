@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +17,8 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from models.datasets.description import TableForm
-from models.datasets.files import DatasetError, read_bytes
-from models.records import BoolArray, FloatArray, Int64Array
+from models.datasets.files import BOM, DatasetError, read_bytes
+from models.records import BoolArray, FloatArray, Int64Array, to_ns
 
 BYTES_LIMIT: Final = 512 * 1024 * 1024
 ROW_LIMIT: Final = 10_000_000
@@ -46,9 +48,16 @@ class Table:
         """Return whether there is a column of that *name*."""
         return name in self.names
 
-    def texts(self, name: str) -> list[str]:
-        """Return the column as texts without the spaces around them; a missing one is ``""``."""
-        return [text or "" for text in self._column(name).to_pylist()]
+    def texts(self, name: str, *, needed: bool = False) -> list[str]:
+        """Return the column as texts without the spaces around them; a missing one is ``""``.
+
+        Raises:
+            DatasetError: If there is no such column, or a text is missing while *needed*.
+        """
+        texts = [text or "" for text in self._column(name).to_pylist()]
+        if needed and "" in texts:
+            raise self.refusal(name, texts.index(""), "is missing")
+        return texts
 
     def numbers(self, name: str, *, needed: bool = False) -> FloatArray:
         """Return the column as numbers, shape ``(rows,)``, NaN where one is missing.
@@ -57,16 +66,16 @@ class Table:
             DatasetError: If there is no such column, or a value is no finite number, or is missing while *needed*.
         """
         texts = self._column(name)
-        if self.form.decimal == ",":
-            texts = pc.replace_substring(texts, ",", ".")
+        if self.form.decimal == ",":  # a point parts thousands there: 1.234 would be read as 1
+            texts = pc.replace_substring(pc.replace_substring(texts, ".", "_"), ",", ".")
         try:
             values = np.asarray(pc.fill_null(pc.cast(texts, pa.float64()), float("nan")), np.float64)
         except pa.ArrowInvalid:
-            raise self._refusal(name, _first_that_is_no_number(texts), "is no number") from None
+            raise self.refusal(name, _first_that_is_no_number(texts), "is no number") from None
         if np.isinf(values).any():
-            raise self._refusal(name, int(np.flatnonzero(np.isinf(values))[0]), "is not finite")
+            raise self.refusal(name, int(np.flatnonzero(np.isinf(values))[0]), "is not finite")
         if needed and np.isnan(values).any():
-            raise self._refusal(name, int(np.flatnonzero(np.isnan(values))[0]), "is missing")
+            raise self.refusal(name, int(np.flatnonzero(np.isnan(values))[0]), "is missing")
         return values
 
     def is_numeric(self, name: str) -> bool:
@@ -87,7 +96,7 @@ class Table:
         true = np.asarray(pc.is_in(texts, value_set=pa.array(_TRUE)), np.bool_)
         known = true | np.asarray(pc.is_in(texts, value_set=pa.array(_FALSE)), np.bool_)
         if not known.all():
-            raise self._refusal(name, int(np.flatnonzero(~known)[0]), "is neither 0 nor 1")
+            raise self.refusal(name, int(np.flatnonzero(~known)[0]), "is neither 0 nor 1")
         return true
 
     def times(self, name: str) -> Int64Array:
@@ -98,12 +107,16 @@ class Table:
         """
         texts = self._column(name)
         if self.form.time_format in _UNIX_NS:
-            return np.rint(self.numbers(name, needed=True) * _UNIX_NS[self.form.time_format]).astype(np.int64)
+            time_ns = np.rint(self.numbers(name, needed=True) * _UNIX_NS[self.form.time_format])
+            if (far := np.flatnonzero(np.abs(time_ns) > LATEST_NS)).size:
+                why = f"lies outside of 1678 to 2262 (table.time_format is {self.form.time_format})"
+                raise self.refusal(name, int(far[0]), why)
+            return time_ns.astype(np.int64)
         parsed = _parsed_times(texts, self.form.time_format)
         missing = np.asarray(pc.is_null(parsed), np.bool_)
         if missing.any():
             row = int(np.flatnonzero(missing)[0])
-            raise self._refusal(name, row, f"is no time (table.time_format is {self.form.time_format})")
+            raise self.refusal(name, row, f"is no time (table.time_format is {self.form.time_format})")
         return np.asarray(pc.cast(parsed, pa.int64()), np.int64)
 
     def _column(self, name: str) -> Any:
@@ -111,7 +124,8 @@ class Table:
             raise DatasetError(f"{self.file}: has no column {name!r}; it has {', '.join(self.names[:40])}")
         return self.columns[self.names.index(name)]
 
-    def _refusal(self, name: str, row: int, why: str) -> DatasetError:
+    def refusal(self, name: str, row: int, why: str) -> DatasetError:
+        """Return the error that the value of column *name* in *row*, from 0, cannot be used, and *why*."""
         value = self.columns[self.names.index(name)][row].as_py()
         shown = "" if value is None else f" {value[:40]!r}"
         return DatasetError(
@@ -120,6 +134,7 @@ class Table:
         )
 
 
+LATEST_NS: Final = 9.2e18  # times are whole ns in 64 bits
 _UNIX_NS: Final = {"unix_s": 1e9, "unix_ms": 1e6}
 
 
@@ -135,7 +150,7 @@ def read_table(file: Path, form: TableForm, names: Sequence[str] = ()) -> Table:
         DatasetError: If it is missing, too large, or no table of at least one row, or a line has more or fewer
             columns than the first.
     """
-    content = read_bytes(file, BYTES_LIMIT).removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n \t")
+    content = read_bytes(file, BYTES_LIMIT).removeprefix(BOM).rstrip(b"\r\n \t")
     if not content:
         raise DatasetError(f"{file}: is empty")
     separator = _separator(content, form)
@@ -193,13 +208,15 @@ def _parsed(file: Path, content: bytes, separator: str, names: Sequence[str], *,
                 f"{file}: line {row.number} has {row.actual_columns} columns, not {row.expected_columns}; correct it, "
                 "or say with table.separator how columns are parted"
             ) from None
-        raise DatasetError(f"{file}: {str(error)[:200]}; nothing of it is used") from error
+        way_out = "save it as UTF-8" if "UTF8" in str(error) else "nothing of it is used"
+        raise DatasetError(f"{file}: {str(error)[:200]}; {way_out}") from error
 
 
 def parse_times(texts: Sequence[str], time_format: str) -> list[int | None]:
     """Return *texts* as ns since 1970 UTC, None for one that is no time in *time_format*, as `Table.times` reads it."""
     if time_format in _UNIX_NS:
-        return [round(float(text) * _UNIX_NS[time_format]) if _is_number(text) else None for text in texts]
+        times = [float(text) * _UNIX_NS[time_format] if _is_number(text) else math.nan for text in texts]
+        return [round(time_ns) if abs(time_ns) <= LATEST_NS else None for time_ns in times]
     found: list[int | None] = pc.cast(_parsed_times(pa.array(texts, pa.string()), time_format), pa.int64()).to_pylist()
     return found
 
@@ -272,6 +289,8 @@ def _cleaned(column: Any, missing: Any) -> Any:
 
 def _parsed_times(texts: Any, time_format: str) -> Any:
     """Return timestamps in ns, null where a text is no time."""
+    if re.search("%[fz]", time_format):  # which pyarrow does not know
+        return pa.array([_strptime_ns(text, time_format) for text in texts.to_pylist()], pa.timestamp("ns"))
     if time_format != "iso":
         return pc.strptime(texts, format=time_format, unit="ns", error_is_null=True)
     zoned = pc.match_substring_regex(texts, _ZONE)
@@ -280,6 +299,14 @@ def _parsed_times(texts: Any, time_format: str) -> Any:
         return pc.cast(texts, kind)
     except pa.ArrowInvalid:
         return pa.array([_time_or_none(text, kind) for text in texts.to_pylist()], kind)
+
+
+def _strptime_ns(text: str | None, time_format: str) -> int | None:
+    try:
+        told = datetime.strptime(text or "", time_format)  # noqa: DTZ007 - a clock without a zone is UTC
+        return to_ns(told if told.tzinfo else told.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _time_or_none(text: str | None, kind: Any) -> Any:

@@ -20,6 +20,7 @@ from models.datasets.description import (
 from models.datasets.files import DatasetError
 from models.datasets.folder import RemainingLife, read_folder
 
+LIFE = 'task = "remaining_life"\n[files]\n'
 MINIMAL = 'task = "anomaly"\n[files]\ndata = "*.csv"\n[columns]\nanomaly = "fault"\n'
 
 
@@ -33,6 +34,7 @@ def test_a_minimal_description_has_sensible_defaults(tmp_path: Path) -> None:
     told = read_description(described(tmp_path, MINIMAL))
     assert told.files == Files(data="*.csv")
     assert (told.table.separator, told.table.header, told.split.folds) == ("auto", None, None)
+    assert read_description(described(tmp_path, "\ufeff" + MINIMAL)) == told, "some editors write a byte-order mark"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,12 @@ def test_a_minimal_description_has_sensible_defaults(tmp_path: Path) -> None:
         (MINIMAL + "[life]\ncap = 3.0", "life: has no meaning for anomaly"),
         ("changepoint_window_s = nan\n" + MINIMAL, "changepoint_window_s: nan must be above 0"),
         ('task = "anomaly"\n[files]\ndata = "a"', r"columns.anomaly: give the column"),
+        ("changepoint_window_s = 1e12\n" + MINIMAL, "changepoint_window_s: .* at most"),
         ('task = "series"\n[files]\ndata = "a"', "files.labels: is missing"),
+        ('task = "series"\n[files]\ndata = "a"\nlabels = "l"', "columns.time: is missing"),
+        (LIFE + 'train = "a"\ntest = "b"\ntest_life = "c"\n[split]\nfolds = 3', "line 6: split: files.train and"),
+        (LIFE + 'data = "a"\n[split]\nfolds = 3\ntest_assets = ["a"]', "test_assets or folds, not both"),
+        (LIFE + 'data = "a"\ntest_life = "c"', "files.test_life: has a meaning only beside files.test"),
         ('task = "classification"\n[files]\ndata = "a"', "columns.target: is missing"),
         ('task = "classification"\n[files]\ndata = "a"\n[columns]\nmode = "m"', "normal ="),
         ('task = "failure_events"\n[files]\ndata = "a"', r"failures: is missing"),

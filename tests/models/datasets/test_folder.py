@@ -80,6 +80,45 @@ def test_an_asset_that_was_taken_out_in_time_has_no_known_life(tmp_path: Path) -
         assert np.isnan(split.train.life[split.train.asset == split.train.asset_ids.index("0")]).all()
 
 
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ('[life]\nsuspended = ["7"]', r"life\.suspended: '7' names no asset; there are 0, 1, 2"),
+        ('[split]\ntest_assets = ["0", "engine 1"]', r"split\.test_assets: 'engine 1' names no asset"),
+        ("[channels]\nheat = {}\nleft = {}", r"channels\.left: column 'left' is the answer"),
+    ],
+)
+def test_what_names_nothing_or_the_answer_is_refused(tmp_path: Path, more: str, reason: str) -> None:
+    rows = run_to_failure(5, 20).replace("heat", "heat,left").replace("\n", ",1\n").replace("left,1", "left") + ",1"
+    told = LIFE.replace("[columns]", '[files]\ndata = "all.csv"\n[columns]\nlife = "left"') + more
+    with pytest.raises(DatasetError, match=reason):
+        read_folder(folder_of(tmp_path, told, {"all.csv": rows}))
+
+
+def test_what_is_learnt_from_is_never_judged(tmp_path: Path) -> None:
+    """Not even where a description names one file twice, under whatever name."""
+    told = LIFE + '[files]\ntrain = "train.csv"\ntest = "test.csv"\ntest_life = "rul.txt"'
+    folder = folder_of(tmp_path, told, {"train.csv": run_to_failure(4, 20), "rul.txt": "0\n" * 4})
+    (folder / "test.csv").symlink_to("train.csv")
+    with pytest.raises(DatasetError, match=r"train\.csv: is among files\.train and files\.test"):
+        read_folder(folder)
+
+
+def test_cycles_beyond_the_calendar_are_refused(tmp_path: Path) -> None:
+    told = LIFE + '[files]\ndata = "all.csv"'
+    with pytest.raises(DatasetError, match=r"column 'cycle': leads to 1e\+18 steps"):
+        read_folder(folder_of(tmp_path, told, {"all.csv": run_to_failure(5, 20) + "\n4,1000000000000000000,1"}))
+
+
+def test_a_column_without_a_name_is_no_channel(tmp_path: Path) -> None:
+    """A data frame that was written with its index has one: the number of the row."""
+    rows = [f"{number},{row}" for number, row in enumerate(run_to_failure(5, 20).splitlines()[1:])]
+    dataset = read_folder(
+        folder_of(tmp_path, LIFE + '[files]\ndata = "a.csv"', {"a.csv": "\n".join([",engine,cycle,heat", *rows])})
+    )
+    assert [channel.name for channel in dataset.channels] == ["heat"]
+
+
 def test_rows_may_stand_in_any_order(tmp_path: Path) -> None:
     """They are put asset by asset, in order of appearance, and by cycle."""
     header, *rows = run_to_failure(3, 6).splitlines()
@@ -103,7 +142,10 @@ def _rows_by_asset(dataset: RemainingLife) -> list[tuple[str, np.ndarray]]:
     [
         ({"train.csv": run_to_failure(2, 3), "rul.txt": "1\n"}, r"files.test: 'test.csv' names no file|is not a file"),
         ({"train.csv": run_to_failure(2, 3), "test.csv": run_to_failure(2, 2), "rul.txt": "1\n"}, "has 1 values"),
-        ({"train.csv": run_to_failure(2, 3), "test.csv": run_to_failure(1, 2), "rul.txt": "-1\n"}, "0 or more"),
+        (
+            {"train.csv": run_to_failure(2, 3), "test.csv": run_to_failure(1, 2), "rul.txt": "-1\n"},
+            "line 1, .* is below 0",
+        ),
         ({"train.csv": run_to_failure(1, 3), "test.csv": run_to_failure(1, 2), "rul.txt": "1\n"}, "needs 2 and 1"),
         ({"train.csv": run_to_failure(2, 3) + "\n0,2,1"}, "line 8, column 'cycle': 0 has a row of that cycle already"),
         ({"train.csv": run_to_failure(2, 3) + "\n,2,1"}, "line 8, column 'engine': is missing"),
@@ -138,6 +180,33 @@ def test_files_are_judged_after_their_first_healthy_rows(tmp_path: Path) -> None
     assert dataset.channels[0].high < 39 / 7, "the range comes from the healthy rows alone"
 
 
+def test_a_file_that_is_to_be_judged_must_say_where_it_is_anomalous(tmp_path: Path) -> None:
+    """One without the column would count as healthy, and the true labels would be a channel."""
+    told = 'task = "anomaly"\n[files]\ndata = "*.csv"\n[columns]\ntime = "time"\nanomaly = "fault"\n'
+    with pytest.raises(DatasetError, match=r"2\.csv: has no column 'fault', which columns\.anomaly names"):
+        read_folder(folder_of(tmp_path, told, {"1.csv": RIG, "2.csv": RIG.replace("fault", "bad")}))
+    with pytest.raises(DatasetError, match=r"has no column 'change', which columns\.changepoint names"):
+        read_folder(folder_of(tmp_path, told + 'changepoint = "change"', {"2.csv": RIG}))
+
+
+def test_a_healthy_file_among_the_data_is_not_judged(tmp_path: Path) -> None:
+    """Nor does it share its name with what is judged, where assets stand in a column."""
+    told = 'task = "anomaly"\n[files]\ndata = "*.csv"\nhealthy = "2.csv"\n[columns]\nanomaly = "fault"\nasset = "rig"\n'
+    rig = "\n".join(["rig,flow,fault", *(f"a,{row},{int(row > 30)}" for row in range(40))])
+    dataset = read_folder(folder_of(tmp_path, told, {"1.csv": rig, "2.csv": rig.replace(",1\n", ",0\n")}))
+    assert isinstance(dataset, Anomaly)
+    assert (dataset.file_ids, dataset.judged.tolist()) == (("healthy/a", "a"), [False, True])
+    assert dataset.anomaly.sum() == 9
+    with pytest.raises(DatasetError, match=r"files\.healthy: names all files"):
+        read_folder(folder_of(tmp_path, told.replace('"2.csv"', '"*.csv"'), {}))
+
+
+def test_few_healthy_rows_are_refused(tmp_path: Path) -> None:
+    told = 'task = "anomaly"\n[files]\ndata = "r.csv"\n[columns]\ntime = "time"\nanomaly = "fault"\n'
+    with pytest.raises(DatasetError, match=r"r has 40 rows, of which the first 4 are to be learnt from; it needs 10"):
+        read_folder(folder_of(tmp_path, told + "[split]\nhealthy_share = 0.1", {"r.csv": RIG}))
+
+
 def test_a_file_with_nothing_left_to_judge_is_refused(tmp_path: Path) -> None:
     told = 'task = "anomaly"\n[files]\ndata = "r.csv"\n[columns]\ntime = "time"\nanomaly = "fault"\n'
     with pytest.raises(DatasetError, match=r"r has 40 rows, and split\.healthy_rows is 40"):
@@ -164,6 +233,16 @@ def test_modes_may_stand_in_one_column_of_texts(tmp_path: Path) -> None:
     assert isinstance(dataset, Classification)
     assert dataset.modes == ("leak", "wear")
     assert (dataset.target.sum(), dataset.mode.sum(axis=0).tolist()) == (20, [10, 10])
+
+
+def test_a_normal_text_that_never_comes_is_refused(tmp_path: Path) -> None:
+    """Misspelt, it would make a failure mode of all that is fine; and no text is no mode."""
+    rows = [f"{number},{'worn' if number % 3 else 'ok'}" for number in range(60)]
+    told = 'task = "classification"\nnormal = ["OK"]\n[files]\ndata = "a.csv"\n[columns]\nmode = "state"'
+    with pytest.raises(DatasetError, match=r"normal: column 'state' never holds 'OK'; it holds ok, worn"):
+        read_folder(folder_of(tmp_path, told, {"a.csv": "\n".join(["x,state", *rows])}))
+    with pytest.raises(DatasetError, match=r"line 62, column 'state': is missing"):
+        read_folder(folder_of(tmp_path, told, {"a.csv": "\n".join(["x,state", *rows, "61,"])}))
 
 
 def test_a_text_that_is_no_level_is_refused(tmp_path: Path) -> None:
@@ -276,6 +355,8 @@ def test_windows_of_a_series_are_labelled_as_csv_or_json(tmp_path: Path, name: s
         ('[["2020-01-01 00:10"]]', "needs pairs of times"),
         ('[["2020-01-01 00:10", "2020-01-01 00:05"]]', "the first not the later"),
         ('[["soon", "2020-01-01 00:05"]]', "needs two times"),
+        ('[["2021-01-01 00:10", "2021-01-01 00:15"]]', "lies outside of s, which has rows from 2020-01-01 00:00:00"),
+        ("[" * 100_000, "needs pairs of times"),
         (json.dumps({"other.csv": PAIRS}), "none of its files, as 'other.csv', is one of the series, as 's'"),
     ],
 )
@@ -296,21 +377,22 @@ def test_flagged_rows_of_a_series_become_windows(tmp_path: Path) -> None:
 
 def test_a_clock_that_was_set_back_is_refused_unless_its_rows_are_to_be_spread(tmp_path: Path) -> None:
     """Spread, the rows keep their order, and those of the hour that came twice lie between their neighbours."""
-    text = "time,value\n" + "\n".join(f"2020-01-01 00:{m:02d},{v}" for v, m in enumerate((0, 10, 20, 10, 20, 30)))
+    minutes_told = (*range(10), 10, 20, 30, 20, 30, 40)
+    text = "time,value\n" + "\n".join(f"2020-01-01 00:{m:02d},{v}" for v, m in enumerate(minutes_told))
     files = {"s.csv": text, "l.json": "[]"}
-    told = SERIES.replace("LABELS", "l.json") + "[split]\nhealthy_rows = 1\n"
-    with pytest.raises(DatasetError, match=r"line 5, column 'time': s has a row of that time .*\"spread\""):
+    told = SERIES.replace("LABELS", "l.json") + "[split]\nhealthy_rows = 10\n"
+    with pytest.raises(DatasetError, match=r"line 15, column 'time': s has a row of that time .*\"spread\""):
         read_folder(folder_of(tmp_path, told, files))
     dataset = read_folder(folder_of(tmp_path, told + '[table]\nrepeated_times = "spread"', files))
     assert isinstance(dataset, Series)
-    assert dataset.values[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert dataset.values[:, 0].tolist() == [float(place) for place in range(16)]
     minutes = (dataset.time_ns - dataset.time_ns[0]) / 60e9
-    assert minutes == pytest.approx([0.0, 10.0, 20.0, 20.0 + 10 / 3, 20.0 + 20 / 3, 30.0])
+    assert minutes[10:] == pytest.approx([10.0, 20.0, 30.0, 30.0 + 10 / 3, 30.0 + 20 / 3, 40.0])
 
 
 def test_a_clock_set_back_at_the_end_goes_on_in_its_own_steps(tmp_path: Path) -> None:
-    text = "time,value\n" + "\n".join(f"2020-01-01 00:{m:02d},0" for m in (0, 10, 20, 10, 20))
-    told = SERIES.replace("LABELS", "l.json") + '[split]\nhealthy_rows = 1\n[table]\nrepeated_times = "spread"'
+    text = "time,value\n" + "\n".join(f"2020-01-01 00:{m:02d},0" for m in (*range(10), 10, 20, 10, 20))
+    told = SERIES.replace("LABELS", "l.json") + '[split]\nhealthy_rows = 10\n[table]\nrepeated_times = "spread"'
     dataset = read_folder(folder_of(tmp_path, told, {"s.csv": text, "l.json": "[]"}))
     assert isinstance(dataset, Series)
     assert (np.diff(dataset.time_ns) > 0).all()

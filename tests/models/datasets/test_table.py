@@ -96,6 +96,15 @@ def test_a_value_that_cannot_be_read_is_told_by_line_and_column(
         getattr(table, method)("a")
 
 
+def test_a_value_outside_of_the_format_is_never_guessed(tmp_path: Path) -> None:
+    """A point that parts thousands is none of a decimal comma's, and milliseconds are no seconds."""
+    table = read_table(written(tmp_path, "a;t\n1.234;1577836800000\n"), TableForm(decimal=",", time_format="unix_s"))
+    with pytest.raises(DatasetError, match="is no number"):
+        table.numbers("a")
+    with pytest.raises(DatasetError, match="line 2, column 't': '1577836800000' lies outside of 1678 to 2262"):
+        table.times("t")
+
+
 def test_a_column_that_is_not_there_is_named_beside_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="has no column 'c'; it has a, b"):
         read_table(written(tmp_path, "a,b\n1,2\n"), FORM).numbers("c")
@@ -112,6 +121,10 @@ def test_a_column_that_is_not_there_is_named_beside_those_that_are(tmp_path: Pat
         ("02.01.1970 00:00", "%d.%m.%Y %H:%M", 86400.0),
         ("12.5", "unix_s", 12.5),
         ("1500", "unix_ms", 1.5),
+        ("02.01.1970 00:00:00.25", "%d.%m.%Y %H:%M:%S.%f", 86400.25),
+        ("1970-01-01 01:00 +0100", "%Y-%m-%d %H:%M %z", 0.0),
+        ("soon", "%H:%M:%S.%f", None),
+        ("1577836800000", "unix_s", None),
         ("soon", "iso", None),
         ("soon", "unix_s", None),
     ],
