@@ -75,7 +75,7 @@ def trial_command(machines: int, days: int, seed: int, *, as_json: bool) -> None
         click.echo(json.dumps(trial.report()))
         return
     for name, value in trial.figures().items():
-        told = f"{value:.3g}" if isinstance(value, float) else str(value)
+        told = "none" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
         click.echo(f"{name.replace('_', ' '):<36} {told}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import ceil
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
@@ -12,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from demo.outcome import InjectedFault, Outcome, open_spans
 from models.records import Advisory, Health
 
-_WIDTH, _HEIGHT, _LANE, _LABEL = 920.0, 96.0, 14.0, 130.0
+_WIDTH, _HEIGHT, _LANE, _LABEL, _TICK = 920.0, 96.0, 14.0, 130.0, 40.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +61,11 @@ class Timeline:
         return round(min(max(share, 0.0), 1.0) * _WIDTH, 1)
 
     def ticks(self) -> tuple[Tick, ...]:
-        """Return a tick every second day."""
-        days = int((self.end - self.start) / timedelta(days=1)) + 1
-        return tuple(Tick(x=self.x(self.start + timedelta(days=d)), label=f"day {d}") for d in range(0, days, 2))
+        """Return a tick every second day, on a longer axis so many days apart that labels have room."""
+        days = (self.end - self.start) / timedelta(days=1)
+        apart = max(2, ceil(days * _TICK / _WIDTH))
+        shown = range(0, ceil(days * (1.0 - _TICK / _WIDTH)), apart)
+        return tuple(Tick(x=self.x(self.start + timedelta(days=day)), label=f"day {day}") for day in shown)
 
 
 def write_report(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
+
+import pytest
 
 from demo.report import Timeline, write_report
 from models.records import Health
@@ -51,3 +54,12 @@ def test_the_page_shows_each_machine_and_escapes_what_it_is_told(tmp_path: Path)
     assert "<b>told" not in page
     assert "the bad bundle&#39;s" in page
     assert len(lanes) == len(set(lanes)) == 2
+
+
+@pytest.mark.parametrize("days", [1, 15, 66, 400])
+def test_labels_of_the_time_axis_have_room(days: int) -> None:
+    """However long a slow machine took, no label reaches into the next one or out of the picture."""
+    places = [tick.x for tick in Timeline(start=START, end=START + days * DAY).ticks()]
+
+    assert all(after - before >= 40.0 for before, after in pairwise(places))
+    assert 0.0 <= places[0] <= places[-1] <= 880.0
