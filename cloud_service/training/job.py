@@ -5,7 +5,8 @@ It reads top to bottom: table, labels, held-out assets, baseline, models, graphs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed_version
@@ -21,6 +22,7 @@ from cloud_service.training.dataset import (
     Known,
     Table,
     TrainingData,
+    TrainingError,
     baseline_of,
     build_table,
     know,
@@ -43,17 +45,18 @@ from models.bundle.contents import (
     digest,
     encode_specification,
 )
+from models.bundle.errors import BundleError
 from models.bundle.golden import make_golden
 from models.bundle.loaded import LoadedBundle
 from models.bundle.manifest import SCHEMA_VERSION, Lineage, Manifest, Thresholds
 from models.evaluation.gate import Decision, decide
 from models.evaluation.splits import held_out_assets
 from models.export.golden_rows import golden_rows
-from models.export.graph import OPSET
+from models.export.graph import OPSET, ExportError
 from models.export.parity import Parity
 from models.features.baseline import encode_baseline
 from models.features.hashing import feature_hash
-from models.features.specification import FeatureSpecification
+from models.features.specification import FeatureError, FeatureSpecification
 from models.features.windows import Windows
 
 # The first gateway that reads manifest schema 1.
@@ -92,6 +95,18 @@ class TrainingOutcome:
     compressions: tuple[Compression, ...] = ()
 
 
+@contextmanager
+def _told_as_training() -> Iterator[None]:
+    """Tell of features that cannot be learnt from, and of parts that no gateway would take, as `train_class` says."""
+    try:
+        yield
+    except FeatureError as error:
+        raise TrainingError(f"{error}; nothing is trained") from error
+    except BundleError as error:
+        raise ExportError(f"no gateway would take the bundle: {error}") from error
+
+
+@_told_as_training()
 def train_class(
     data: TrainingData,
     settings: TrainingSettings,
@@ -118,10 +133,15 @@ def train_class(
         missing: What data had not come, a sentence each, for the model card.
 
     Raises:
-        TrainingError: If there is nothing to train from.
+        TrainingError: If there is nothing to train from, or a failure is recorded as none.
         ParityError: If a graph does not answer as its trainer. Nothing is released.
-        ExportError: If a model has no ONNX form.
+        ExportError: If a model has no ONNX form, or a part is one that no gateway would take.
     """
+    if nameless := sorted({failure.asset_id for failure in data.failures if failure.failure_mode == NORMAL}):
+        raise TrainingError(
+            f"{data.asset_class}: a failure of {nameless[0]} is recorded as {NORMAL!r}, which is no failure mode; "
+            "correct the record; nothing is trained"
+        )
     wanted = spec or specification_for(data.asset_class, data.channels)
     table = build_table(data, wanted, lambda share: progress("features", 0.5 * share))
     known = know(table, data, settings)

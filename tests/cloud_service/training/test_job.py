@@ -18,6 +18,7 @@ from models.bundle.archive import unpack_verified
 from models.bundle.golden import run_golden
 from models.bundle.loaded import LoadedBundle
 from models.export.components import DetectorModel, export_detector
+from models.export.graph import ExportError
 from models.export.parity import ParityError
 from models.features.extraction import extract
 from models.features.windower import Windower
@@ -253,6 +254,28 @@ def test_the_lakes_order_of_rows_does_not_count(outcome: TrainingOutcome) -> Non
     again = train(replace(data(MODES), observations_of=shuffled))
     assert again.manifest.lineage.lake_digest == outcome.manifest.lineage.lake_digest
     assert again.archive == outcome.archive
+
+
+def test_what_cannot_be_learnt_from_is_said_as_such() -> None:
+    """Channels without a value, and a failure that is written down as none: it would be learnt as good health."""
+
+    def mute(asset_id: str) -> Observations:
+        recording = life(asset_id, None)
+        return replace(recording, value=np.full(len(recording), np.nan))
+
+    one: dict[str, str | None] = {"fan-01": "imbalance"}
+    with pytest.raises(TrainingError, match=r"no commissioning window of any asset.*nothing is trained"):
+        train(replace(data(one), observations_of=mute))
+    with pytest.raises(TrainingError, match="a failure of fan-01 is recorded as 'normal'"):
+        train(data({"fan-01": "normal"}))
+
+
+def test_a_bundle_that_no_gateway_would_take_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here golden vectors of more bytes than are read."""
+    monkeypatch.setattr("models.bundle.golden.MAX_BYTES", 1000)
+
+    with pytest.raises(ExportError, match="no gateway would take the bundle: golden vectors of"):
+        train(data({"fan-02": None}))
 
 
 def test_nothing_to_train_from_is_said() -> None:
