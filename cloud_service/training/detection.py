@@ -201,6 +201,7 @@ def fit_detection(
         members=tuple(_calibrated(name, unseen[:, place]) for place, name in enumerate(names)),
         combination=settings.combination,
         forecast_scale=() if forecast is None else tuple(forecast.scale.tolist()),
+        stray=_strays(healthy.names, model),
         adaptation=settings.adaptation,
     )
     scores = combine(detection, unseen)
@@ -323,6 +324,13 @@ def _columns(names: tuple[str, ...], endings: tuple[str, ...]) -> Int64Array:
     if not chosen:
         raise ValueError(f"no input ends in {' or '.join(endings)}; nothing is trained")
     return np.array(chosen, np.int64)
+
+
+def _strays(names: tuple[str, ...], model: DetectorModel) -> tuple[float, ...]:
+    """Return what each of the window's own features strays, as the members take it; 1 where they do not look at it."""
+    screen = model.members[0][0]
+    told = dict(zip(screen.columns.tolist(), screen.stray.tolist(), strict=True))
+    return tuple(told.get(column, 1.0) for column in _columns(names, ()).tolist())
 
 
 def _screen(healthy: HealthyWindows, rows: Float32Array, fold: Int64Array, columns: Int64Array, horizon: int) -> Screen:

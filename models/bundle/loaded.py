@@ -43,7 +43,7 @@ from models.detection.detection import Detection, decode_detection
 from models.failure.modes import FailureModes, decode_failure_modes
 from models.features.baseline import Baseline, decode_baseline
 from models.features.hashing import feature_hash
-from models.features.names import input_names, sequence_names
+from models.features.names import feature_names, input_names, sequence_names
 from models.features.specification import FeatureSpecification
 from models.prognosis.life import LIFE_CUT_HEAD, LIFE_HEAD, check_life_models
 from models.prognosis.prognoses import Prognoses, decode_prognoses
@@ -227,6 +227,8 @@ def _check_heads(bundle: LoadedBundle) -> None:
             raise ValueError(f"head {name!r} is on {len(head.weights)} kernels, and there are {kernels}")
         if name in {LIFE_HEAD, LIFE_CUT_HEAD} and head.bias.size != 1:
             raise ValueError(f"head {name!r} tells {head.bias.size} lives, not one")
+    if bundle.detection.stray and len(bundle.detection.stray) != len(feature_names(bundle.specification)):
+        raise ValueError(f"{DETECTION} tells what {len(bundle.detection.stray)} features stray, and there are others")
     if bundle.detection.has_sequence:
         foretold = bundle.heads[FORECAST_HEAD].bias.size if FORECAST_HEAD in bundle.heads else 0
         scales, channels = len(bundle.detection.forecast_scale), len(sequence_names(bundle.specification))

@@ -9,7 +9,7 @@ from models.features.baseline import ordinary
 from models.features.names import feature_channels, feature_names, feature_units
 from models.records import ChannelShare, Float32Array, FloatArray
 
-BAND_SCALES = 3.0
+BAND_STRAYS = 3.0
 
 
 def top_channels(
@@ -17,9 +17,10 @@ def top_channels(
 ) -> tuple[ChannelShare, ...]:
     """Return up to *k* channels that deviate most, the largest first.
 
-    A channel counts with the square of its most deviating feature, so that a waveform with a dozen features does not
+    A feature counts in multiples of what it strays in good health: what wanders anyway is not named for wandering. A
+    channel counts with the square of its most deviating feature, so that a waveform with a dozen features does not
     outweigh a thermometer with five; the shares of all channels add up to 1. The normal band is that feature's centre
-    ± 3 scales. Channels without a good value have no share.
+    ± 3 times what it strays. Channels without a good value have no share.
 
     Args:
         bundle: Whose baseline the deviations are from.
@@ -32,7 +33,9 @@ def top_channels(
     names, units = feature_names(spec), feature_units(spec)
     channels = np.array(feature_channels(spec))
     centre, scale = (numbers[0] for numbers in ordinary(spec, features_row[None], [asset_id], bundle.baseline))
-    squares = np.where(np.isfinite(deviations_row), np.asarray(deviations_row, np.float64) ** 2, -1.0)
+    stray = np.array(bundle.detection.stray or [1.0] * len(names))
+    squares = np.where(np.isfinite(deviations_row), (np.asarray(deviations_row, np.float64) / stray) ** 2, -1.0)
+    band = BAND_STRAYS * stray * scale
     leading = [
         int(np.flatnonzero(channels == number)[squares[channels == number].argmax()]) for number in set(channels)
     ]
@@ -44,8 +47,8 @@ def top_channels(
             share=float(squares[feature] / total),
             feature=names[feature].removeprefix(f"{spec.channels[channels[feature]].name}."),
             now=float(features_row[feature]),
-            normal_low=float(centre[feature] - BAND_SCALES * scale[feature]),
-            normal_high=float(centre[feature] + BAND_SCALES * scale[feature]),
+            normal_low=float(centre[feature] - band[feature]),
+            normal_high=float(centre[feature] + band[feature]),
             unit=units[feature],
         )
         for feature in leading[:k]

@@ -98,6 +98,8 @@ class Detection:
         usual: Below what `combine` says of 95 of 100 healthy windows of the class, above 0; an asset's own is held
             against it when a gateway adapts.
         forecast_scale: Usual errors of the sequence model's forecast, one a deviation; empty without that member.
+        stray: How far each feature strays in good health by what the members take for it, in the class's scales,
+            above 0; empty: as far as its scale. Channels are named by it.
         adaptation: How far a gateway may fit the models to one asset.
     """
 
@@ -106,6 +108,7 @@ class Detection:
     change_limit: float = math.nan
     usual: float = 1.0
     forecast_scale: tuple[float, ...] = ()
+    stray: tuple[float, ...] = ()
     adaptation: AdaptationBounds = field(default_factory=AdaptationBounds)
 
     def __post_init__(self) -> None:
@@ -120,6 +123,8 @@ class Detection:
             raise DetectionError(f"usual errors of the forecast are needed with member {SEQUENCE!r}, and only then")
         if not all(0.0 < scale < math.inf for scale in self.forecast_scale):
             raise DetectionError("usual errors of the forecast must be finite and above 0")
+        if not all(0.0 < stray < math.inf for stray in self.stray):
+            raise DetectionError("what features stray must be finite and above 0")
         if math.isinf(self.change_limit) or not 0.0 < self.usual < math.inf:
             raise DetectionError("the limit of a change or the usual score is not finite, or the latter not above 0")
 
@@ -193,6 +198,7 @@ def encode_detection(detection: Detection) -> bytes:
         change_limit=None if math.isnan(detection.change_limit) else detection.change_limit,
         usual=detection.usual,
         forecast_scale=detection.forecast_scale,
+        stray=detection.stray,
         adaptation=detection.adaptation,
     )
     return msgspec.json.encode(told, order="sorted")
@@ -216,6 +222,7 @@ def decode_detection(data: bytes) -> Detection:
         change_limit=math.nan if told.change_limit is None else told.change_limit,
         usual=told.usual,
         forecast_scale=told.forecast_scale,
+        stray=told.stray,
         adaptation=told.adaptation,
     )
 
@@ -228,3 +235,4 @@ class _Told:
     usual: float
     forecast_scale: tuple[float, ...]
     adaptation: AdaptationBounds
+    stray: tuple[float, ...] = ()

@@ -118,11 +118,10 @@ def test_an_input_that_drifts_is_allowed_to() -> None:
     """A ramp in health strays far by the time it matters; the same step is nothing there and much elsewhere."""
     rows = np.random.default_rng(4).normal(size=(600, CHANNELS)).astype(np.float32)
     rows[:, 0] += np.linspace(0.0, 6.0, 600)
-    short, long = (
-        fit_detection(windows(rows), replace(SETTINGS, horizon_windows=horizon), 1).model.members[0][0].stray
-        for horizon in (0, 2000)
-    )
+    fits = [fit_detection(windows(rows), replace(SETTINGS, horizon_windows=horizon), 1) for horizon in (0, 2000)]
+    short, long = (fit.model.members[0][0].stray for fit in fits)
 
+    assert fits[0].detection.stray == tuple(short.tolist())
     assert short[0] > 2.0 * short[1:].max()
     assert long[0] > 2.0 * short[0]
     assert long[1:] == pytest.approx(short[1:], rel=0.35)

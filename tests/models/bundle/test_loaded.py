@@ -170,6 +170,11 @@ HOSTILE: dict[str, dict[str, bytes | str | None]] = {
             )
         )
     },
+    "strays of fewer features": {
+        DETECTION: encode_detection(
+            Detection(members=(Member(name="a", outputs=(0.0, 1.0), decades=(0.0, 1.0), slope=1.0),), stray=(1.0, 1.0))
+        )
+    },
     "tables where sequences are due": {KERNELS: "detector.onnx"},
     "features in other text than UTF-8": {FEATURES: b'{"asset_class":"\xff"}'},
     "features without end": {FEATURES: b'{"x":' * 100_000},

@@ -12,6 +12,7 @@ from models.bundle.scored import score
 from models.detection.contribution import top_channels
 from models.detection.detector import member_outputs
 from models.features.history import Histories
+from models.features.names import feature_names
 from models.features.windows import Windows
 from models.records import Basis
 from models.scoring import prepare
@@ -108,6 +109,24 @@ def test_the_channel_that_moved_is_named_with_its_normal_band(release: Any) -> N
     assert shares[0].share == pytest.approx(1.0)
     assert shares[0].unit in {"m³/h", "m³/h/h"}
     assert not shares[0].normal_low <= shares[0].now <= shares[0].normal_high
+
+
+def test_a_channel_that_wanders_anyway_is_not_named_for_wandering(release: Any) -> None:
+    """The flow is five scales out and strays as far in health; the speed is four out, and never is."""
+    bundle = release.loaded
+    names = feature_names(bundle.specification)
+    flow, speed = names.index("flow_m3_h.mean"), names.index("speed_rpm.mean")
+    stray = np.ones(len(names))
+    stray[flow] = 5.0
+    deviating = np.zeros(len(names), np.float32)
+    deviating[[flow, speed]] = 5.0, 4.0
+    features = np.array(bundle.baseline.class_centre[0])
+    knowing = replace(bundle, detection=replace(bundle.detection, stray=tuple(stray.tolist())))
+
+    assert [share.channel for share in top_channels(bundle, "new", features, deviating)] == ["flow_m3_h", "speed_rpm"]
+    told = top_channels(knowing, "new", features, deviating)
+    assert [share.channel for share in told] == ["speed_rpm", "flow_m3_h"]
+    assert told[1].normal_high - told[1].now == pytest.approx(15.0 * bundle.baseline.class_scale[0][flow])
 
 
 def test_shares_add_up_and_leave_out_what_is_not_known(release: Any) -> None:

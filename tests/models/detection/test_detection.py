@@ -28,7 +28,7 @@ from models.detection.detection import (
 LARGEST = Member(name="largest", outputs=(1.0, 2.0, 3.0), decades=(0.0, 0.3, 1.0), slope=2.0)
 FOREST = Member(name="forest", outputs=(0.4, 0.5), decades=(0.0, 1.0), slope=20.0)
 CHANGE = Member(name="change", role="change", outputs=(0.0, 1.0), decades=(0.0, 1.0), slope=1.0)
-DETECTION = Detection(members=(LARGEST, FOREST, CHANGE), change_limit=4.0)
+DETECTION = Detection(members=(LARGEST, FOREST, CHANGE), change_limit=4.0, stray=(0.5, 2.0))
 
 
 def test_decades_are_read_off_the_knots_and_go_on_as_a_line() -> None:
@@ -87,6 +87,7 @@ def test_a_detection_travels_unchanged() -> None:
         {"combination": "vote"},
         {"usual": 0.0},
         {"forecast_scale": [1.0]},
+        {"stray": [1.0, 0.0]},
         {"adaptation": {"largest_shift": 1e9, "largest_factor": 1.5, "least_windows": 48}},
     ],
 )
