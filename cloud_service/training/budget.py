@@ -30,15 +30,38 @@ TAIL_SHARE: Final = 0.1
 # How unlikely the largest score must be under an exponential tail before a heavier one is fitted.
 UNLIKELY: Final = 0.01
 MOST_SHAPE: Final = 0.5
+_FOUND: Final[dict[Method, str]] = {
+    "exponential": "follows from an exponential tail",
+    "generalised_pareto": "follows from a generalised Pareto tail",
+    "largest": "lies well beyond the largest score",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlarmLimits:
-    """Scores from which a window is in zone warning and in zone alarm, and how they were found."""
+    """Scores from which a window is in zone warning and in zone alarm, and how they were found.
+
+    Attributes:
+        warning: Of the budget.
+        alarm: Above it.
+        method: How the warning was found.
+        allowed: False alarms that the budget allows among the healthy windows.
+    """
 
     warning: float
     alarm: float
     method: Method
+    allowed: float
+
+    @property
+    def doubt(self) -> str:
+        """What is to be known of the budget, a sentence without its full stop; empty where alarms were counted."""
+        if self.method == "counted":
+            return ""
+        return (
+            f"The budget allows {self.allowed:.2g} false alarms in the healthy time that was learnt from, too few to "
+            f"be counted: the warning limit {_FOUND[self.method]}, and there may be several times as many"
+        )
 
 
 def fit_alarm_limits(
@@ -72,7 +95,8 @@ def fit_alarm_limits(
     warning = clear_of(warning, scores)
     # A third of the way further out than the warning lies from the ordinary window.
     alarm = warning + (warning - float(np.median(scores))) / 3.0
-    return AlarmLimits(warning=warning, alarm=clear_of(max(alarm, warning + 1e-3), scores), method=method)
+    alarm = clear_of(max(alarm, warning + 1e-3), scores)
+    return AlarmLimits(warning=warning, alarm=alarm, method=method, allowed=allowed)
 
 
 def _least_of_last(scores: FloatArray, breaks: BoolArray, windows: int) -> FloatArray:

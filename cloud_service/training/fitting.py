@@ -72,12 +72,12 @@ def fit_models(lesson: Lesson, settings: TrainingSettings, tell: Callable[[float
     splits = list(detection.model.splits)
     parity = [detection.parity]
     modes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = (detection.limits.doubt,) if detection.limits.doubt else ()
     if len(np.unique(lesson.event[lesson.event >= 0])) >= settings.least_lives:
         failure = fit_failure(lesson, settings.failure, settings.seed)
         tell(0.5)
         if failure is not None:
-            modes, notes = ("normal", *failure.modes.names), failure.notes
+            modes, notes = ("normal", *failure.modes.names), (*notes, *failure.notes)
             parts |= {CLASSIFIER: failure.export(), FAILURE: encode_failure_modes(failure.modes)}
             splits += failure.splits()
             told = gate_rows(lesson.prepared.inputs, failure.splits(), seed=settings.seed)

@@ -31,6 +31,14 @@ def test_alarms_are_counted_where_the_budget_allows_several(budget: float) -> No
     assert alarm_onsets(later >= told.warning, 1).sum() == pytest.approx(allowed, rel=0.5)
 
 
+def test_what_was_not_counted_is_said() -> None:
+    """A card says how little the healthy time told of the budget; where alarms were counted there is nothing to say."""
+    scores = RNG.exponential(size=2400)
+
+    assert limits(scores, 0.1).doubt == ""
+    assert limits(scores, 0.003).doubt.startswith("The budget allows 0.3 false alarms in the healthy time")
+
+
 def test_an_exponential_tail_is_told_from_few_windows() -> None:
     """A budget far below one alarm in the healthy windows: the limit lies where the tail says, not at the maximum."""
     draws = [limits(np.random.default_rng(seed).exponential(size=2000), 0.0024) for seed in range(20)]

@@ -17,7 +17,7 @@ from cloud_service.training.labels import Horizons
 from cloud_service.training.specifications import TrainingSettings
 from gateway.condition_monitoring.class_blocks import ClassBlocks
 from models.bundle.archive import unpack_verified
-from models.bundle.contents import FORECAST_HEAD
+from models.bundle.contents import FORECAST_HEAD, MODEL_CARD
 from models.bundle.golden import run_golden
 from models.bundle.loaded import LoadedBundle, load_statistics
 from models.features.specification import FeatureSpecification, History
@@ -78,6 +78,7 @@ def test_a_detector_of_what_the_sequence_model_did_not_foresee_is_trained_and_co
     run_golden(tmp_path / "v")
     bundle = LoadedBundle.load(tmp_path / "v")
     assert [member.name for member in bundle.detection.members] == ["largest", "sequence"]
+    assert "too few to be counted: the warning limit" in (tmp_path / "v" / MODEL_CARD).read_text()
     assert set(load_statistics(tmp_path / "v", bundle.manifest)) == {FORECAST_HEAD}
 
     blocks = ClassBlocks(gateway_id="gw-1", bundle=bundle, asset_ids=("p1",), contexts={}, described={})
