@@ -18,6 +18,7 @@ from gateway.errors import ModelError
 from models.bundle.errors import BundleError
 from models.bundle.loaded import LoadedBundle
 from models.detection.adaptation import Adaptations
+from models.features.specification import UNDECODABLE
 from models.records import (
     OPEN_STATES,
     Advisory,
@@ -358,6 +359,6 @@ def _decode(saved: bytes | None) -> dict[str, ClassMemory]:
         return {}
     try:
         return msgspec.msgpack.decode(saved, type=dict[str, ClassMemory])
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         log.warning("saved state of monitoring cannot be read; windows and advisories start anew", error=str(error))
         return {}

@@ -9,7 +9,7 @@ import msgspec
 
 from models.bundle.loaded import LoadedBundle
 from models.features.history import Histories
-from models.features.specification import FeatureError
+from models.features.specification import UNDECODABLE, FeatureError
 from models.features.windower import Windower
 from models.features.windows import Windows
 from models.records import Observations
@@ -78,7 +78,7 @@ class Manipulator:
         """
         try:
             saved = msgspec.msgpack.decode(state, type=SavedManipulation)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise FeatureError(f"saved windows and histories do not decode ({error}); start anew") from error
         if saved.feature_hash != self._bundle.manifest.feature_hash:
             raise FeatureError("saved windows and histories are of other features; start anew")

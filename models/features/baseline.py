@@ -13,7 +13,7 @@ import numpy as np
 
 from models.features.names import columns, feature_names
 from models.features.regimes import regimes_of
-from models.features.specification import FeatureError, FeatureSpecification
+from models.features.specification import UNDECODABLE, FeatureError, FeatureSpecification
 from models.records import Float32Array, FloatArray, Int64Array
 
 MAX_DEVIATION = 50.0
@@ -150,7 +150,13 @@ def deviations(
         baseline: Its class's.
     """
     centre, scale = ordinary(spec, features, asset_ids, baseline)
-    return clipped((features - centre) / scale)
+    return deviation(features, centre, scale)
+
+
+def deviation(features: FloatArray, centre: FloatArray, scale: FloatArray) -> Float32Array:
+    """Return (feature - centre) / scale, within ±50 and in single precision; shapes are broadcast, NaN stays NaN."""
+    with np.errstate(over="ignore"):
+        return clipped((features - centre) / scale)
 
 
 def clipped(scaled: FloatArray) -> Float32Array:
@@ -171,7 +177,7 @@ def decode_baseline(data: bytes, spec: FeatureSpecification) -> Baseline:
     """
     try:
         told = msgspec.json.decode(data, type=_Told)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise FeatureError(f"{spec.asset_class}: baseline does not decode ({error})") from error
     tables = (told.class_centre, told.class_scale, *told.centre.values())
     width, count = len(feature_names(spec)), spec.regimes.count

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from models.features.memory import NEVER, Memory, Rows, Sums, remembered_columns
+from models.features.memory import Memory, Rows, Sums, remembered_columns
 from models.features.names import mean_columns, quality_columns
 from models.features.plain import NS_PER_HOUR
 from models.features.regimes import regimes_of
-from models.features.specification import FeatureError, FeatureSpecification, specification_digest
+from models.features.specification import UNDECODABLE, FeatureError, FeatureSpecification, specification_digest
+from models.features.standing import LATEST, NEVER
 from models.records import BoolArray, FloatArray, Int64Array
 
 MAX_ASSETS = 100_000
@@ -113,13 +114,13 @@ class Histories:
         It may be told before or after the windows: as long as all windows of the new life are remembered one by one,
         the result is the same. Told later than that, the life is known from the windows that are remembered, and is
         not whole; nor is it when the first window that is known starts more than `MAX_MISSING_STEPS` steps after it. A
-        start that is not after the present life's is ignored.
+        start that is not after the present life's is ignored, and so is one from 2096 on, where there are no windows.
 
         Raises:
             FeatureError: If there would be more than 100,000 assets.
         """
         place = self._place(asset_id)
-        if start_ns <= self._memory.life_start[place]:
+        if not self._memory.life_start[place] < start_ns < LATEST:
             return
         starts = self._starts.get(place, [])
         newest = int(self._memory.newest[place])
@@ -149,7 +150,7 @@ class Histories:
         what = f"{self._spec.asset_class}: saved histories"
         try:
             saved = msgspec.msgpack.decode(state, type=_Saved)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise FeatureError(f"{what} do not decode ({error}); start anew") from error
         if saved.digest != specification_digest(self._spec):
             raise FeatureError(f"{what} are of another specification; start anew")
@@ -158,6 +159,8 @@ class Histories:
             raise FeatureError(f"{what} are not of up to {MAX_ASSETS} different assets; start anew")
         if any(not 0 <= place < count or not 0 < len(starts) <= MAX_STARTS for place, starts in saved.starts.items()):
             raise FeatureError(f"{what} have starts of no asset; start anew")
+        if not all(NEVER < start < LATEST for starts in saved.starts.values() for start in starts):
+            raise FeatureError(f"{what} have starts at no time; start anew")
         self._memory = Memory.of_saved(self._spec, count, saved.columns)
         self._places = {asset_id: place for place, asset_id in enumerate(saved.asset_ids)}
         self._starts = {place: sorted(starts) for place, starts in saved.starts.items()}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from models.features.baseline import Baseline, clipped, deviations
+from models.features.baseline import Baseline, clipped, deviation, deviations
 from models.features.history import Past
 from models.features.memory import Sums, remembered_columns, summed
 from models.features.names import history_columns, sequence_columns, sequence_names
@@ -113,8 +113,9 @@ class Deviating:
         """Deviations of all rows, shape ``(m, columns)``."""
         past, columns = self._past, remembered_columns(self._spec)
         centre = self._baseline.centres[:, :, columns][self._centre_rows[past.run], past.rows.regime]
-        scaled = (past.rows.features - centre) / self._baseline.scales[:, columns][past.rows.regime]
-        return clipped(np.where((past.rows.regime >= 0)[:, None], scaled, np.nan))
+        scaled = deviation(past.rows.features, centre, self._baseline.scales[:, columns][past.rows.regime])
+        scaled[past.rows.regime < 0] = np.nan
+        return scaled
 
     @cached_property
     def _since_start(self) -> Float32Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from models.features.names import history_columns, sequence_columns
 from models.features.residuals import feature_limits
 from models.features.specification import FeatureError, FeatureSpecification
+from models.features.standing import NEVER
 from models.records import BoolArray, FloatArray, Int64Array
 
-NEVER = int(np.iinfo(np.int64).min)
+# Nobody counts or waits so long, and what two smaller times are apart is still a number.
+_MOST = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,27 +216,35 @@ class Memory:
             FeatureError: If it does not fit *spec*, or a number cannot be.
         """
         wanted = _columns(spec)
-        if saved.keys() != wanted.keys() or any(
-            len(saved[name]) != one.empty(assets).nbytes for name, one in wanted.items()
-        ):
+        if saved.keys() != wanted.keys() or any(len(saved[name]) != one.nbytes(assets) for name, one in wanted.items()):
             raise FeatureError(f"{spec.asset_class}: saved histories do not fit together; start anew")
         memory = cls(
             **{
-                name: np.frombuffer(saved[name], one.dtype).reshape(one.empty(assets).shape).copy()
+                name: np.frombuffer(saved[name], one.dtype).reshape((assets, *one.shape)).copy()
                 for name, one in wanted.items()
             }
         )
-        sums = (memory.total, memory.number, memory.first_total, memory.first_number)
-        possible = (
-            all(np.isfinite(numbers).all() for numbers in sums)
-            and not np.isinf(memory.features).any()
-            and bool(((memory.kept >= 0) & (memory.kept <= memory.end_ns.shape[1])).all())
-            and all((numbers >= 0).all() for numbers in (memory.gone, memory.cycles, memory.number))
-            and bool(((memory.regime >= -1) & (memory.regime < spec.regimes.count)).all())
-        )
-        if not possible:
+        if not memory._is_possible(spec):
             raise FeatureError(f"{spec.asset_class}: saved histories hold what cannot be; start anew")
         return memory
+
+    def _is_possible(self, spec: FeatureSpecification) -> bool:
+        finite = (self.total, self.number, self.first_total, self.first_number)
+        times = (self.end_ns, self.newest, self.life_start, self.events)
+        within = (
+            ~np.isinf(self.features),
+            (self.kept >= 0) & (self.kept <= self.end_ns.shape[1]),
+            (self.gone >= 0) & (self.gone < _MOST),
+            (self.cycles >= 0) & (self.cycles <= self.gone),
+            (self.regime >= -1) & (self.regime < spec.regimes.count),
+            self.number >= 0.0,
+            self.first_number >= 0.0,
+            self.silent.view(np.uint8) <= 1,
+            self.whole.view(np.uint8) <= 1,
+            *(np.isfinite(numbers) for numbers in finite),
+            *((time == NEVER) | (np.abs(time) < _MOST) for time in times),
+        )
+        return all(one.all() for one in within)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +252,9 @@ class _Column:
     dtype: type[np.generic]
     shape: tuple[int, ...]
     fill: int = 0
+
+    def nbytes(self, assets: int) -> int:
+        return assets * math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def empty(self, assets: int) -> NDArray[Any]:
         return np.full((assets, *self.shape), self.fill, self.dtype)

@@ -86,10 +86,12 @@ def maximum(segments: Segments) -> FloatArray:
 
 def slope_per_h(segments: Segments) -> FloatArray:
     """Return the least-squares slope of each window per hour, NaN where all values are of one moment."""
+    # Not by the spread: equal times less their rounded mean need not be 0.
+    moves = np.maximum.reduceat(segments.hours, segments.starts) > np.minimum.reduceat(segments.hours, segments.starts)
     hours = segments.centred(segments.hours)
     spread = segments.sums(hours**2)
     rise = segments.sums(hours * segments.centred(segments.values))
-    slope: FloatArray = np.divide(rise, spread, out=np.full(len(spread), np.nan), where=spread > 0.0)
+    slope: FloatArray = np.divide(rise, spread, out=np.full(len(spread), np.nan), where=moves)
     return slope
 
 
@@ -135,7 +137,7 @@ PLAIN_FEATURES = (
     PlainFeature(name="std", revision=1, compute=std),
     PlainFeature(name="min", revision=1, compute=minimum),
     PlainFeature(name="max", revision=1, compute=maximum),
-    PlainFeature(name="slope_per_h", revision=1, compute=slope_per_h, unit="/h"),
+    PlainFeature(name="slope_per_h", revision=2, compute=slope_per_h, unit="/h"),
     PlainFeature(name="median", revision=1, compute=median),
     PlainFeature(name="rms", revision=1, compute=rms),
     PlainFeature(name="peak_to_peak", revision=1, compute=peak_to_peak),

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from models.features.names import mean_columns
+from models.features.residuals import fit_rows
 from models.features.specification import FeatureSpecification, Regimes
 from models.records import FloatArray, Int64Array
 
@@ -51,7 +52,8 @@ def fit_regimes(spec: FeatureSpecification, features: FloatArray, seed: int) -> 
     """Return *spec* with the regimes that the settings in *features* fall into; those it has are kept.
 
     k-means++ for each number of clusters up to 16. Clusters of less than a hundredth of the windows are left out:
-    they are outliers or passages, which then belong to the regime they are nearest to. The number is that with the
+    they are outliers or passages, which then belong to the regime they are nearest to; so do windows with a setting
+    that no channel of its range has (`residuals.fit_rows`). The number is that with the
     largest mean silhouette (distance to the own centre against the next), when that shows gaps between the clusters;
     else there is one regime. So there is where settings vary by less than a hundredth of their range.
 
@@ -67,7 +69,7 @@ def fit_regimes(spec: FeatureSpecification, features: FloatArray, seed: int) -> 
     if not spec.regimes.channels or spec.regimes.centres:
         return spec
     settings = settings_of(spec, features)
-    settings = settings[np.isfinite(settings).all(axis=1)]
+    settings = settings[fit_rows(spec, features, spec.regimes.channels)]
     spans = {channel.name: abs(channel.high - channel.low) for channel in spec.channels}
     ranges = np.array([spans[name] for name in spec.regimes.channels])
     spread = settings.std(axis=0) if len(settings) else np.zeros(len(ranges))
@@ -96,8 +98,9 @@ def _distances(settings: FloatArray, regimes: Regimes) -> FloatArray:
     for centre in regimes.centres:
         total, number = np.zeros(len(settings)), np.zeros(len(settings))
         for place, (middle, scale) in enumerate(zip(centre, scales, strict=True)):
-            away = (settings[:, place] - middle) / scale
-            total += np.where(np.isnan(away), 0.0, away * away)
+            with np.errstate(over="ignore"):
+                away = (settings[:, place] - middle) / scale
+                total += np.where(np.isnan(away), 0.0, away * away)
             number += ~np.isnan(away)
         columns.append(total / np.maximum(number, 1.0))
     return np.stack(columns, axis=1)

@@ -6,6 +6,7 @@ missing, so is the result.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from models.features.names import columns, mean_columns
 from models.features.specification import Derived, FeatureSpecification, Residual
-from models.records import FloatArray
+from models.records import BoolArray, FloatArray
 
 # With fewer windows for each coefficient, a polynomial would follow their noise.
 _WINDOWS_PER_TERM = 5
@@ -43,8 +44,9 @@ def with_physics(spec: FeatureSpecification, features: FloatArray) -> FloatArray
 def fit_residuals(spec: FeatureSpecification, features: FloatArray) -> FeatureSpecification:
     """Return *spec* with the coefficients of its residuals; those it has are kept.
 
-    Least squares over standardised predictors. A predictor that does not vary explains nothing and gets 0; with fewer
-    than five windows a coefficient only the constant is fitted; without any window there is no coefficient.
+    Least squares over standardised predictors, of windows as `fit_rows` says. A predictor that does not vary explains
+    nothing and gets 0; with fewer than five windows a coefficient only the constant is fitted; without any window there
+    is no coefficient.
 
     Args:
         spec: Whose residuals.
@@ -54,6 +56,18 @@ def fit_residuals(spec: FeatureSpecification, features: FloatArray) -> FeatureSp
         one if one.coefficients else replace(one, coefficients=_fitted(one, spec, features)) for one in spec.residuals
     )
     return replace(spec, residuals=fitted)
+
+
+def fit_rows(spec: FeatureSpecification, features: FloatArray, channels: Sequence[str]) -> BoolArray:
+    """Return which rows have the means of all *channels*, and none beyond its `feature_limits`, shape ``(n,)``.
+
+    One wild value that a transmitter called good would decide a fit. Where less than half of the rows are within, the
+    ranges are wrong, and all rows that have the means count.
+    """
+    places = [mean_columns(spec)[name] for name in channels]
+    means = np.abs(features[:, places])
+    known, within = np.isfinite(means).all(axis=1), (means <= feature_limits(spec)[places]).all(axis=1)
+    return np.asarray(within if 2 * np.count_nonzero(within) >= np.count_nonzero(known) else known, np.bool_)
 
 
 @lru_cache(maxsize=64)
@@ -116,7 +130,7 @@ def _terms(one: Residual, means: dict[str, FloatArray]) -> list[FloatArray]:
 
 def _fitted(one: Residual, spec: FeatureSpecification, features: FloatArray) -> tuple[float, ...]:
     means = {name: features[:, place] for name, place in mean_columns(spec).items()}
-    known = np.isfinite(np.stack([means[name] for name in (one.target, *one.predictors)])).all(axis=0)
+    known = fit_rows(spec, features, (one.target, *one.predictors))
     if not known.any():
         return ()
     target = means[one.target][known]

@@ -43,6 +43,10 @@ ACCELERATION_M_S2 = {"m/s²": 1.0, "m/s^2": 1.0, "m/s2": 1.0, "g": 9.80665}
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _LONGEST_CHANNEL = 100
+_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1e-3, 1e7
+
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises at hostile bytes: other text than UTF-8, and deep nesting, have errors of their own."""
 
 PlainStatistic = Literal[
     "mean", "std", "min", "max", "slope_per_h", "median", "rms", "peak_to_peak", "roughness", "last"
@@ -354,7 +358,7 @@ def _check_channels(spec: FeatureSpecification) -> None:
             raise FeatureError(
                 f"{spec.asset_class}: channel {channel.name!r} is no name of 1 to 100 printable characters"
             )
-        if not 0.0 <= channel.sample_rate_hz <= 1e7:
+        if channel.sample_rate_hz != 0.0 and not _LOWEST_RATE_HZ <= channel.sample_rate_hz <= _HIGHEST_RATE_HZ:
             raise FeatureError(f"{spec.asset_class}: channel {channel.name!r} has sample rate {channel.sample_rate_hz}")
         if not (math.isfinite(channel.low) and math.isfinite(channel.high)):
             raise FeatureError(f"{spec.asset_class}: channel {channel.name!r} needs a finite range")

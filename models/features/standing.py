@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.buffer import Rows
-from models.features.specification import FeatureError, FeatureSpecification, is_waveform
+from models.features.specification import UNDECODABLE, FeatureError, FeatureSpecification, is_waveform
 from models.records import Int64Array
 
 NEVER = int(np.iinfo(np.int64).min)
@@ -121,7 +121,7 @@ def decode_standing(spec: FeatureSpecification, state: bytes) -> tuple[WindowCou
     """
     try:
         saved = msgspec.msgpack.decode(state, type=_Saved)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise FeatureError(f"{spec.asset_class}: saved windows do not decode ({error}); start anew") from error
     if saved.key != _key(spec):
         raise FeatureError(f"{spec.asset_class}: saved windows are of another specification; start anew")
@@ -134,6 +134,8 @@ def decode_standing(spec: FeatureSpecification, state: bytes) -> tuple[WindowCou
 
 
 def _standing(spec: FeatureSpecification, saved: _Saved) -> Standing:
+    if not all(0 <= getattr(saved.counters, one.name) < FAR for one in fields(saved.counters)):
+        raise ValueError("counters out of range")
     if len(saved.asset_ids) > MAX_ASSETS or len(set(saved.asset_ids)) != len(saved.asset_ids):
         raise ValueError("assets cannot be told apart")
     standing = Standing(
@@ -164,7 +166,13 @@ def _rows(spec: FeatureSpecification, saved: _Saved, standing: Standing) -> Rows
     place, number = columns["place"], columns["number"]
     sample_count = np.frombuffer(saved.sample_count, np.int64)
     samples = np.frombuffer(saved.samples, np.float32)
-    _check({"places": (place >= 0) & (place < standing.newest.size), "sample counts": sample_count >= 0})
+    _check(
+        {
+            "places": (place >= 0) & (place < standing.newest.size),
+            # Each of them, so that their sum cannot run over to what is wanted.
+            "sample counts": (sample_count >= 0) & (sample_count <= samples.size),
+        }
+    )
     if len(sample_count) not in {0, len(place)} or sample_count.sum() != samples.size:
         raise ValueError("samples of another number")
     waveform = np.array([is_waveform(channel) for channel in spec.channels])

@@ -63,7 +63,7 @@ class Waveforms:
 
     @cached_property
     def envelope(self) -> FloatArray:
-        """Magnitude of the analytic signal of the upper half of the band, where impacts make the structure ring."""
+        """Magnitude of the analytic signal above a quarter of the band, where impacts make the structure ring."""
         count = self.samples.shape[1]
         spectrum = np.fft.fft(self.samples, axis=1)
         spectrum[:, : count // 8] = 0.0

@@ -295,10 +295,15 @@ def test_blocks_are_of_the_class_of_their_bundle(blocks: Blocks) -> None:
     assert isinstance(blocks._running[ASSET_CLASS], ClassBlocks)
 
 
-def test_what_another_software_version_saved_does_not_stop_monitoring(slots: BundleSlots) -> None:
-    """State that cannot be read any more is left behind, with a warning in the log."""
+@pytest.mark.parametrize(
+    "saved",
+    [b"\x93\x01\x02\x03", b"\x81\xa1\xff\x80", b"\x81\xa1a\x81\xa1x" + b"\x91" * 5000],
+    ids=["other", "text", "deep"],
+)
+def test_what_another_software_version_saved_does_not_stop_monitoring(slots: BundleSlots, saved: bytes) -> None:
+    """State that cannot be read any more, or is damaged, is left behind, with a warning in the log."""
     blocks = make_blocks(slots)
-    blocks.restore(b"\x93\x01\x02\x03")
+    blocks.restore(saved)
 
     assert blocks.advance(run_machine("m-1", hours=10))[0].states
 

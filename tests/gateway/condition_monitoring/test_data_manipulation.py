@@ -47,8 +47,9 @@ def test_state_of_other_features_is_refused(bundle: LoadedBundle) -> None:
 
     with pytest.raises(FeatureError, match="other features"):
         Manipulator(other, ["m-1"]).restore(state)
-    with pytest.raises(FeatureError, match="do not decode"):
-        Manipulator(bundle, ["m-1"]).restore(state[:20])
+    for damaged in (state[:20], state.replace(b"feature_hash", b"feature_has\xff"), b"\x81\xa1x" + b"\x91" * 5000):
+        with pytest.raises(FeatureError, match="do not decode"):
+            Manipulator(bundle, ["m-1"]).restore(damaged)
 
 
 def test_a_life_that_was_told_is_whole(bundle: LoadedBundle) -> None:

@@ -131,6 +131,18 @@ def test_a_single_value_has_a_level_and_no_movement(full_spec: FeatureSpecificat
     assert all(np.isnan(told[name]) for name in ("flow_m3_h.mean", "work.value", "flow.residual"))
 
 
+@pytest.mark.parametrize("minutes", [0, 6, 7, 20])
+def test_values_of_one_moment_have_no_slope(spec: FeatureSpecification, recording: Recording, minutes: int) -> None:
+    """Whatever the moment is: the mean of equal times need not be that time to the last bit."""
+    hourly = replace(spec, window_s=spec.step_s)
+    observations = recording(hours=5)
+    time = observations.source_time // HOUR_NS * HOUR_NS + minutes * 60 * 10**9
+    features = extract(hourly, windows_of(hourly, replace(observations, source_time=time)))
+
+    assert len(features) >= 6
+    assert np.isnan(features[:, feature_names(hourly).index("flow_m3_h.slope_per_h")]).all()
+
+
 def test_values_count_alike_however_far_apart_they_are(spec: FeatureSpecification, recording: Recording) -> None:
     """Means look at values, slopes at times: half of the observations gone leaves a straight line's slope as it was."""
     observations = recording(hours=6)

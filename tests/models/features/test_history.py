@@ -356,6 +356,19 @@ def test_one_wild_value_does_not_weigh_on_a_life(spec: FeatureSpecification) -> 
     assert since[-1] == pytest.approx(600.0 / 200.0)
 
 
+@pytest.mark.parametrize("value", [1e160, 1.7e308, -1.7e308])
+def test_the_largest_numbers_are_far_from_ordinary(full_spec: FeatureSpecification, value: float) -> None:
+    """In settings too; a good status and a wild number make no warning, and nothing infinite."""
+    features = np.zeros((3, len(feature_names(full_spec))))
+    features[1] = value
+    log = Log(asset_ids=["a-1"] * 3, end_ns=np.arange(2, 5) * HOUR_NS, features=features, starts=())
+
+    prepared = told(full_spec, Histories(full_spec), log)
+
+    assert np.nanmax(np.abs(prepared.deviations[1])) == 50.0
+    assert not np.isinf(prepared.inputs).any()
+
+
 def test_what_is_remembered_is_valid_under_another_baseline(full_spec: FeatureSpecification) -> None:
     """A new release changes what is ordinary; the life so far need not be told again."""
     log = log_of(full_spec, 4)
@@ -446,6 +459,26 @@ def test_what_is_remembered_is_bounded(full_spec: FeatureSpecification) -> None:
     assert sizes[-1] == sizes[1]
 
 
+def test_a_state_that_names_many_assets_takes_no_memory(spec: FeatureSpecification) -> None:
+    """The names of a hundred thousand assets, without their histories, are refused before room is made for these."""
+    endless = Histories(replace(spec, history=History(rolling=(1000,))))
+    saved = msgspec.msgpack.decode(endless.state())
+
+    with pytest.raises(FeatureError, match="do not fit together"):
+        endless.restore(msgspec.msgpack.encode({**saved, "asset_ids": list(map(str, range(100_000)))}))
+
+
+def test_a_life_that_begins_at_no_time_changes_nothing(full_spec: FeatureSpecification) -> None:
+    """A date in the year 9999, as a careless configuration may have it, comes after all windows."""
+    log = log_of(full_spec, 4)
+    histories = Histories(full_spec)
+    for start_ns in (253_370_764_800 * 10**9, -62_135_596_800 * 10**9):
+        histories.begin_life("a-1", start_ns)
+
+    assert_equal(joined([told(full_spec, histories, log)]), joined([told(full_spec, Histories(full_spec), log)]))
+    Histories(full_spec).restore(histories.state())
+
+
 def test_a_state_that_cannot_be_is_refused(full_spec: FeatureSpecification) -> None:
     """Of another specification, cut off, of other lengths, or with numbers that no history has; nothing changes."""
     log = log_of(full_spec, 1)
@@ -465,10 +498,12 @@ def test_a_state_that_cannot_be_is_refused(full_spec: FeatureSpecification) -> N
 
     with pytest.raises(FeatureError, match="other specification"):
         Histories(replace(full_spec, quality=False)).restore(state)
-    with pytest.raises(FeatureError, match="do not decode"):
-        histories.restore(state[:-5])
+    for damaged in (state[:-5], state.replace(b"a-1", b"a-\xff"), b"\x81\xa1x" + b"\x91" * 5000 + b"\x00"):
+        with pytest.raises(FeatureError, match="do not decode"):
+            histories.restore(damaged)
     refused("different assets", asset_ids=["a", "a", "b"])
     refused("starts of no asset", starts={7: [1]})
+    refused("starts at no time", starts={0: [2**63]})
     refused("do not fit together", columns=with_column("end_ns", b"123"))
     refused("do not fit together", columns={"end_ns": b""})
     refused("what cannot be", columns=with_column("kept", np.full(3, 999).tobytes()))
@@ -477,4 +512,8 @@ def test_a_state_that_cannot_be_is_refused(full_spec: FeatureSpecification) -> N
     refused("what cannot be", columns=with_column("total", infinite.tobytes()))
     of_no_regime = np.full(len(saved["columns"]["regime"]) // 8, 2)
     refused("what cannot be", columns=with_column("regime", of_no_regime.tobytes()))
+    refused("what cannot be", columns=with_column("newest", np.full(3, 2**62).tobytes()))
+    refused("what cannot be", columns=with_column("whole", b"\x07" * 3))
+    negative = np.full(len(saved["columns"]["first_number"]) // 8, -1.0)
+    refused("what cannot be", columns=with_column("first_number", negative.tobytes()))
     Histories(full_spec).restore(state)

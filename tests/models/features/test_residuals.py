@@ -59,6 +59,20 @@ def test_a_residual_is_what_others_do_not_explain(spec: FeatureSpecification) ->
     assert fitted.residuals[0].coefficients == pytest.approx((5.0, 0.03, 0.1, 0.0, 0.0, 1e-5), abs=1e-6)
 
 
+def test_a_wild_value_decides_no_fit(spec: FeatureSpecification) -> None:
+    """What is far outside a channel's range is left out; where most is, the range is wrong and all counts."""
+    asked = replace(spec, residuals=(FLOW,), regimes=Regimes(channels=("speed_rpm",)))
+    features = features_of(asked, 200)
+    speed = mean_columns(asked)["speed_rpm"]
+    features[::2, speed] = 1000.0 + 0.01 * features[::2, speed]
+    wild = np.concatenate([features, features[:2]])
+    wild[200:, speed] = 3e38, -1e308
+    narrow = replace(asked, channels=(replace(asked.channels[0], high=1.0), *asked.channels[1:]))
+
+    assert fit_specification(asked, wild, 0) == fit_specification(asked, features, 0)
+    assert fit_residuals(narrow, features).residuals == fit_residuals(asked, features).residuals
+
+
 def test_a_missing_channel_leaves_no_residual(spec: FeatureSpecification) -> None:
     asked = replace(spec, residuals=(replace(FLOW, coefficients=(1.0, 2.0)),))
     features = features_of(asked, 2)

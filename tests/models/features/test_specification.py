@@ -157,5 +157,7 @@ def test_a_channel_may_have_the_name_its_maker_gave_it(spec: FeatureSpecificatio
     named = replace(spec.channels[0], name="Motor-Temperatur (Öl) [°C] / 1")
     assert replace(spec, channels=(named, *spec.channels[1:])).channels[0] == named
 
+    with pytest.raises(FeatureError, match="sample rate"):
+        replace(spec, channels=(*spec.channels, Channel(name="w", unit="g", low=0.0, high=1.0, sample_rate_hz=5e-324)))
     with pytest.raises(FeatureError, match="printable"):
         replace(spec, channels=(replace(named, name="a\nb"), *spec.channels[1:]))

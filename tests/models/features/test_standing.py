@@ -80,7 +80,7 @@ def test_it_is_small_and_goes_on_where_it_was(spec: FeatureSpecification, record
         ("next_end", np.int64, 9_000_000_000_000_000_000 // 3_600_000_000_000 * 3_600_000_000_000, "later ends"),
         ("count", np.int64, -1, "row counts"),
         ("sample_count", np.int64, -1, "sample counts"),
-        ("sample_count", np.int64, 2**40, "samples of another number"),
+        ("sample_count", np.int64, 2**40, "sample counts"),
     ],
 )
 def test_numbers_out_of_range_are_refused(
@@ -105,6 +105,11 @@ def test_columns_that_do_not_fit_together_are_refused(spec: FeatureSpecification
         changed(state, asset_ids=["a-1", "a-1"]),
         changed(state, samples=b"123"),
         changed(state, sample_count=moved),
+        changed(state, sample_count=counts, samples=b"1234" * (int(counts.sum()) - 1)),
+        # In 64 bits these add up to no sample at all; taken at their word they end the process.
+        changed(state, sample_count=np.where(np.cumsum(counts > 0) <= 4, 2**62 * (counts > 0), 0), samples=b""),
+        changed(state, counters={"rows": 2**64 - 1}),
+        b"\x81\xa1x" + b"\x91" * 5000 + b"\x00",
     ):
         with pytest.raises(FeatureError, match="do not decode"):
             Windower(spec).restore(damaged)
