@@ -33,8 +33,9 @@ async def scored(
     await _until(lambda: reader.position >= 1)
     if compacted:
         await compact_once(journal, max_pages=1)
+    before = journal.last_seq
     slots.install(archive)
-    await _until(lambda: bool(blocks.active()))
+    await _until(lambda: journal.last_seq > before)  # the page that tells of the bundle comes after the past was read
     await journal.append(MACHINE.take(MACHINE.source_time >= HALF_NS))
     last = journal.last_seq
     await _until(lambda: reader.position >= last)
