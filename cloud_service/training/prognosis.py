@@ -29,7 +29,7 @@ from cloud_service.training.sequence import kernel_features
 from models.export.graph import without_missing
 from models.features.names import sequence_columns
 from models.features.specification import History
-from models.prognosis.prognoses import Member, Prognoses
+from models.prognosis.prognoses import LARGEST_WEIGHT, MAX_LIFE_H, Member, Prognoses
 from models.records import BoolArray, Float32Array, FloatArray, Int64Array
 from models.sequence.heads import Head, HeadStatistics
 
@@ -105,7 +105,7 @@ def fit_prognosis(
         tell: Called with the share, 0 to 1, that is done.
 
     Returns:
-        None where fewer lives than ``least_lives`` ended in a failure.
+        None where fewer lives than ``least_lives`` ended in a failure, or were watched long enough to say any.
 
     Raises:
         ParityError: If a graph does not answer as its trainer.
@@ -114,7 +114,9 @@ def fit_prognosis(
     known = np.isfinite(lesson.life_h) & (lesson.event >= 0) & np.isfinite(lesson.prepared.features).any(axis=1)
     if len(np.unique(lesson.event[known])) < settings.least_lives or known.sum() < _LEAST_ROWS:
         return None
-    cap_h = settings.cap_h or float(lesson.life_h[known].max())
+    cap_h = min(settings.cap_h or float(lesson.life_h[known].max()), MAX_LIFE_H)
+    if cap_h <= 0.0:
+        return None
     from_start = known & lesson.prepared.whole
     whole = _Rows.of(
         lesson, _every(from_start, settings.most_rows), _folds(lesson, from_start, settings.folds, seed), cap_h
@@ -123,8 +125,8 @@ def fit_prognosis(
     fitted: dict[str, FittedVariant] = {}
     # With fewer windows than the shortest look back the inputs say hardly more than the newest of them.
     least = min((*lesson.spec.history.rolling, settings.least_windows))
-    if len(np.unique(whole.life)) >= settings.least_lives:
-        fitted["whole"] = _fit(whole, settings, seed, kernels, settings.gru, least=least, spreads=False)
+    if (variant := _fit(whole, settings, seed, kernels, settings.gru, least=least, spreads=False)) is not None:
+        fitted["whole"] = variant
     tell(0.4)
     fold = _folds(lesson, known, settings.folds, seed)
     shortest, longest = settings.cut_windows or _cut_windows(lesson.spec.history)
@@ -136,7 +138,11 @@ def fit_prognosis(
         cuts.append(_Rows.of(cut, rows, fold, cap_h))
     tell(0.5)
     # A recurrent unit without the start of a life adds nothing to trees and heads that is worth its training.
-    fitted["cut"] = _fit(_Rows.joined(cuts), settings, seed, kernels, None, least=least, spreads=True)
+    variant = _fit(_Rows.joined(cuts), settings, seed, kernels, None, least=least, spreads=True)
+    if variant is not None:
+        fitted["cut"] = variant
+    if not fitted:
+        return None
     tell(0.9)
     prognosis = Prognoses(
         cap_h=cap_h, largest_rise=settings.largest_rise, **{name: one.variant for name, one in fitted.items()}
@@ -224,8 +230,10 @@ def _fit(
     *,
     least: int,
     spreads: bool,
-) -> FittedVariant:
+) -> FittedVariant | None:
     """Return models of *rows*, blended and calibrated by what fold models say of lives they have not learnt from.
+
+    None where fewer than the least lives are there, or have as many known windows as a prognosis asks.
 
     Args:
         rows: To learn from.
@@ -236,6 +244,8 @@ def _fit(
         least: Known windows that are asked at least.
         spreads: Whether the quantiles depend on how many windows are known; with whole histories that is the age.
     """
+    if not _enough(rows.life, rows.fold, settings.least_lives):
+        return None
     told: dict[Member, FloatArray] = {}
     booster, trees, told["trees"] = _fit_trees(rows, settings, seed)
     head, statistics, ridge = None, None, float("nan")
@@ -251,6 +261,8 @@ def _fit(
     known = rows.windows_known[judged]
     least = _least_windows(told["trees"][judged] - rows.life_h[judged], rows.life[judged], known, least)
     judged = judged[known >= least]
+    if not _enough(rows.life[judged], rows.fold[judged], settings.least_lives):
+        return None
     answers = {member: answer[judged] for member, answer in told.items()}
     life_h, life, known = rows.life_h[judged], rows.life[judged], rows.windows_known[judged]
     each = life_weights(life)
@@ -351,16 +363,22 @@ def _fit_gru(rows: _Rows, settings: GruSettings, seed: int) -> tuple[Gru, FloatA
     return train_gru(rows.sequences, life_h, settings, seed, levels=rows.levels), told
 
 
+def _enough(life: Int64Array, fold: Int64Array, least: int) -> bool:
+    """Return whether there are *least* lives or more, and others of other folds to judge them by."""
+    return len(np.unique(life)) >= least and len(np.unique(fold)) > 1
+
+
 def _blend_weights(answers: Mapping[Member, FloatArray], life_h: FloatArray, each: FloatArray) -> dict[Member, float]:
     """Return the weights with the least squared error, none negative; members that hardly count are left out."""
     members = list(answers)
     root = np.sqrt(each)
-    while True:
+    while members:
         weights, _ = nnls(np.stack([answers[member] for member in members], axis=1) * root[:, None], life_h * root)
         kept = [member for member, weight in zip(members, weights, strict=True) if weight >= _LEAST_WEIGHT]
-        if kept == members or not kept:
-            return {member: float(weight) for member, weight in zip(members, weights, strict=True)}
+        if kept == members:
+            return {member: min(float(weight), LARGEST_WEIGHT) for member, weight in zip(members, weights, strict=True)}
         members = kept
+    return {min(answers, key=lambda member: root_mean_square(answers[member] - life_h, each)): 1.0}
 
 
 def _least_windows(error_h: FloatArray, life: Int64Array, windows_known: Int64Array, least: int) -> int:
@@ -371,7 +389,7 @@ def _least_windows(error_h: FloatArray, life: Int64Array, windows_known: Int64Ar
         own = (windows_known >= low) & (windows_known < high)
         if own.any() and root_mean_square(error_h[own], each[own]) <= _USUAL_FACTOR * usual:
             return int(low)
-    return 1
+    return least
 
 
 def _every(known: BoolArray, most: int, *, first: int = 0) -> NDArray[np.intp]:

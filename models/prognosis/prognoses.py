@@ -30,7 +30,7 @@ MAX_KNOTS: Final = 64
 MAX_BYTES: Final = 64 * 1024
 MAX_LIFE_H: Final = 1_000_000.0
 MAX_WINDOWS: Final = 1_000_000
-_LARGEST_WEIGHT: Final = 10.0
+LARGEST_WEIGHT: Final = 10.0
 _LARGEST_SPREAD: Final = 100.0
 
 Member = Literal["trees", "kernels", "gru"]
@@ -89,8 +89,9 @@ class Variant:
     spread: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        if not self.weights or not all(0.0 <= weight <= _LARGEST_WEIGHT for weight in self.weights.values()):
-            raise PrognosisError(f"one member at least needs a weight, from 0 to {_LARGEST_WEIGHT:g}")
+        weights = self.weights.values()
+        if not all(0.0 <= weight <= LARGEST_WEIGHT for weight in weights) or not any(weights):
+            raise PrognosisError(f"one member at least needs a weight, from 0 to {LARGEST_WEIGHT:g}")
         if not 1 <= len(self.spread) <= MAX_KNOTS or len(self.spread) != len(self.known_windows):
             raise PrognosisError(f"1 to {MAX_KNOTS} numbers of known windows are needed, each with a spread")
         if not all(low < high for low, high in pairwise((0, *self.known_windows, MAX_WINDOWS + 1))):

@@ -7,7 +7,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from cloud_service.training.conformal import LEVELS, covered, fit_levels, fit_offsets, fit_spread, life_weights
+from cloud_service.training.conformal import (
+    LEVELS,
+    Calibration,
+    covered,
+    fit_levels,
+    fit_offsets,
+    fit_spread,
+    life_weights,
+)
 from models.prognosis.prognoses import Prognoses, Variant, quantiles
 from models.records import FloatArray, Int64Array
 
@@ -96,20 +104,59 @@ def test_numbers_of_known_windows_ascend_also_where_there_are_few() -> None:
 
 def test_the_upper_level_sinks_until_the_interval_holds_what_it_says() -> None:
     """Where the cap keeps lives inside, P90 gives way and P10 does not; where nothing is to be done, neither."""
-    assert fit_levels(lambda _: 0.81) == (LEVELS, 0.81)
+    assert fit_levels(lambda _: (0.81, 0.79)) == (LEVELS, 0.81)
 
-    (low, high), coverage = fit_levels(lambda levels: 0.05 + levels[1] - levels[0])
+    (low, high), coverage = fit_levels(lambda levels: (0.05 + levels[1] - levels[0], 0.8))
     assert low == 0.1
     assert high == pytest.approx(0.88)
     assert coverage == pytest.approx(0.83)
 
-    assert fit_levels(lambda _: 0.99)[0] == (0.1, 0.8)
+    assert fit_levels(lambda _: (0.99, float("nan")))[0] == (0.1, 0.8)
 
 
 def test_levels_move_outward_where_lives_lie_outside() -> None:
     """With too little between P10 and P90 both give way, within what levels can be."""
-    (low, high), coverage = fit_levels(lambda levels: levels[1] - levels[0] - 0.07)
+    (low, high), coverage = fit_levels(lambda levels: (levels[1] - levels[0] - 0.07, 0.8))
 
     assert coverage >= 0.77 - 1e-9
     assert low == pytest.approx(1.0 - high)
-    assert fit_levels(lambda _: 0.1)[0] == pytest.approx((0.01, 0.99))
+    assert fit_levels(lambda _: (0.1, 0.1))[0] == pytest.approx((0.01, 0.99))
+
+
+def test_lives_below_the_cap_do_not_pay_for_the_healthy_ones() -> None:
+    """Where nearly all lives are at the cap, the P90 sinks only as long as it holds for those that are not."""
+    (low, high), coverage = fit_levels(lambda levels: (0.95, levels[1] - levels[0] - 0.015))
+
+    assert low == 0.1
+    assert high == pytest.approx(0.89)
+    assert coverage == 0.95
+
+
+def test_the_interval_holds_where_errors_change_with_what_is_told() -> None:
+    """A narrow range of predictions with errors of its own has an interval of its own."""
+    rng = np.random.default_rng(5)
+    life = np.repeat(np.arange(60), 60)
+    predicted = np.tile(np.linspace(0.5, 99.5, 60), 60)
+    odd = (predicted > 60.0) & (predicted < 70.0)
+    truth = predicted + rng.normal(size=len(life)) * np.where(odd, 8.0, 1.0)
+
+    around = told(predicted, (predicted, np.clip(truth, 0.0, CAP), life))
+
+    inside = (truth >= around[:, 0]) & (truth <= around[:, 2])
+    assert inside[odd].mean() == pytest.approx(0.8, abs=0.06)
+
+
+def test_coverage_is_told_of_all_lives_and_of_those_below_the_cap() -> None:
+    """Lives at the cap lie below a P90 that is the cap; without lives below it there is no share of them."""
+    predicted, truth, life = errors_of(30, 4)
+    levels, fold = (0.1, 0.9), life % 3
+
+    def shares(truth: FloatArray) -> tuple[float, float]:
+        known = np.full(len(life), 5)
+        judge = Calibration(told_h=predicted, life_h=truth, life=life, known=known, cap_h=40.0, spreads=False)
+        return judge.cross_coverage(fold, levels)
+
+    every, below = shares(np.minimum(truth, 40.0))
+    assert below == pytest.approx(0.8, abs=0.06)
+    assert every > below
+    assert np.isnan(shares(np.full(len(life), 40.0))[1])

@@ -15,7 +15,7 @@ from cloud_service.training.prognosis import PrognosisSettings, fit_prognosis, h
 from cloud_service.training.sequence import make_kernels
 from models.bundle.contents import GRU, LIFE, LIFE_CUT, PROGNOSIS
 from models.prognosis.life import LIFE_CUT_HEAD, LIFE_HEAD
-from models.prognosis.prognoses import decode_prognoses
+from models.prognosis.prognoses import MAX_LIFE_H, decode_prognoses
 from models.records import Basis
 from tests.cloud_service.training.wearing import worn_lesson
 
@@ -119,6 +119,29 @@ def test_too_few_failures_make_no_model() -> None:
     assert models.reports["whole"].lives == 3
 
 
+def test_lives_watched_too_briefly_are_no_lives(lesson: Lesson) -> None:
+    """One machine watched for long among some that were watched for a window is one life, too few to judge by."""
+    rows = np.concatenate([np.flatnonzero(lesson.asset == asset)[: 70 if asset == 0 else 1] for asset in range(4)])
+
+    assert fit_prognosis(lesson.take(rows), QUICK, 1) is None
+
+
+def test_machines_that_are_always_at_their_end_have_a_model_too(lesson: Lesson) -> None:
+    """Where most that was seen is the last window of a life, a member is still told: nothing else is decoded."""
+    last = np.flatnonzero(np.diff(lesson.asset, append=-1))
+    rows = np.sort(np.concatenate([np.flatnonzero(lesson.asset == 0)[-60:], last[1:3]]))
+
+    models = fitted(lesson.take(rows), kernels=False)
+
+    assert all(models.prognosis.members.values())
+    assert np.isfinite(told_lives(models.trainers, lesson.prepared).life_s).any()
+
+
+def test_without_any_life_left_there_is_no_model(lesson: Lesson) -> None:
+    """Windows that all end with the failure say nothing of what comes before it."""
+    assert fit_prognosis(replace(lesson, life_h=lesson.life_h * 0.0), QUICK, 1) is None
+
+
 def test_only_cut_histories_make_no_model_for_whole_ones(lesson: Lesson) -> None:
     """Where no machine was watched from its start, nothing is said of those that are."""
     late = lesson.cut(1, shortest=8, longest=30)
@@ -146,6 +169,8 @@ def test_without_a_cap_the_longest_life_seen_is_the_longest_told(lesson: Lesson)
     """Nothing is told that was never seen; a cap that is given holds."""
     assert fitted(lesson, kernels=False).prognosis.cap_h == lesson.life_h.max()
     assert fitted(lesson, replace(QUICK, cap_h=20.0), kernels=False).prognosis.cap_h == 20.0
+    few = worn_lesson(4, sequences=False)
+    assert fitted(replace(few, life_h=1e7 * few.life_h)).prognosis.cap_h == MAX_LIFE_H
 
 
 def test_long_data_are_thinned(lesson: Lesson) -> None:

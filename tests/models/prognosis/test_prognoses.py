@@ -86,6 +86,7 @@ WRONG = {
     "a cap of nothing": lambda: Prognoses(cap_h=0.0, whole=WHOLE),
     "a rise that is none": lambda: replace(PROGNOSES, largest_rise=float("nan")),
     "no member": lambda: replace(WHOLE, weights={}),
+    "no weight above 0": lambda: replace(WHOLE, weights={"trees": 0.0, "kernels": 0.0}),
     "a negative weight": lambda: replace(WHOLE, weights={"trees": -0.1}),
     "no window at least": lambda: replace(WHOLE, least_windows=0),
     "a spread too many": lambda: replace(WHOLE, spread=(1.0, 1.0)),
