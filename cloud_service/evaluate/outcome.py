@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
 
 import numpy as np
 
 from models.records import BoolArray, FloatArray, Int64Array
 
+MOST_PLOTS: Final = 60
 Progress = Callable[[str, float], None]
 """Told what is being done, in two or three words, and the share of the whole evaluation that is done, 0 to 1."""
 
@@ -131,6 +135,18 @@ class Outcome:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
     seconds: float = float("nan")
+
+
+def named_plots(kind: str, figures: Iterable[tuple[str, Figure]]) -> dict[str, Figure]:
+    """Return *figures* of the files or series of the given names under names of plots: the first 60 of them.
+
+    A name of a plot is one of a file: letters, digits and hyphens, and a number where two would be the same.
+    """
+    named: dict[str, Figure] = {}
+    for name, figure in islice(figures, MOST_PLOTS):
+        plot = f"{kind}-{re.sub(r'[^0-9a-z]+', '-', name.lower()).strip('-')[:80]}"
+        named[plot if plot not in named else f"{plot}-{len(named)}"] = figure
+    return named
 
 
 def over_seeds(seeds: Mapping[int, Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:

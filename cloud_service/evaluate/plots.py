@@ -96,7 +96,7 @@ def _sheet(title: str, rows: int = 1, columns: int = 1, *, size: tuple[float, fl
 def _life_points(figure: LifePoints, title: str) -> Sheet:
     """Predicted against true life, and both by asset from the shortest life to the longest."""
     sheet, (left, right) = _sheet(title, 1, 2, size=(9.0, 4.2))
-    most = float(np.nanmax([figure.truth.max(), figure.p90.max()])) * 1.03
+    most = float(np.nanmax(np.concatenate([[0.0], figure.truth, figure.p90]))) * 1.03 or 1.0
     left.plot([0.0, most], [0.0, most], color=INK, linewidth=0.8)
     left.vlines(figure.truth, figure.p10, figure.p90, color=LIGHT, linewidth=1.0)
     left.plot(figure.truth, figure.p50, ".", color=BLUE, markersize=5)

@@ -6,6 +6,7 @@ import queue
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from importlib import import_module
 from multiprocessing import get_context
@@ -16,6 +17,9 @@ from cloud_service.errors import EvaluationFailed
 from cloud_service.evaluate.named import TASKS, task_of
 from cloud_service.evaluate.outcome import Outcome, Parity, Progress, over_seeds
 from models.datasets.tasks import Dataset
+from models.export.graph import ExportError
+from models.export.parity import ParityError
+from models.features.specification import FeatureError
 
 PROTOCOLS: Final = {task: f"cloud_service.evaluate.{task}" for task in TASKS.values()}
 """The module of each task: it has ``evaluate_<task>(dataset, *, seeds, progress) -> Outcome``, and its docstring tells
@@ -37,14 +41,26 @@ def run_protocol(dataset: Dataset, *, seeds: Sequence[int], jobs: int, progress:
         seeds: At least one; all that is random follows from them.
         jobs: Processes to share the seeds among; results are the same for any number.
         progress: Told how far it is.
+
+    Raises:
+        EvaluationFailed: If there is nothing to learn from, the data set has what no model can be made of, or there is
+            not enough memory.
     """
     began = time.perf_counter()
     module = PROTOCOLS[task_of(dataset)]
-    outcome = (
-        _evaluate(module, dataset, seeds, progress)
-        if jobs == 1 or len(seeds) == 1
-        else _in_processes(module, dataset, seeds, min(jobs, len(seeds)), progress)
-    )
+    try:
+        outcome = (
+            _evaluate(module, dataset, seeds, progress)
+            if jobs == 1 or len(seeds) == 1
+            else _in_processes(module, dataset, seeds, min(jobs, len(seeds)), progress)
+        )
+    except (FeatureError, ExportError, ParityError) as error:
+        raise EvaluationFailed(f"{dataset.name}: {error}; nothing is judged") from error
+    except (MemoryError, BrokenProcessPool) as error:
+        raise EvaluationFailed(
+            f"{dataset.name}: the memory is not enough ({type(error).__name__}); give fewer rows or channels, or "
+            "use --jobs 1; nothing is judged"
+        ) from error
     return replace(outcome, seconds=time.perf_counter() - began)
 
 

@@ -38,7 +38,7 @@ from models.bundle.contents import GRU, GRU_CUT, KERNELS, LIFE, LIFE_CUT, PROGNO
 from models.bundle.decisions import horizons
 from models.bundle.model import Model
 from models.datasets.tasks import LifeSplit, RemainingLife, Runs
-from models.evaluation.metrics import coverage, nasa_score, rmse
+from models.evaluation.metrics import coverage, mean_or_nan, nasa_score, rmse
 from models.features.baseline import Baseline, fit_baseline
 from models.features.extraction import extract
 from models.features.names import input_names, sequence_names
@@ -169,7 +169,12 @@ def judge(dataset: RemainingLife, split: LifeSplit, seed: int, settings: Prognos
         lesson, capped, seed, kernels=kernels, tell=lambda share: tell("models", 0.15 + 0.65 * share)
     )
     if fitted is None:
-        raise EvaluationFailed(f"{dataset.name}: too few training assets ran to failure to learn a life from")
+        failed = lesson.event[lesson.event >= 0]
+        raise EvaluationFailed(
+            f"{dataset.name}: {np.unique(failed).size} assets that are learnt from ran to failure, with {failed.size} "
+            f"records in all: too few to learn a life from (at least {settings.least_lives} assets are needed); give "
+            "more assets or longer records, or judge fewer"
+        )
     tell("test assets", 0.8)
     graphs = Graphs.of(fitted, spec)
     prepared = prepared_runs(spec, baseline, split.test)
@@ -340,13 +345,13 @@ def _metrics(dataset: RemainingLife, judged: Sequence[Judged]) -> dict[str, floa
         low, middle, high = answer[known].T
         found[f"rmse_capped{ending}"] = rmse(middle - capped[known])
         if cycles:
-            found[f"score_capped{ending}"] = nasa_score(middle - capped[known])
+            found[f"score_capped{ending}"] = nasa_score(middle - capped[known]) if known.any() else float("nan")
         found[f"rmse_raw{ending}"] = rmse(middle - truth[known])
         if cycles:
-            found[f"score_raw{ending}"] = nasa_score(middle - truth[known])
+            found[f"score_raw{ending}"] = nasa_score(middle - truth[known]) if known.any() else float("nan")
         found[f"coverage_p10_p90{ending}"] = coverage(capped[known], low, high)
-        found[f"below_p10{ending}"] = float(np.mean(capped[known] < low))
-        found[f"width_p10_p90{ending}"] = float(np.mean(high - low))
+        found[f"below_p10{ending}"] = mean_or_nan((capped[known] < low).tolist())
+        found[f"width_p10_p90{ending}"] = mean_or_nan((high - low).tolist())
         found[f"answered_share{ending}"] = float(known.mean())
     reports = [one.fitted.reports for one in judged]
     for name, ending in (("whole", ""), ("cut", "_cut")):
@@ -419,7 +424,7 @@ def _figures(dataset: RemainingLife, judged: Sequence[Judged]) -> dict[str, Figu
         "lives": _traces(dataset, judged[0], cap),
         "calibration": Calibration(
             promised=np.array([0.1, 0.5, 0.9]),
-            observed=np.array([float(np.mean(capped[known] < column)) for column in told[known].T]),
+            observed=np.array([mean_or_nan((capped[known] < column).tolist()) for column in told[known].T]),
             count=np.full(3, int(known.sum()), np.int64),
         ),
     }
@@ -459,6 +464,12 @@ def _limits(dataset: RemainingLife, judged: Sequence[Judged], settings: Prognosi
             "eight in ten lives lie between P10 and P90."
         )
     ]
+    answered = np.concatenate([np.isfinite(one.told[:, 1]) for one in judged])
+    if not answered.all():
+        said.append(
+            f"{int((~answered).sum())} of {len(answered)} judged assets have too few records for an answer; they count "
+            "in no figure but the share of assets with an answer."
+        )
     if "cut" in least:
         said.append(
             f"Where an asset's life is not known from its start, {least['cut']} records at least are needed; with "

@@ -14,13 +14,14 @@ from typing import Final
 import numpy as np
 
 from cloud_service.evaluate.anomaly import AnomalySettings, File, Scored, score_file
-from cloud_service.evaluate.outcome import Figure, Outcome, Parity, Progress, ScoredSeries, over_seeds
+from cloud_service.evaluate.outcome import Figure, Outcome, Parity, Progress, ScoredSeries, named_plots, over_seeds
 from models.datasets.tasks import Series
 from models.evaluation.nab import Alarmed, alarm_starts, window_score
 from models.records import BoolArray, Int64Array
 
 _DEAD_TIME_S: Final = 86_400.0
 _ROWS_AVERAGED: Final = 12
+_FEW_WINDOWS: Final = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +66,9 @@ def evaluate_series(
         windows += sum(len(one.score) for one in told)
         moved += sum(one.moved for one in told)
         largest = max([largest, *(one.difference for one in told)])
-        plots = plots or {
-            f"series-{name.replace('/', '-').replace('_', '-').lower()}": _figure(dataset, place, told[place])
-            for place, name in enumerate(dataset.file_ids)
-        }
+        plots = plots or named_plots(
+            "series", ((name, _figure(dataset, place, told[place])) for place, name in enumerate(dataset.file_ids))
+        )
     mean, spread = over_seeds(figures)
     return Outcome(
         dataset=dataset.name,
@@ -79,10 +79,7 @@ def evaluate_series(
         seeds=figures,
         parity=Parity(windows=windows, decisions_changed=moved, largest_difference=largest),
         figures=plots,
-        limits=(
-            f"{len(dataset.window_file)} labelled windows are too few to tell one detector from another.",
-            "What is ordinary is learnt once, from the first rows; a process that moves on for good stays flagged.",
-        ),
+        limits=_limits(dataset),
     )
 
 
@@ -105,11 +102,12 @@ def _figures(dataset: Series, told: Sequence[Scored], settings: SeriesSettings) 
     files, days = [], 0.0
     for place, one in enumerate(told):
         time_ns, start, end, judged = _judged(dataset, place)
+        later = end >= time_ns[judged][0]
         files.append(
             Alarmed(
                 alarm_ns=alarm_starts(_onsets(one.alarm)[judged], time_ns[judged], settings.dead_time_s),
-                start_ns=start,
-                end_ns=end,
+                start_ns=start[later],
+                end_ns=end[later],
             )
         )
         days += float(time_ns[-1] - time_ns[judged][0]) / 8.64e13
@@ -124,6 +122,24 @@ def _figures(dataset: Series, told: Sequence[Scored], settings: SeriesSettings) 
         "alarms_outside": float(score.false_alarms),
         "alarms_outside_per_day": score.false_alarms / max(days, 1e-9),
     }
+
+
+def _limits(dataset: Series) -> tuple[str, ...]:
+    sentences = [
+        "What is ordinary is learnt once, from the first rows; a process that moves on for good stays flagged."
+    ]
+    begins = [_judged(dataset, place)[0][_judged(dataset, place)[3]][0] for place in range(len(dataset.file_ids))]
+    early = int((dataset.window_end_ns < np.array(begins, np.int64)[dataset.window_file]).sum())
+    judged = len(dataset.window_file) - early
+    if judged <= _FEW_WINDOWS:
+        few = f"{judged} labelled window{' is' if judged == 1 else 's are'} too few to tell one detector from another."
+        sentences.insert(0, few)
+    if early:
+        sentences.append(
+            f"{early} of {len(dataset.window_file)} labelled windows lie in the rows that are learnt from as healthy: "
+            "they are not judged, and what is like them is not told."
+        )
+    return tuple(sentences)
 
 
 def _onsets(alarm: BoolArray) -> BoolArray:

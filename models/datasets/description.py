@@ -223,8 +223,10 @@ def _path_problems(told: Description) -> Iterator[str]:
 
 def _channel_problems(told: Description) -> Iterator[str]:
     for name, channel in told.channels.items():
-        if not 0 < len(name) <= 128:
-            yield f"channels.{name[:20]}: a name has 1 to 128 characters"
+        if not 0 < len(name) <= 100 or not name.isprintable():
+            yield f"channels.{name[:20]!r}: a name has 1 to 100 printable characters"
+        if not math.isfinite(channel.low or 0.0) or not math.isfinite(channel.high or 0.0):
+            yield f"channels.{name}: low and high are numbers; leave out what is not known"
         low = -math.inf if channel.low is None else channel.low
         high = math.inf if channel.high is None else channel.high
         if not low < high:

@@ -95,11 +95,11 @@ def _events_in(source: Source, event: EventFile, machines: Mapping[str, int]) ->
     columns = source.told.columns
     table = read_table(source.folder / event.file, source.told.table)
     stem = Path(event.file).name.split(".")[0]
-    kinds = table.texts(event.kind) if event.kind else [stem] * table.rows
+    kinds = table.texts(event.kind, needed=True) if event.kind else [stem] * table.rows
     times = table.times(columns.time)
     known = [
         (machines[name], int(time_ns), kind)
-        for name, time_ns, kind in zip(table.texts(columns.asset), times, kinds, strict=True)
+        for name, time_ns, kind in zip(table.texts(columns.asset, needed=True), times, kinds, strict=True)
         if name in machines
     ]
     return _events_of(known)
@@ -158,7 +158,11 @@ def _statics(source: Source, rows: Rows, in_telemetry: Sequence[Picked]) -> tupl
     listed = {name: form for name, form in told.channels.items() if form.role == "static"}
     picked = picked_channels(_with_channels(told, listed), [table], with_levels=True)
     values = values_of(table, picked)
-    row = {name: number for number, name in enumerate(table.texts(told.columns.asset))}
+    names = table.texts(told.columns.asset, needed=True)
+    row = {name: number for number, name in enumerate(names)}
+    if len(row) < len(names):
+        twice = next(number for number, name in enumerate(names) if row[name] != number)
+        raise table.refusal(told.columns.asset, twice, "has another row below")
     missing = [name for name in rows.asset_ids if name not in row]
     if missing:
         raise DatasetError(f"{table.file}: has no row of {missing[0]}, which has telemetry; add it")

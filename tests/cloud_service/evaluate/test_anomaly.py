@@ -119,6 +119,36 @@ def test_no_label_and_no_later_row_takes_part_in_what_is_learnt() -> None:
     assert (first.score[-40:] != third.score[-40:]).any()
 
 
+def test_what_there_is_nothing_to_count_for_is_none() -> None:
+    """Without an anomalous row nothing can be missed; change points among the healthy rows are not judged."""
+    early = np.zeros(5 * ROWS, np.bool_)
+    early[2 * ROWS + 3] = True
+    dataset = replace(plant(), anomaly=np.zeros(5 * ROWS, np.bool_), changepoint=early)
+    outcome = evaluate_anomaly(dataset, seeds=[1], progress=quietly, settings=QUICK)
+
+    assert np.isnan([outcome.metrics[name] for name in ("f1", "recall", "missed_alarm_rate")]).all()
+    assert outcome.metrics["false_alarm_rate"] > 0.0
+    assert "nab_standard" not in outcome.metrics
+
+
+def test_limits_and_protocol_speak_of_the_data_set_itself(outcome: Outcome) -> None:
+    """What was found on one test bed is not said of another."""
+    told = " ".join([*outcome.limits, *map(str, outcome.protocol.values())])
+
+    assert "SKAB" not in told
+    assert "temperatures" not in told
+    assert "an alarm every 20 s, whatever the signal, scores" in told
+
+
+def test_few_healthy_rows_are_averaged_over_fewer() -> None:
+    """A detector needs some stretches to know how they scatter, however long a window it was asked for."""
+    dataset = plant(1)
+    short = replace(dataset, healthy_rows=np.where(dataset.judged, 12, dataset.healthy_rows))
+    outcome = evaluate_anomaly(short, seeds=[1], progress=quietly, settings=QUICK)
+
+    assert np.isfinite(outcome.metrics["f1"])
+
+
 def test_rates_are_of_the_rows_after_the_healthy_ones() -> None:
     """Rows that were learnt from count in the figures of all rows only."""
     dataset = replace(plant(), anomaly=np.ones(5 * ROWS, np.bool_))

@@ -127,6 +127,15 @@ def test_out_that_is_a_file_is_refused_before_anything_is_judged(folder: Path, t
     assert "--out" in run(folder, "--out", tmp_path / "file" / "below", code=1).stderr
 
 
+def test_what_no_model_can_be_made_of_is_told_plainly(tmp_path: Path) -> None:
+    """A column's name may be longer than a channel's; that is only met when there is to be a model."""
+    (tmp_path / "dataset.toml").write_text(
+        'task = "classification"\n[files]\ndata = "a.csv"\n[columns]\ntarget = "bad"'
+    )
+    (tmp_path / "a.csv").write_text("\n".join([f"{'x' * 101},bad", *(f"{row},{row % 2}" for row in range(20))]))
+    assert "is no name of 1 to 100 printable characters; nothing is judged" in told(tmp_path, code=1)["reason"]
+
+
 def test_a_missing_package_is_told_by_its_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tests.cloud_service.evaluate.mean_life", None)
     assert "extra train" in told(folder, code=1)["reason"]

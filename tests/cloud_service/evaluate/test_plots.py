@@ -92,8 +92,9 @@ def test_each_kind_of_figure_becomes_a_png_of_the_same_bytes_each_time(tmp_path:
             p50=np.full(1, np.nan),
             p90=np.full(1, np.nan),
         ),
+        LifePoints(asset_ids=(), unit="h", truth=np.empty(0), p10=np.empty(0), p50=np.empty(0), p90=np.empty(0)),
     ],
-    ids=["nothing foretold", "nothing promised", "nothing found", "gaps", "not enough data"],
+    ids=["nothing foretold", "nothing promised", "nothing found", "gaps", "not enough data", "nothing answered"],
 )
 def test_a_figure_with_nothing_or_gaps_in_it_is_drawn_all_the_same(tmp_path: Path, figure: Figure) -> None:
     assert write_plots(tmp_path, {"one": figure}, "rig") == ("one.png",)

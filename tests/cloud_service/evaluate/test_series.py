@@ -55,6 +55,21 @@ def test_a_fall_is_told_once_and_scored() -> None:
     assert (outcome.parity.windows, outcome.parity.decisions_changed) == (800, 0)
 
 
+def test_a_window_among_the_healthy_rows_is_said_and_not_judged() -> None:
+    """Nobody is asked there, so that nothing can be missed."""
+    dataset = replace(
+        machine(),
+        window_file=np.array([0, 0]),
+        window_start_ns=np.array([10 * MINUTE, 495 * MINUTE]),
+        window_end_ns=np.array([20 * MINUTE, 525 * MINUTE]),
+    )
+    outcome = evaluate_series(dataset, seeds=[1], progress=lambda _stage, _share: None, settings=QUICK)
+
+    assert outcome.metrics["windows_missed"] == 0.0
+    assert outcome.limits[0].startswith("1 labelled window is too few")
+    assert any("1 of 2 labelled windows lie in the rows that are learnt from" in one for one in outcome.limits)
+
+
 def test_without_labels_there_is_no_score() -> None:
     """How often it alarms is all that can be said."""
     nothing = np.array([], np.int64)

@@ -50,6 +50,8 @@ def test_a_minimal_description_has_sensible_defaults(tmp_path: Path) -> None:
             r"line 6: Expected `str`, got `int` - at `channels\[\.\.\.\]\.unit`",
         ),
         (MINIMAL + "[channels]\na = { low = 2.0, high = 1.0 }", r"line 7: channels.a: low 2.0 must be below high 1.0"),
+        (MINIMAL + "[channels]\na = { low = -inf, high = inf }", r"line 7: channels.a: low and high are numbers"),
+        (MINIMAL + '[channels]\n"' + 101 * "a" + '" = {}', "a name has 1 to 100 printable characters"),
         (MINIMAL + '[channels]\na = { role = "static" }', r"channels.a.role: 'static' has no meaning for anomaly"),
         (MINIMAL + '[channels]\na = { levels = ["x", "x"] }', "a text stands twice"),
         (MINIMAL + 'cycle = "n"', r"line 6: columns.cycle: has no meaning for anomaly; its keys are"),
