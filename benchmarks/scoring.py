@@ -69,7 +69,7 @@ from models.detection.detection import encode_detection
 from models.detection.detector import detect
 from models.export.components import Forest
 from models.export.graph import IR_VERSION, OPSET, without_missing
-from models.export.lightgbm import export_quantiles
+from models.export.lightgbm import export_life
 from models.failure.classifier import classify
 from models.failure.modes import encode_failure_modes
 from models.features.baseline import encode_baseline
@@ -153,7 +153,7 @@ def train(lives: Lives) -> Trained:
         DETECTION: encode_detection(detection.detection),
         CLASSIFIER: failure.export(),
         FAILURE: encode_failure_modes(failure.modes),
-        LIFE: export_quantiles([life], reach=(0.0,), margin=0.0, highest=LIFE_CAP_H),
+        LIFE: export_life(life),
         PROGNOSIS: encode_prognoses(_PROGNOSES),
         KERNELS: kernels,
         HEADS: encode_heads({SEQUENCE_HEAD: sums.solve(RIDGE)}),

@@ -9,10 +9,9 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 from sklearn.ensemble import IsolationForest
 
-from models.export.graph import INPUT, finish, floor32, missing_as_zero
+from models.export.graph import ExportError, floor32
+from models.export.refusals import check_exportable
 from models.records import Float32Array, FloatArray
-
-OUTPUT = "score"
 
 
 def reference_scores(forest: IsolationForest, rows: Float32Array) -> FloatArray:
@@ -33,22 +32,15 @@ def average_path_length(samples: int) -> float:
     return 2.0 * (math.log(samples - 1.0) + np.euler_gamma) - 2.0 * (samples - 1.0) / samples
 
 
-def export_isolation_forest(forest: IsolationForest, *, inputs: int) -> bytes:
-    """Return *forest* as an ONNX model, ``features (n, f)`` to ``score (n, 1)``.
-
-    It answers as ``reference_scores`` of the first columns, with NaN counted as 0.
-
-    Args:
-        forest: Trained on the first ``forest.n_features_in_`` of the inputs.
-        inputs: Columns of ``features``.
-    """
-    prepare, constants = missing_as_zero(INPUT, "present")
-    nodes, own = forest_nodes(forest, "present", OUTPUT)
-    return finish("isolation_forest", [*prepare, *nodes], [*constants, *own], inputs=inputs, output=OUTPUT, columns=1)
-
-
 def forest_nodes(forest: IsolationForest, source: str, target: str) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Return the nodes and constants that answer for *source* ``(n, f)`` without NaN in *target* ``(n, 1)``."""
+    """Return the nodes and constants that answer for *source* ``(n, f)`` without NaN in *target* ``(n, 1)``.
+
+    Raises:
+        ExportError: If it is no isolation forest, or its trees were given one row each.
+    """
+    check_exportable(forest)
+    if forest.max_samples_ < 2:
+        raise ExportError("isolation forest: trees of one row isolate nothing; nothing was exported")
     scale = -math.log(2.0) / (len(forest.estimators_) * average_path_length(int(forest.max_samples_)))
     depth, exponent, factor = (f"{target}_{what}" for what in ("depth", "exponent", "factor"))
     nodes = [

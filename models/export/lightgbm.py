@@ -13,7 +13,6 @@ from onnxmltools.convert.common.data_types import FloatTensorType
 from models.export.graph import INPUT, OPSET, ExportError, finish, floor32, missing_as_zero
 from models.export.refusals import check_exportable
 
-PROBABILITIES = "probabilities"
 LIFE = "life"
 
 # These convert without any error and then predict wrong, some by 2.5 on nearly every row.
@@ -27,18 +26,7 @@ _OBJECTIVES = frozenset(
 _TRUE = frozenset({"1", "true", "+"})
 _UNREAD = frozenset({"nodes_hitrates", "nodes_missing_value_tracks_true"})
 _CATEGORICAL = 1  # the bit of decision_type
-
-
-def export_classifier(booster: lgb.Booster) -> bytes:
-    """Return a multiclass *booster* as a model ``features (n, f)`` to ``probabilities (n, classes)``; NaN counts as 0.
-
-    Raises:
-        ExportError: If the booster is of a kind that has no faithful ONNX form.
-    """
-    nodes, constants = booster_nodes(booster, "classifier", PROBABILITIES)
-    return _finished(
-        "classifier", booster, nodes, constants, output=PROBABILITIES, columns=booster.num_model_per_iteration()
-    )
+_MISSING_BITS, _ZERO_IS_MISSING = 12, 4  # two more bits, and what they are where zero_as_missing was on
 
 
 def export_life(booster: lgb.Booster) -> bytes:
@@ -48,39 +36,7 @@ def export_life(booster: lgb.Booster) -> bytes:
         ExportError: If the booster is of a kind that has no faithful ONNX form.
     """
     nodes, constants = booster_nodes(booster, "life", LIFE)
-    return _finished("life", booster, nodes, constants, output=LIFE, columns=1)
-
-
-def export_quantiles(
-    boosters: Sequence[lgb.Booster], *, reach: Sequence[float], margin: float, highest: float
-) -> bytes:
-    """Return regression *boosters*, one a quantile, as one model ``features (n, f)`` to ``life (n, quantiles)``.
-
-    NaN counts as 0. Quantile ``i`` comes as ``booster_i + reach[i] * (middle booster + margin)``, held
-    to 0 and *highest*; they may cross.
-
-    Raises:
-        ExportError: If a booster is of a kind that has no faithful ONNX form.
-    """
-    nodes: list[NodeProto] = []
-    constants: list[TensorProto] = []
-    outputs = [f"quantile_{number}" for number in range(len(boosters))]
-    for booster, output in zip(boosters, outputs, strict=True):
-        more_nodes, more_constants = booster_nodes(booster, output, output)
-        nodes += more_nodes
-        constants += more_constants
-    spread = np.eye(len(boosters))
-    spread[len(boosters) // 2] += reach
-    constants += [
-        numpy_helper.from_array(spread.astype(np.float32), "spread"),
-        numpy_helper.from_array((margin * np.asarray(reach)).astype(np.float32), "shift"),
-        numpy_helper.from_array(np.array(0.0, np.float32), "lowest"),
-        numpy_helper.from_array(np.array(highest, np.float32), "highest"),
-    ]
-    nodes.append(helper.make_node("Concat", outputs, ["quantiles"], axis=1))
-    nodes.append(helper.make_node("Gemm", ["quantiles", "spread", "shift"], ["widened"]))
-    nodes.append(helper.make_node("Clip", ["widened", "lowest", "highest"], [LIFE]))
-    return _finished("life", boosters[0], nodes, constants, output=LIFE, columns=len(boosters))
+    return finish("life", nodes, constants, inputs=booster.num_feature(), output=LIFE, columns=1)
 
 
 def floored(booster: lgb.Booster) -> lgb.Booster:
@@ -144,6 +100,9 @@ def refuse_unfaithful(booster: lgb.Booster) -> None:
     for switch in _REFUSED_SWITCHES:
         if said.get(switch, "0").lower() in _TRUE:
             raise ExportError(f"LightGBM {switch} converts silently wrong; switch it off; nothing was exported")
+    # What was saved without its parameters tells of this one by its trees alone.
+    if any(kind & _MISSING_BITS == _ZERO_IS_MISSING for tree in _trees(booster) for kind in _decision_types(tree)):
+        raise ExportError("LightGBM zero_as_missing converts silently wrong; switch it off; nothing was exported")
     if objective in _REFUSED_OBJECTIVES:
         raise ExportError("LightGBM multiclassova converts silently wrong; use multiclass; nothing was exported")
     if objective not in _OBJECTIVES:
@@ -261,22 +220,3 @@ def _needed(nodes: list[NodeProto], output: str) -> list[NodeProto]:
             wanted.update(node.input)
             kept.append(node)
     return kept[::-1]
-
-
-def _finished(
-    name: str,
-    booster: lgb.Booster,
-    nodes: list[NodeProto],
-    constants: list[TensorProto],
-    *,
-    output: str,
-    columns: int,
-) -> bytes:
-    return finish(
-        name,
-        nodes,
-        constants,
-        inputs=booster.num_feature(),
-        output=output,
-        columns=columns,
-    )

@@ -13,9 +13,11 @@ _NOT_CONVERTIBLE = {
 _BY_MEMBER = {
     "LGBMClassifier": "hand over its booster_",
     "LGBMRegressor": "hand over its booster_",
+    "MLPRegressor": "hand over its weights as models.export.components.Autoencoder",
+    "PCA": "hand over its directions as models.export.components.PrincipalComponents",
     "Pipeline": "scale in float64 before the model, and hand over the estimator alone",
 }
-_EXPORTED = frozenset({"Booster", "IsolationForest", "MLPRegressor", "PCA"})
+_EXPORTED = frozenset({"Booster", "IsolationForest"})
 
 
 def check_exportable(estimator: object) -> None:

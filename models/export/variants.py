@@ -174,18 +174,6 @@ def fewer_kernels(graph: bytes, weight: FloatArray, share: float) -> tuple[bytes
     return sealed(model), kept
 
 
-def trees_of(graph: bytes) -> int:
-    """Return how many trees *graph* has, 0 when it is none of trees."""
-    model = load_model_from_string(graph)
-    return sum(
-        len(set(helper.get_attribute_value(attribute)))
-        for node in model.graph.node
-        if node.op_type in _ENSEMBLES
-        for attribute in node.attribute
-        if attribute.name == "nodes_treeids"
-    )
-
-
 def _large(model: ModelProto) -> list[TensorProto]:
     found = [
         constant

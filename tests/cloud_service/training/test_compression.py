@@ -24,7 +24,7 @@ from cloud_service.training.compression import (
 from cloud_service.training.sequence import kernel_features, make_kernels
 from models.evaluation.metrics import rmse
 from models.export.graph import ExportError
-from models.export.lightgbm import export_quantiles
+from models.export.lightgbm import export_life
 from models.export.variants import fewer_kernels
 from models.records import Float32Array, FloatArray, Int64Array
 from models.sequence.heads import Head, HeadStatistics
@@ -61,7 +61,7 @@ def judge() -> Judge:
 def graph() -> bytes:
     settings = {"verbosity": -1, "num_leaves": 15, "num_threads": 1, "seed": 1, "objective": "regression"}
     booster = lgb.train(settings, lgb.Dataset(ROWS[TRAINED], TARGET[TRAINED], params=settings), 120)
-    return export_quantiles([booster], reach=(0.0,), margin=0.0, highest=1e3)
+    return export_life(booster)
 
 
 @pytest.fixture(scope="module")

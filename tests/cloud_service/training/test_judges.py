@@ -27,8 +27,7 @@ from models.bundle.manifest import SCHEMA_VERSION, Lineage, Manifest, Thresholds
 from models.bundle.scored import score_prepared
 from models.detection.detection import Detection, Member, encode_detection
 from models.export.graph import OPSET
-from models.export.isolation_forest import export_isolation_forest
-from models.export.lightgbm import export_classifier, export_quantiles
+from models.export.lightgbm import export_life
 from models.failure.modes import FailureModes, encode_failure_modes
 from models.features.baseline import Baseline, encode_baseline
 from models.features.hashing import feature_hash
@@ -37,6 +36,7 @@ from models.features.specification import FeatureSpecification
 from models.prognosis.prognoses import Offsets, Prognoses, Variant, encode_prognoses
 from models.records import Basis, Channel, Float32Array, FloatArray, Int64Array
 from models.scoring import Prepared
+from tests.models.export.graphs import of_booster, of_forest
 
 SPEC = FeatureSpecification(
     asset_class="fan",
@@ -95,11 +95,11 @@ def parts() -> dict[str, bytes]:
     return {
         FEATURES: encode_specification(SPEC),
         BASELINES: encode_baseline(Baseline(centre={}, class_centre=((0.0,) * width,), class_scale=((1.0,) * width,))),
-        DETECTOR: export_isolation_forest(forest, inputs=INPUTS),
+        DETECTOR: of_forest(forest, inputs=INPUTS),
         DETECTION: encode_detection(Detection(members=(member,))),
-        CLASSIFIER: export_classifier(classifier),
+        CLASSIFIER: of_booster(classifier),
         FAILURE: encode_failure_modes(modes),
-        LIFE: export_quantiles([life], reach=(0.0,), margin=0.0, highest=100.0),
+        LIFE: export_life(life),
         PROGNOSIS: encode_prognoses(told),
     }
 

@@ -4,7 +4,7 @@ import lightgbm as lgb
 import numpy as np
 
 from models.export.golden_rows import golden_rows, graph_splits
-from models.export.lightgbm import export_quantiles, thresholds_of
+from models.export.lightgbm import export_life, thresholds_of
 from models.export.parity import FAR
 from models.features.names import feature_names, input_names, sequence_names
 from models.features.specification import FeatureSpecification, History
@@ -36,7 +36,7 @@ def graph() -> tuple[bytes, lgb.Booster]:
     settings = {"verbosity": -1, "num_leaves": 5, "num_threads": 1, "objective": "regression"}
     target = np.asarray(ROWS[:, 0] + ROWS[:, 1], np.float64)
     booster = lgb.train(settings, lgb.Dataset(ROWS, target, params=settings), 5)
-    return export_quantiles([booster], reach=(0.0,), margin=0.0, highest=1e6), booster
+    return export_life(booster), booster
 
 
 def test_the_splits_of_a_graph_are_those_of_its_trees() -> None:

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from onnxmltools.convert.common.data_types import FloatTensorType
 from sklearn.covariance import EllipticEnvelope
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
+    ExtraTreesRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     IsolationForest,
@@ -21,19 +23,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from models.export.graph import OPSET, ExportError, finish, floor32, sealed, without_missing
-from models.export.isolation_forest import export_isolation_forest, reference_scores
+from models.export.isolation_forest import forest_nodes, reference_scores
 from models.export.isolation_forest import thresholds_of as forest_splits
 from models.export.lightgbm import (
     booster_nodes,
     categorical_features,
-    export_classifier,
-    export_quantiles,
     refuse_unfaithful,
     thresholds_of,
 )
 from models.export.parity import ParityError, check_parity, gate_rows
 from models.export.refusals import check_exportable
 from models.records import Float32Array, FloatArray
+from tests.models.export.graphs import of_booster, of_forest
 
 QUIET = {"verbosity": -1, "num_leaves": 15, "num_threads": 1, "seed": 1}
 CLASSES: dict[str, Any] = {"objective": "multiclass", "num_class": 3}
@@ -67,12 +68,21 @@ def test_a_forest_of_the_first_inputs_answers_alike(rows: Float32Array, max_feat
 
     parity = check_parity(
         "detector",
-        export_isolation_forest(forest, inputs=6),
+        of_forest(forest, inputs=6),
         lambda asked: reference_scores(forest, asked[:, :4]),
         gate_rows(rows, forest_splits(forest), seed=1),
     )
 
     assert parity.largest_difference < 1e-6
+
+
+def test_a_forest_that_isolates_nothing_is_not_exported(rows: Float32Array, target: FloatArray) -> None:
+    """Control to it: trees of two rows are. What is no isolation forest is refused by name."""
+    with pytest.raises(ExportError, match="trees of one row"):
+        of_forest(IsolationForest(n_estimators=2, max_samples=1, random_state=1).fit(rows), inputs=6)
+    of_forest(IsolationForest(n_estimators=2, max_samples=2, random_state=1).fit(rows), inputs=6)
+    with pytest.raises(ExportError, match="ExtraTreesRegressor has no faithful"):
+        forest_nodes(ExtraTreesRegressor(n_estimators=2, max_depth=2).fit(rows, target), "in", "out")
 
 
 def test_a_forests_score_grows_with_the_deviation() -> None:
@@ -89,31 +99,13 @@ def test_a_classifier_answers_in_onnx_as_in_the_trainer(rows: Float32Array, targ
 
     parity = check_parity(
         "classifier",
-        export_classifier(booster),
+        of_booster(booster),
         predicts(booster),
         gate_rows(rows, thresholds_of(booster), seed=1),
         decide=lambda answers: answers.argmax(axis=1),
     )
 
     assert parity.decisions == parity.rows > 3 * 1000
-
-
-def test_quantiles_share_one_graph_with_their_widening(rows: Float32Array) -> None:
-    hours = np.asarray(np.abs(rows[:, 2] - 1e5), np.float64)
-    boosters = [train(rows, hours, objective="quantile", alpha=alpha) for alpha in (0.1, 0.5, 0.9)]
-    splits = [split for booster in boosters for split in thresholds_of(booster)]
-
-    def widened(asked: Float32Array) -> FloatArray:
-        low, middle, high = (np.asarray(booster.predict(asked), np.float64) for booster in boosters)
-        wide = np.column_stack([low - 0.2 * (middle + 3.0), middle, high + 0.2 * (middle + 3.0)])
-        return np.clip(wide, 0.0, 1500.0)
-
-    check_parity(
-        "life",
-        export_quantiles(boosters, reach=(-0.2, 0.0, 0.2), margin=3.0, highest=1500.0),
-        widened,
-        gate_rows(rows, splits, seed=1),
-    )
 
 
 def test_the_gate_stops_thresholds_that_were_not_floored(
@@ -125,7 +117,7 @@ def test_the_gate_stops_thresholds_that_were_not_floored(
 
     with pytest.raises(ParityError, match=r"classifier: row \d+, output \d"):
         check_parity(
-            "classifier", export_classifier(booster), predicts(booster), gate_rows(rows, thresholds_of(booster), seed=1)
+            "classifier", of_booster(booster), predicts(booster), gate_rows(rows, thresholds_of(booster), seed=1)
         )
 
 
@@ -134,7 +126,7 @@ def test_the_gate_stops_the_graph_of_another_model(rows: Float32Array, target: F
     booster, other = train(rows, target, **CLASSES), train(rows, 2.0 - target, **CLASSES)
 
     with pytest.raises(ParityError, match="the release is stopped"):
-        check_parity("classifier", export_classifier(other), predicts(booster), rows)
+        check_parity("classifier", of_booster(other), predicts(booster), rows)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +151,7 @@ def test_kinds_that_convert_silently_wrong_or_not_at_all_are_refused(
     booster = train(rows, np.minimum(target, 1.0) if two else target, 3, **(CLASSES | kind))
 
     with pytest.raises(ExportError, match=word):
-        export_classifier(booster)
+        of_booster(booster)
     with pytest.raises(ExportError, match=word):
         refuse_unfaithful(lgb.Booster(model_str=booster.model_to_string()))
 
@@ -171,27 +163,24 @@ def test_kinds_that_convert_silently_wrong_or_not_at_all_are_refused(
         {"linear_tree": True, "objective": "regression", "num_class": 1},
         {"objective": "regression", "num_class": 1, "reg_sqrt": True},
         {"objective": "binary", "num_class": 1, "sigmoid": 0.5},
+        {"zero_as_missing": True, "objective": "regression", "num_class": 1},
+        {"objective": "multiclassova"},
     ],
-    ids=["rf", "linear_tree", "reg_sqrt", "sigmoid"],
+    ids=["rf", "linear_tree", "reg_sqrt", "sigmoid", "zero_as_missing", "multiclassova"],
 )
 def test_the_gate_would_stop_a_silently_wrong_kind(
     rows: Float32Array, target: FloatArray, monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any]
 ) -> None:
     """Control: without the deny-list these are exported without an error, and only the gate stands."""
     two = kind.get("objective") == "binary"
-    booster = train(rows, np.minimum(target, 1.0) if two else target, 5, **(CLASSES | kind))
+    asked = rows - np.float32(1e5)
+    asked[np.abs(asked) < 500.0] = 0.0
+    target = np.minimum(target + (asked[:, 2] == 0.0), 2.0)
+    booster = train(asked, np.minimum(target, 1.0) if two else target, 5, **(CLASSES | kind))
     monkeypatch.setattr("models.export.lightgbm.refuse_unfaithful", lambda _: None)
 
     with pytest.raises(ParityError):
-        check_parity("booster", alone(booster), like_graph(booster), rows)
-
-
-def alone(booster: lgb.Booster) -> bytes:
-    """Return a graph of nothing but *booster*."""
-    two = booster.model_to_string().find("objective=binary") >= 0
-    nodes, constants = booster_nodes(booster, "alone", "answer")
-    columns = 2 if two else booster.num_model_per_iteration()
-    return finish("alone", nodes, constants, inputs=booster.num_feature(), output="answer", columns=columns)
+        check_parity("booster", of_booster(booster), like_graph(booster), asked)
 
 
 def like_graph(booster: lgb.Booster) -> Callable[[Float32Array], FloatArray]:
@@ -201,12 +190,27 @@ def like_graph(booster: lgb.Booster) -> Callable[[Float32Array], FloatArray]:
     return lambda rows: np.column_stack([1.0 - said(rows), said(rows)]) if two else said(rows)
 
 
-@pytest.mark.parametrize("objective", ["binary", "regression", "huber", "poisson", "quantile", "regression_l1"])
+@pytest.mark.parametrize(
+    "objective", ["binary", "regression", "huber", "poisson", "quantile", "regression_l1", "gamma", "tweedie"]
+)
 def test_kinds_that_are_let_through_answer_alike(rows: Float32Array, target: FloatArray, objective: str) -> None:
     """Control to the deny-list: it refuses nothing of these, and the gate finds nothing."""
-    booster = train(rows, np.minimum(target, 1.0) if objective == "binary" else target, objective=objective)
+    booster = train(rows, np.minimum(target, 1.0) if objective == "binary" else target + 1.0, objective=objective)
 
-    check_parity("booster", alone(booster), like_graph(booster), gate_rows(rows, thresholds_of(booster), seed=1))
+    check_parity("booster", of_booster(booster), like_graph(booster), gate_rows(rows, thresholds_of(booster), seed=1))
+
+
+def test_zero_as_missing_is_seen_without_the_parameters(rows: Float32Array, target: FloatArray) -> None:
+    """A booster that was saved without them tells of it by its trees."""
+    zeros = np.maximum(rows - np.float32(1e5), np.float32(0.0))
+    for zero_as_missing in (True, False):
+        text = train(zeros, target, 3, objective="regression", zero_as_missing=zero_as_missing).model_to_string()
+        bare = lgb.Booster(model_str=re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL))
+        if zero_as_missing:
+            with pytest.raises(ExportError, match="zero_as_missing"):
+                refuse_unfaithful(bare)
+        else:
+            refuse_unfaithful(bare)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +232,7 @@ def test_categories_answer_alike(categorical: tuple[Float32Array, lgb.Booster]) 
     assert len({edge for feature, edge in thresholds_of(booster) if feature == 0}) > 10
     asked[:4, 0] = (-1.0, 1.99, 1e9, -0.5)
 
-    check_parity("booster", alone(booster), predicts(booster), asked)
+    check_parity("booster", of_booster(booster), predicts(booster), asked)
 
 
 def test_the_gate_sees_categories_that_are_not_whole(
@@ -240,7 +244,7 @@ def test_the_gate_sees_categories_that_are_not_whole(
     monkeypatch.setattr("models.export.lightgbm.categorical_features", lambda _: ())
 
     with pytest.raises(ParityError, match="rows beyond"):
-        check_parity("booster", alone(booster), predicts(booster), asked)
+        check_parity("booster", of_booster(booster), predicts(booster), asked)
 
 
 def test_two_boosters_share_a_graph(rows: Float32Array, target: FloatArray) -> None:
@@ -264,6 +268,8 @@ def test_two_boosters_share_a_graph(rows: Float32Array, target: FloatArray) -> N
         (HistGradientBoostingRegressor(), "LightGBM"),
         (EllipticEnvelope(), "PCA"),
         (lgb.LGBMRegressor(), "booster_"),
+        (PCA(), "PrincipalComponents"),
+        (MLPRegressor(), "Autoencoder"),
         (make_pipeline(StandardScaler(), PCA()), "float64"),
         (RandomForestClassifier(), "only Booster"),
     ],
@@ -275,7 +281,7 @@ def test_estimators_without_a_faithful_form_are_refused_by_name(estimator: objec
 
 def test_estimators_with_an_export_are_let_through(rows: Float32Array, target: FloatArray) -> None:
     """Control to the refusals by name."""
-    for estimator in (IsolationForest(), PCA(), MLPRegressor(), train(rows, target, 1, objective="regression")):
+    for estimator in (IsolationForest(), train(rows, target, 1, objective="regression")):
         check_exportable(estimator)
 
 

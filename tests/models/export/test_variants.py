@@ -10,11 +10,11 @@ from onnx import helper, numpy_helper
 from sklearn.ensemble import IsolationForest
 
 from models.export.graph import ExportError, finish
-from models.export.isolation_forest import export_isolation_forest
-from models.export.lightgbm import export_classifier, export_quantiles
+from models.export.lightgbm import export_life
 from models.export.parity import check_answers
-from models.export.variants import byte_weights, coarse_trees, fewer_trees, half_weights, trees_of
+from models.export.variants import byte_weights, coarse_trees, fewer_trees, half_weights
 from models.records import Float32Array, FloatArray
+from tests.models.export.graphs import of_booster, of_forest, trees_of
 
 ROWS = np.random.default_rng(4).normal(size=(1500, 8)).astype(np.float32)
 TARGET = np.asarray(ROWS[:, 0] + ROWS[:, 1] ** 2, np.float64)
@@ -67,9 +67,9 @@ def test_weights_in_fewer_bits_answer_nearly_alike(form: Any, within: float, sha
 def test_fewer_boosted_trees_are_the_trainers_first_ones(keep: float) -> None:
     """At least one stays."""
     trained = booster()
-    graph = export_quantiles([trained], reach=(0.0,), margin=0.0, highest=1e6)
+    graph = export_life(trained)
     trees = max(1, round(20 * keep))
-    wanted = np.maximum(np.asarray(trained.predict(ROWS, num_iteration=trees)), 0.0)
+    wanted = np.asarray(trained.predict(ROWS, num_iteration=trees))
 
     check_answers("pruned", answers(fewer_trees(graph, keep)), wanted)
     assert (trees_of(graph), trees_of(fewer_trees(graph, keep))) == (20, trees)
@@ -77,7 +77,7 @@ def test_fewer_boosted_trees_are_the_trainers_first_ones(keep: float) -> None:
 
 def test_fewer_trees_of_a_classifier_keep_as_many_of_each_class() -> None:
     trained = booster(np.digitize(TARGET, [0.0, 1.5]).astype(np.float64), objective="multiclass", num_class=3)
-    graph = export_classifier(trained)
+    graph = of_booster(trained)
 
     wanted = np.asarray(trained.predict(ROWS, num_iteration=7))
     check_answers("pruned", answers(fewer_trees(graph, 0.35)), wanted)
@@ -111,7 +111,7 @@ def test_fewer_trees_keep_as_many_of_each_target() -> None:
 
 def test_fewer_trees_of_a_forest_are_read_as_the_same_mean() -> None:
     """Control: without that, half the depth reads as twice the deviation."""
-    graph = export_isolation_forest(IsolationForest(n_estimators=60, random_state=1).fit(ROWS), inputs=8)
+    graph = of_forest(IsolationForest(n_estimators=60, random_state=1).fit(ROWS), inputs=8)
     before = answers(graph)
 
     assert np.abs(answers(fewer_trees(graph, 0.5, averaged=True)) - before).max() < 0.1
@@ -119,7 +119,7 @@ def test_fewer_trees_of_a_forest_are_read_as_the_same_mean() -> None:
 
 
 def test_coarse_trees_answer_nearly_alike_and_repeat_themselves() -> None:
-    graph = export_quantiles([booster(TARGET + 10.0)], reach=(0.0,), margin=0.0, highest=1e6)
+    graph = export_life(booster(TARGET + 10.0))
     before, after = answers(graph), answers(coarse_trees(graph))
 
     assert np.abs(after - before).mean() < 0.02
@@ -127,7 +127,7 @@ def test_coarse_trees_answer_nearly_alike_and_repeat_themselves() -> None:
 
 
 def test_what_has_no_trees_or_no_weights_has_no_such_form() -> None:
-    trees = export_quantiles([booster()], reach=(0.0,), margin=0.0, highest=1e6)
+    trees = export_life(booster())
     for form, graph in ((half_weights, trees), (byte_weights, trees), (coarse_trees, network())):
         with pytest.raises(ExportError, match="nothing was exported"):
             form(graph)
