@@ -128,13 +128,6 @@ def stretches(life: Int64Array, rng: np.random.Generator, *, shortest: int, long
     return np.asarray(np.cumsum(begins) - 1, np.int64)
 
 
-def lives_of(asset: Int64Array, event: Int64Array) -> Int64Array:
-    """Return the number of each window's life, from 0: it changes with the asset, and with the failure to come."""
-    changes = np.zeros(len(asset), np.bool_)
-    changes[1:] = (asset[1:] != asset[:-1]) | (event[1:] != event[:-1])
-    return np.asarray(np.cumsum(changes), np.int64)
-
-
 def _firsts(number: Int64Array) -> Int64Array:
     """Return the first row of each run of the same *number*."""
     return np.flatnonzero(np.diff(number, prepend=-1) != 0).astype(np.int64)

@@ -255,7 +255,7 @@ def _withdrawn(known: Open) -> Advisory:
 
 
 def _differs(before: Advisory, now: Advisory) -> bool:
-    """Return whether confidence, life or the order of channels changed enough to say so."""
+    """Return whether confidence or life changed enough to say so, or another version tells them."""
     if abs(before.confidence - now.confidence) >= 0.15 or before.model_version != now.model_version:
         return True
     if (before.life_p50_s is None) != (now.life_p50_s is None):

@@ -12,7 +12,6 @@ def classify(bundle: LoadedBundle, prepared: Prepared) -> FloatArray | None:
 
     Each failure mode has a probability of its own, that it comes within ``bundle.failure.horizon_h``, calibrated on
     assets that were not learnt from; ``normal`` is that none of them does. As modes do not exclude each other, a row
-    may add up to more than 1; ``models.failure.modes.shares_of`` makes shares of it. Faults that no training has met
-    have no probability.
+    may add up to more than 1. Faults that no training has met have no probability.
     """
     return None if bundle.classifier is None else bundle.classifier(prepared.inputs)

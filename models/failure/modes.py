@@ -68,21 +68,6 @@ def foretold(modes: FailureModes, probabilities: FloatArray) -> BoolArray:
     return np.asarray(probabilities[:, 1:] >= np.array(modes.thresholds), np.bool_)
 
 
-def shares_of(probabilities: FloatArray) -> FloatArray:
-    """Return *probabilities* as shares that add up to 1: none keeps its own, the modes divide what is left.
-
-    Modes do not exclude each other, so their own probabilities may add up to more.
-
-    Args:
-        probabilities: Of ``normal`` and of the modes, shape ``(n, 1 + modes)``.
-    """
-    modes = probabilities[:, 1:]
-    whole = modes.sum(axis=1, keepdims=True)
-    even = np.full_like(modes, 1.0 / max(modes.shape[1], 1))
-    share = np.divide(modes, whole, out=even, where=whole > 0.0)
-    return np.concatenate([probabilities[:, :1], (1.0 - probabilities[:, :1]) * share], axis=1)
-
-
 def encode_failure_modes(modes: FailureModes) -> bytes:
     """Return ``failure.json``; a threshold that is never reached, and a number that is not known, is null."""
     return msgspec.json.encode(modes, order="sorted")

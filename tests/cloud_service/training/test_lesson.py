@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_service.training.lesson import lives_of, stretches
+from cloud_service.training.lesson import stretches
 from models.features.names import input_names
 from tests.cloud_service.training.wearing import worn_lesson
 
@@ -75,11 +75,3 @@ def test_the_same_seed_cuts_alike_and_another_otherwise() -> None:
 
     assert np.array_equal(known[0], known[1])
     assert not np.array_equal(known[0], known[2])
-
-
-def test_lives_change_with_the_asset_and_with_the_failure_to_come() -> None:
-    """Two failures of one asset are two lives; the same failure number of another asset is not meant."""
-    asset = np.array([0, 0, 0, 1, 1])
-    event = np.array([0, 0, 1, 1, -1])
-
-    assert lives_of(asset, event).tolist() == [0, 0, 1, 2, 3]

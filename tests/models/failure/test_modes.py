@@ -9,8 +9,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from models.failure.modes import (
     FailureError,
@@ -18,7 +16,6 @@ from models.failure.modes import (
     decode_failure_modes,
     encode_failure_modes,
     foretold,
-    shares_of,
 )
 from models.features.specification import FeatureSpecification, History
 from models.records import Channel
@@ -84,13 +81,3 @@ def test_what_does_not_decode_is_refused() -> None:
         decode_failure_modes(b"{}", SPEC)
     with pytest.raises(FailureError, match="more than"):
         decode_failure_modes(b" " * (16 * 2**20 + 1), SPEC)
-
-
-@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6))
-def test_shares_add_up_to_one(modes: list[float]) -> None:
-    """Normal keeps its probability; the modes divide what is left as their own probabilities stand to each other."""
-    none = float(np.prod(1.0 - np.array(modes)))
-    shares = shares_of(np.array([[none, *modes]]))[0]
-    assert shares.sum() == pytest.approx(1.0)
-    assert shares[0] == none
-    assert (np.argsort(shares[1:], kind="stable") == np.argsort(modes, kind="stable")).all() or max(modes) < 1e-6
