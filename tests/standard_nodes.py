@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from asyncua import ua
-from asyncua.server.address_space import NodeData
+from asyncua.server.address_space import AttributeValue, NodeData
 from asyncua.server.internal_server import InternalServer
 
 
@@ -23,7 +22,7 @@ class _Nodes(dict[ua.NodeId, NodeData]):
 
     def _own(self, key: ua.NodeId) -> None:
         if key in self._shared:
-            self[key] = copy.deepcopy(super().__getitem__(key))
+            self[key] = _copied(super().__getitem__(key))
 
     def __getitem__(self, key: ua.NodeId) -> NodeData:
         self._own(key)
@@ -36,6 +35,14 @@ class _Nodes(dict[ua.NodeId, NodeData]):
     def get(self, key: ua.NodeId, default: Any = None) -> Any:
         self._own(key)
         return super().get(key, default)
+
+
+def _copied(node: NodeData) -> NodeData:
+    """Return a node with attributes and references of its own; what they hold is replaced, never changed."""
+    copied = NodeData(node.nodeid)
+    copied.attributes = {name: AttributeValue(held.value) for name, held in node.attributes.items()}  # type: ignore[arg-type]  # or None
+    copied.references = list(node.references)
+    return copied
 
 
 @contextmanager
