@@ -19,9 +19,9 @@ from typing import Literal, Protocol, TypeVar
 
 import lightgbm as lgb
 import numpy as np
-import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper
 
+from models.bundle.model import session_of
 from models.export.graph import INPUT, ExportError, finish, without_missing
 from models.export.lightgbm import booster_nodes
 from models.export.parity import check_parity
@@ -325,10 +325,7 @@ class _Asked:
     """A variant with its answers and times."""
 
     def __init__(self, variant: Variant, judge: Judge) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        session = ort.InferenceSession(variant.graph, options, providers=["CPUExecutionProvider"])
+        session = session_of(variant.graph)
         name = session.get_inputs()[0].name
 
         def ask(rows: Float32Array) -> FloatArray:

@@ -23,9 +23,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from models.bundle.model import session_of
 from models.export.graph import SEQUENCE, finish
 from models.records import Float32Array, FloatArray
 
@@ -86,7 +86,7 @@ def make_kernels(channels: int, windows: int, count: int, seed: int, sequences: 
 
 def kernel_batches(graph: bytes, sequences: Float32Array, *, batch: int = _BATCH) -> Iterator[Float32Array]:
     """Yield the kernels of *sequences*, shape ``(n, C, L)``, in parts of *batch* rows, on one thread."""
-    session = _session(graph)
+    session = session_of(graph)
     for start in range(0, len(sequences), batch):
         part = np.ascontiguousarray(sequences[start : start + batch], np.float32)
         yield np.asarray(session.run(None, {SEQUENCE: part})[0], np.float32)
@@ -94,7 +94,7 @@ def kernel_batches(graph: bytes, sequences: Float32Array, *, batch: int = _BATCH
 
 def kernel_features(graph: bytes, sequences: Float32Array) -> Float32Array:
     """Return the kernels of *sequences* ``(n, C, L)``, shape ``(n, K)``, as a gateway computes them."""
-    made = np.empty((len(sequences), _session(graph).get_outputs()[0].shape[1]), np.float32)
+    made = np.empty((len(sequences), session_of(graph).get_outputs()[0].shape[1]), np.float32)
     for number, part in enumerate(kernel_batches(graph, sequences)):
         made[number * _BATCH : number * _BATCH + len(part)] = part
     return made
@@ -232,10 +232,3 @@ def _level_nodes(windows: int) -> tuple[list[NodeProto], list[TensorProto]]:
 
 def _constant(name: str, values: FloatArray) -> TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(values, np.float32).reshape(values.shape), name)
-
-
-def _session(graph: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

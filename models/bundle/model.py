@@ -32,13 +32,8 @@ class Model:
         if made is None or given != shape or columns not in {None, made}:
             due = f"{shape} and {'any' if columns is None else columns}"
             raise _refused(f"{name} takes rows of {given} and gives {made} columns, where {due} are due")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # The arena keeps what the largest batch ever took, for each graph, and saves little time.
-        options.enable_cpu_mem_arena = False
         try:
-            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            self._session = session_of(graph)
         except Exception as error:  # the runtime raises many kinds, none of them exported
             raise _refused(f"{name} does not load ({error})") from error
         self.columns = made
@@ -60,6 +55,16 @@ class Model:
         if answer.shape != (len(rows), self.columns):
             raise _refused(f"{self._name} answers {answer.shape} where {(len(rows), self.columns)} is due")
         return answer
+
+
+def session_of(graph: bytes) -> ort.InferenceSession:
+    """Return *graph* ready to be run on one CPU thread, as gateways run it; the runtime raises errors of many kinds."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # The arena keeps what the largest batch ever took, for each graph, and saves little time.
+    options.enable_cpu_mem_arena = False
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _refused(why: str) -> ManifestMismatch:

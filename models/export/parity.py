@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from models.bundle.model import session_of
 from models.export.graph import without_missing
 from models.records import Float32Array, FloatArray, Int64Array
 
@@ -119,10 +119,7 @@ def check_parity(
     Raises:
         ParityError: As ``check_answers``; also when a row's answer depends on the rows asked with it.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = session_of(graph)
     name = session.get_inputs()[0].name
     answer = np.asarray(session.run(None, {name: rows})[0], np.float64)
     wanted = np.asarray(reference(without_missing(rows)), np.float64)
