@@ -3,7 +3,8 @@
 Each file gets a detector of its own, fitted to its healthy rows: what is ordinary, how rare each score is, and the
 limits under a stated budget of false alarms. No label takes part in any of it, and no row of another file. The rows
 after the healthy ones are judged: every row of every judged file counts once, all together. Inputs are averaged over
-half the time within which a change is to be told, or over a tenth of the healthy rows where that is less.
+half the time within which a change is to be told, or over a tenth of the healthy rows where that is less. Where the
+data set names settings, each file's healthy rows are parted into regimes by them, and what is ordinary is so by regime.
 
 Change points are judged as by the leaderboard of SKAB: a change is found when the first alarm of change within a window
 after it was raised, a window that the data set tells (60 s there), to the right of the change point because nobody
@@ -48,8 +49,9 @@ from models.evaluation.nab import Alarmed, NabScore, alarm_starts, changepoint_s
 from models.export.graph import without_missing
 from models.features.baseline import fit_baseline
 from models.features.extraction import extract
-from models.features.names import feature_channels, input_names
-from models.features.specification import FeatureSpecification, History
+from models.features.names import feature_channels, history_columns, input_names
+from models.features.regimes import fit_regimes
+from models.features.specification import FeatureSpecification, History, Regimes
 from models.features.windows import windows_of_table
 from models.records import BoolArray, Channel, FloatArray, Int64Array
 from models.scoring import prepare_table
@@ -159,13 +161,14 @@ def evaluate_anomaly(
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One file: rows by time, of which the first ``healthy`` may be learnt from."""
+    """One file: rows by time, of which the first ``healthy`` may be learnt from; ``settings`` are channels."""
 
     name: str
     channels: tuple[Channel, ...]
     time_ns: Int64Array
     values: FloatArray
     healthy: int
+    settings: tuple[str, ...] = ()
 
 
 def protocol_settings(dataset: Anomaly) -> AnomalySettings:
@@ -211,6 +214,7 @@ def score_file(file: File, settings: AnomalySettings, seed: int) -> Scored:
     end_ns = file.time_ns + spec.step_ns
     features = extract(spec, windows_of_table(spec, ids, asset, end_ns, file.values))
     first = features[: file.healthy]
+    spec = fit_regimes(spec, first, seed)
     baseline = with_accuracy(spec, fit_baseline(spec, {file.name: first}, file.healthy), first, settings.accuracy)
     prepared = prepare_table(spec, baseline, ids, asset, end_ns, features)
     # A rolling mean over fewer rows than it asks for scatters more, and says nothing of those to come.
@@ -235,6 +239,8 @@ def _specification(
 ) -> tuple[FeatureSpecification, DetectionSettings]:
     longest = max(2, file.healthy // _LEAST_MEANS)
     rolling = max(2, round(min(settings.window_s / step_s, longest)))
+    # How a machine is operated is no sign of a fault; regimes take care of what it does to the signs.
+    watched = [channel.name for channel in file.channels if channel.name not in file.settings]
     spec = FeatureSpecification(
         asset_class="file",
         channels=file.channels,
@@ -242,7 +248,12 @@ def _specification(
         step_s=step_s,
         late_s=0.0,
         statistics=("mean",),
-        history=History(rolling=(rolling, 2 * rolling), statistics=("mean", "std", "trend")),
+        history=History(
+            rolling=(rolling, 2 * rolling),
+            statistics=("mean", "std", "trend"),
+            of=tuple(f"{name}.mean" for name in watched) if file.settings else (),
+        ),
+        regimes=Regimes(channels=file.settings),
     )
     detection = replace(
         settings.detection,
@@ -264,8 +275,8 @@ def _scored(spec: FeatureSpecification, fitted: FittedDetection, inputs: NDArray
     scale = np.maximum(np.abs(wanted), 1.0)
     screen = fitted.model.members[0][0]
     strays = np.abs(screen(without_missing(inputs)))
-    base = len(feature_channels(spec))
-    channel = np.array(feature_channels(spec))[(screen.columns - base) % base]
+    past = np.array(feature_channels(spec))[list(history_columns(spec))]
+    channel = past[(screen.columns - len(feature_channels(spec))) % len(past)]
     return Scored(
         score=score / fitted.limits.warning,
         alarm=decided[:, 0] > 0,
@@ -284,6 +295,7 @@ def _rows_of(dataset: Anomaly, number: int) -> File:
         time_ns=dataset.time_ns[rows],
         values=dataset.values[rows],
         healthy=int(dataset.healthy_rows[number]),
+        settings=dataset.settings,
     )
 
 
@@ -421,6 +433,7 @@ def _protocol(dataset: Anomaly, settings: AnomalySettings, seeds: Sequence[int])
         "window_s": settings.window_s,
         "accuracy_of_reading": settings.accuracy,
         "horizon": settings.horizon,
+        **({"settings": list(dataset.settings)} if dataset.settings else {}),
         "members": list(detection.members),
         "combination": detection.combination,
         "trees": detection.trees,

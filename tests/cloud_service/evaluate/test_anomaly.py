@@ -62,6 +62,23 @@ def plant(faults: int = 2) -> Anomaly:
     )
 
 
+def one_file() -> Anomaly:
+    """Return the first faulted file of the plant alone."""
+    whole = plant(1)
+    rows = whole.file == 1
+    return replace(
+        whole,
+        file_ids=whole.file_ids[1:],
+        file=whole.file[rows] - 1,
+        time_ns=whole.time_ns[rows],
+        values=whole.values[rows],
+        anomaly=whole.anomaly[rows],
+        changepoint=whole.changepoint[rows],
+        healthy_rows=whole.healthy_rows[1:],
+        judged=whole.judged[1:],
+    )
+
+
 def quietly(_stage: str, _share: float) -> None:
     """Nobody watches."""
 
@@ -102,7 +119,7 @@ def test_what_plots_need_is_there(outcome: Outcome) -> None:
 
 def test_no_label_and_no_later_row_takes_part_in_what_is_learnt() -> None:
     """Turn all labels round, and every flag stays; change a row, and no flag before it does."""
-    dataset = plant(1)
+    dataset = one_file()
     turned = replace(dataset, anomaly=~dataset.anomaly, changepoint=np.roll(dataset.changepoint, 7))
     later = replace(dataset, values=dataset.values.copy())
     later.values[-40:] = 0.0
@@ -121,9 +138,8 @@ def test_no_label_and_no_later_row_takes_part_in_what_is_learnt() -> None:
 
 def test_what_there_is_nothing_to_count_for_is_none() -> None:
     """Without an anomalous row nothing can be missed; change points among the healthy rows are not judged."""
-    early = np.zeros(5 * ROWS, np.bool_)
-    early[2 * ROWS + 3] = True
-    dataset = replace(plant(), anomaly=np.zeros(5 * ROWS, np.bool_), changepoint=early)
+    early = np.arange(ROWS) == 3
+    dataset = replace(one_file(), anomaly=np.zeros(ROWS, np.bool_), changepoint=early)
     outcome = evaluate_anomaly(dataset, seeds=[1], progress=quietly, settings=QUICK)
 
     assert np.isnan([outcome.metrics[name] for name in ("f1", "recall", "missed_alarm_rate")]).all()
@@ -140,10 +156,26 @@ def test_limits_and_protocol_speak_of_the_data_set_itself(outcome: Outcome) -> N
     assert "an alarm every 20 s, whatever the signal, scores" in told
 
 
+def test_what_follows_from_a_setting_is_no_anomaly() -> None:
+    """A pump that is switched between two speeds is told by what is ordinary at each; its speed is no sign."""
+    dataset = one_file()
+    speed = np.where(np.arange(ROWS) // 20 % 2, 1500.0, 900.0)
+    dataset.values[:, 0] += np.where(speed > 1000.0, 12.0, 0.0)
+    told = replace(
+        dataset,
+        values=np.column_stack([dataset.values, speed]),
+        channels=(*dataset.channels, Channel(name="speed", unit="rpm", low=0.0, high=3000.0)),
+        settings=("speed",),
+    )
+    figures = evaluate_anomaly(told, seeds=[1], progress=quietly, settings=QUICK).metrics
+    blind = evaluate_anomaly(replace(told, settings=()), seeds=[1], progress=quietly, settings=QUICK).metrics
+
+    assert figures["f1"] > 0.8 > blind["f1"]
+
+
 def test_few_healthy_rows_are_averaged_over_fewer() -> None:
     """A detector needs some stretches to know how they scatter, however long a window it was asked for."""
-    dataset = plant(1)
-    short = replace(dataset, healthy_rows=np.where(dataset.judged, 12, dataset.healthy_rows))
+    short = replace(one_file(), healthy_rows=np.array([12]))
     outcome = evaluate_anomaly(short, seeds=[1], progress=quietly, settings=QUICK)
 
     assert np.isfinite(outcome.metrics["f1"])
@@ -151,7 +183,7 @@ def test_few_healthy_rows_are_averaged_over_fewer() -> None:
 
 def test_rates_are_of_the_rows_after_the_healthy_ones() -> None:
     """Rows that were learnt from count in the figures of all rows only."""
-    dataset = replace(plant(), anomaly=np.ones(5 * ROWS, np.bool_))
+    dataset = replace(one_file(), anomaly=np.ones(ROWS, np.bool_))
     figures = evaluate_anomaly(dataset, seeds=[1], progress=quietly, settings=QUICK).metrics
 
     assert figures["missed_alarm_rate_all_rows"] > figures["missed_alarm_rate"]
