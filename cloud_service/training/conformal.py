@@ -37,6 +37,7 @@ _LEAST_LIVES: Final = 8
 _NEARBY_SHARE: Final = 0.06
 _SPREAD_KNOTS: Final = 8
 _SMALLEST_SPREAD: Final = 0.2
+_LARGEST_SPREAD: Final = 5.0
 _ROUNDING: Final = 1e-6
 
 
@@ -78,27 +79,30 @@ def fit_offsets(
 
 
 def fit_spread(
-    errors_h: FloatArray, life: Int64Array, windows_known: Int64Array
+    errors: FloatArray, life: Int64Array, windows_known: Int64Array
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Return numbers of known windows, and the size of the errors there as a multiple of their usual size.
 
-    It never grows with what is known: what seems so is chance, or the end of long lives.
+    The size is what eight in ten errors keep to. It never grows with what is known: what seems so is chance, or the end
+    of long lives.
 
     Args:
-        errors_h: Of windows, by models that have not learnt from their lives, shape ``(n,)``.
+        errors: Of windows, by models that have not learnt from their lives, as multiples of how far P10 and P90 lie
+            apart around such predictions, shape ``(n,)``.
         life: The life that each window is of, shape ``(n,)``.
         windows_known: How many windows of its life are known at each, shape ``(n,)``.
     """
     each = life_weights(life)
-    usual = max(root_mean_square(errors_h, each), 1e-9)
+    sizes, share = np.abs(errors), LEVELS[1] - LEVELS[0]
+    usual = max(_at_rank(sizes, each, share), 1e-9)
     bounds = np.unique(np.quantile(windows_known, np.linspace(0.0, 1.0, _SPREAD_KNOTS + 1)).astype(np.int64))
     known, spread = [], []
     for low, high in pairwise([*bounds[:-1].tolist(), int(bounds[-1]) + 1] if len(bounds) > 1 else [1, 2**62]):
         own = (windows_known >= low) & (windows_known < high)
         if own.any():
             known.append(max(int(np.average(windows_known[own], weights=each[own]) + _ROUNDING), 1))
-            spread.append(root_mean_square(errors_h[own], each[own]) / usual)
-    falling = np.maximum(np.minimum.accumulate(np.array(spread)), _SMALLEST_SPREAD)
+            spread.append(_at_rank(sizes[own], each[own], share) / usual)
+    falling = np.clip(np.minimum.accumulate(spread), _SMALLEST_SPREAD, _LARGEST_SPREAD)
     return tuple(known), tuple(falling.tolist())
 
 
@@ -148,7 +152,12 @@ class Calibration:
     def variant(self, rows: BoolArray, levels: tuple[float, float]) -> Variant:
         """Return a variant with the offsets that *rows* ask for at *levels* of P10 and P90."""
         told_h, life_h, life, known = self.told_h[rows], self.life_h[rows], self.life[rows], self.known[rows]
-        windows, spread = fit_spread(told_h - life_h, life, known) if self.spreads else ((1,), (1.0,))
+        windows: tuple[int, ...] = (1,)
+        spread: tuple[float, ...] = (1.0,)
+        if self.spreads:
+            usual = fit_offsets(told_h, life_h, life, cap_h=self.cap_h)
+            apart_h = np.interp(told_h, usual.life_h, np.subtract(usual.p90_h, usual.p10_h))
+            windows, spread = fit_spread((told_h - life_h) / np.maximum(apart_h, _ROUNDING * self.cap_h), life, known)
         by = np.interp(known, windows, spread)
         offsets = fit_offsets(told_h, life_h, life, cap_h=self.cap_h, levels=levels, spread=by)
         return Variant(weights={"trees": 1.0}, offsets=offsets, least_windows=1, known_windows=windows, spread=spread)
@@ -206,10 +215,13 @@ def _offsets(
     errors: FloatArray, weights: FloatArray, levels: tuple[float, float], *, lives: int
 ) -> tuple[float, float]:
     """Return the errors at the ranks of P10 and P90 for one life more than these."""
-    order = np.argsort(errors, kind="stable")
-    reached = np.cumsum(weights[order]) / weights.sum()
     low = levels[0] * (lives + 1) / lives - 1.0 / lives
     high = levels[1] * (lives + 1) / lives
-    first = int(np.searchsorted(reached, max(low, 0.0)))
-    last = min(int(np.searchsorted(reached, min(high, 1.0))), len(order) - 1)
-    return float(errors[order[first]]), float(errors[order[last]])
+    return _at_rank(errors, weights, low), _at_rank(errors, weights, high)
+
+
+def _at_rank(values: FloatArray, weights: FloatArray, share: float) -> float:
+    """Return the least of *values* up to which *share* of the weight lies; the outermost beyond 0 and 1."""
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weights[order]) / weights.sum()
+    return float(values[order[min(int(np.searchsorted(reached, max(share, 0.0))), len(order) - 1)]])

@@ -92,6 +92,13 @@ def test_one_number_of_known_windows_is_a_spread_too() -> None:
     assert fit_spread(np.ones(4), np.arange(4), np.full(4, 7)) == ((7,), (1.0,))
 
 
+def test_a_few_errors_among_none_do_not_spread_without_end() -> None:
+    """Where eight in ten lives are told to the hour, the size of the others' errors has bounds still."""
+    known = np.arange(1, 101)
+
+    assert fit_spread(np.where(known < 15, 3.0, 0.0), known // 10, known)[1][0] == pytest.approx(5.0)
+
+
 def test_numbers_of_known_windows_ascend_also_where_there_are_few() -> None:
     """A mean of equal numbers may come out a last bit below them, and is still that number."""
     known = np.repeat([2, 3, 4, 5], [7, 11, 3, 9])
@@ -160,3 +167,17 @@ def test_coverage_is_told_of_all_lives_and_of_those_below_the_cap() -> None:
     assert below == pytest.approx(0.8, abs=0.06)
     assert every > below
     assert np.isnan(shares(np.full(len(life), 40.0))[1])
+
+
+def test_what_is_known_is_judged_among_like_predictions() -> None:
+    """Where windows with a long past are near the failure, their small errors come from that, not from the past."""
+    rng = np.random.default_rng(6)
+    life = np.repeat(np.arange(40), 50)
+    known = np.tile(np.arange(10, 60), 40)
+    predicted = np.where(rng.random(len(life)) < known / 60.0, 10.0, 50.0) + rng.random(len(life))
+    truth = predicted * (1.0 + 0.2 * rng.normal(size=len(life)))
+    judge = Calibration(told_h=predicted, life_h=truth, life=life, known=known, cap_h=CAP, spreads=True)
+
+    variant = judge.variant(np.ones(len(life), np.bool_), LEVELS)
+
+    assert min(variant.spread) > 0.8
