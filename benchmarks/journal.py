@@ -139,7 +139,7 @@ async def _filled(folder: Path, pending: int) -> None:
 
 
 def pending_in_segments(folder: Path, pending: int, pages: int = 256) -> None:
-    """Make a journal of *pending* observations in segments; each file has the bytes of the first, as many as it has."""
+    """Make a journal of *pending* observations in whole segments, at least one; each has the bytes of the first."""
     asyncio.run(_filled(folder, pages * PAGE_ROWS))
     connection = sqlite3.connect(folder / "journal.sqlite", isolation_level=None)
     (epoch,) = connection.execute("SELECT epoch FROM journal").fetchone()
@@ -151,7 +151,7 @@ def pending_in_segments(folder: Path, pending: int, pages: int = 256) -> None:
     (folder / "segments").mkdir()
     connection.execute("BEGIN")
     connection.execute("DELETE FROM page")
-    for place in range(pending // (pages * PAGE_ROWS)):
+    for place in range(max(pending // (pages * PAGE_ROWS), 1)):
         first, last = place * pages + 1, (place + 1) * pages
         path = folder / "segments" / f"{epoch}-{first:012d}-{last:012d}.wseg"
         path.write_bytes(data)
