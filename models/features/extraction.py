@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.features.buffer import ranges
 from models.features.names import GOOD_SHARE, feature_names
 from models.features.plain import NS_PER_HOUR, PLAIN_FEATURES, Segments
 from models.features.residuals import with_physics
@@ -103,18 +104,12 @@ def _good_values(rows: ChannelRows, part: slice, start_ns: Int64Array) -> _GoodV
     before = np.concatenate([[0], np.cumsum(rows.good, dtype=np.int64)])
     first = before[rows.first[part]]
     counts = before[rows.last[part]] - first
-    chosen = np.flatnonzero(rows.good)[_ranges(first, counts)]
+    chosen = np.flatnonzero(rows.good)[ranges(first, counts)]
     return _GoodValues(
         hours=(rows.time[chosen] - np.repeat(start_ns, counts)) / NS_PER_HOUR,
         values=rows.value[chosen],
         counts=counts,
     )
-
-
-def _ranges(first: Int64Array, counts: Int64Array) -> Int64Array:
-    """Return ``first[0], first[0] + 1, ...``, *counts* of each, one after the other."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - ends + counts, counts)
 
 
 def _waveform_features(
@@ -127,7 +122,7 @@ def _waveform_features(
 ) -> None:
     """Fill *out* with means, over each window's good waveforms, of the features of one channel."""
     channel = spec.channels[number]
-    row = _ranges(rows.first, rows.counts)
+    row = ranges(rows.first, rows.counts)
     window = np.repeat(np.arange(len(rows.first)), rows.counts)
     usable = rows.good[row] & (rows.sample_count[row] >= SHORTEST_WAVEFORM)
     row, window = row[usable], window[usable]

@@ -95,7 +95,7 @@ def sequence_columns(spec: FeatureSpecification) -> tuple[int, ...]:
 
 @lru_cache(maxsize=64)
 def input_names(spec: FeatureSpecification) -> tuple[str, ...]:
-    """Return the names of the models' inputs, in the order of the columns of ``history.inputs_of``.
+    """Return the names of the models' inputs, in the order of the columns of ``inputs.inputs_of``.
 
     Each feature's deviation now; for each rolling length the statistics of those with a history; their means since
     the start, their changes from the first windows; the number of windows; hours since events.

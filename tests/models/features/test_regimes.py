@@ -36,7 +36,7 @@ def clusters(
     return features_of(spec, 3600.0 * at[0], 150.0 * at[1]), own
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(count=st.integers(2, 9), seed=st.integers(0, 1000))
 def test_there_are_as_many_regimes_as_load_points(unfitted: FeatureSpecification, count: int, seed: int) -> None:
     """And every window is of its own, whatever the draws."""
