@@ -38,6 +38,8 @@ MOST_WANDERING: Final = 1.5
 MOST_RISE: Final = 1.0
 MOST_FLAGGED: Final = 0.1
 _USUAL: Final = 0.95
+_STRETCHES: Final = 4
+_TINY: Final = 1e-12
 
 
 class AdaptationError(ValueError):
@@ -196,15 +198,29 @@ def _medians(rows: FloatArray) -> FloatArray:
 
 
 def _shift(release: Release, evidence: HealthyEvidence, deviations: FloatArray) -> ByRegime:
-    """Return the medians of the deviations of each regime that was seen enough, within the bound; else 0."""
+    """Return where the deviations of each regime that was seen enough surely lie, within the bound; else 0."""
     regime = regimes_of(release.specification, evidence.features)
     most = release.detection.adaptation.largest_shift
     rows = []
     for number in range(release.specification.regimes.count):
         inside = deviations[regime == number]
-        moved = _medians(inside) if len(inside) >= LEAST_OF_REGIME else np.zeros(deviations.shape[1])
-        rows.append(tuple(np.clip(np.nan_to_num(moved, nan=0.0), -most, most).tolist()))
+        moved = _surely(inside) if len(inside) >= LEAST_OF_REGIME else np.zeros(deviations.shape[1])
+        rows.append(tuple(np.clip(moved, -most, most).tolist()))
     return tuple(rows)
+
+
+def _surely(rows: FloatArray) -> FloatArray:
+    """Return the median of each column of *rows*, drawn to 0 as far as it may be chance.
+
+    Windows are much like their neighbours, so what chance does is told by how far the medians of stretches of time lie
+    apart; as stretches are like their neighbours too, twice their squared error is taken. A column of which a stretch
+    knows nothing is 0.
+    """
+    medians = _medians(rows)
+    stretches = np.stack([_medians(part) for part in np.array_split(rows, _STRETCHES)])
+    chance = 2.0 * stretches.var(axis=0, ddof=1) / _STRETCHES
+    sure = np.maximum(1.0 - chance / np.maximum(medians**2, _TINY), 0.0)
+    return np.asarray(np.nan_to_num(medians * sure, nan=0.0), np.float64)
 
 
 def _factor(who: str, release: Release, scores: FloatArray) -> float:

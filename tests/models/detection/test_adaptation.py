@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -93,7 +94,7 @@ def test_the_centre_moves_to_where_the_asset_is() -> None:
     features = healthy(52.0, 5.0)
     moved = adapted_baseline(adapted(features), BASELINE)
 
-    assert np.median(deviations(SPEC, features, ["p1"] * 96, moved), axis=0) == pytest.approx([0.0, 0.0], abs=1e-5)
+    assert np.median(deviations(SPEC, features, ["p1"] * 96, moved), axis=0) == pytest.approx([0.0, 0.0], abs=0.15)
     assert moved.centre["p2"] == BASELINE.centre["p2"]
     assert moved.class_scale == BASELINE.class_scale
 
@@ -103,6 +104,31 @@ def test_an_asset_that_no_training_met_gets_a_centre_of_its_own() -> None:
     moved = adapted_baseline(adapted(healthy(56.5, 5.6), "new"), BASELINE)
 
     assert moved.centre["new"][0] == pytest.approx((56.5, 5.6), abs=0.3)
+
+
+def test_what_may_be_chance_hardly_moves_a_centre() -> None:
+    """Two days of windows that are much like their neighbours say little of where a machine's centre is."""
+    told, median = [], []
+    for seed in range(20):
+        noise = np.random.default_rng(seed).normal(size=(48, 2))
+        for row in range(1, 48):
+            noise[row] = 0.8 * noise[row - 1] + 0.6 * noise[row]
+        with contextlib.suppress(AdaptationError):
+            told.append(np.abs(adapted(np.array([50.0, 5.0]) + noise * [1.0, 0.1]).shift).mean())
+            median.append(np.abs(np.median(noise, axis=0)).mean())
+
+    assert len(told) > 5
+    assert np.mean(told) < 0.6 * np.mean(median)
+
+
+def test_a_channel_that_was_silent_for_a_stretch_keeps_its_centre() -> None:
+    """Of what was not seen all the time nobody can say where it lies."""
+    features = healthy(52.0, 5.2)
+    features[:30, 1] = np.nan
+
+    shift = adapted(features).shift[0]
+    assert shift[0] == pytest.approx(2.0, abs=0.3)
+    assert shift[1] == 0.0
 
 
 def test_nothing_moves_further_than_the_release_allows() -> None:
