@@ -57,6 +57,9 @@ from models.records import BoolArray, Channel, FloatArray, Int64Array
 from models.scoring import prepare_table
 
 _NS: Final = 1_000_000_000
+_DAY_S: Final = 86_400.0
+_USUAL_WINDOW_S: Final = 60.0
+_WINDOWS_A_CHANGE: Final = 60
 _CURVE_POINTS: Final = 400
 _EXAMPLES: Final = 3
 # A mean that scatters over fewer stretches than these tells nothing of how it scatters.
@@ -174,10 +177,18 @@ class File:
 def protocol_settings(dataset: Anomaly) -> AnomalySettings:
     """Return what the protocol chooses by the words of *dataset*, never by its labels.
 
-    Half the window within which a change is to be told is left to find it in.
+    Half the window within which a change is to be told is left to find it in. In good health a change may be told once
+    in so many windows, or pairs of rows where these lie further apart.
     """
-    asked = dataset.changepoint_window_s if np.isfinite(dataset.changepoint_window_s) else 0.0
-    return AnomalySettings(window_s=asked / 2.0) if asked > 0.0 else AnomalySettings()
+    asked_s = dataset.changepoint_window_s if np.isfinite(dataset.changepoint_window_s) else _USUAL_WINDOW_S
+    told_s = max(asked_s, 2.0 * rows_apart_s(dataset))
+    return AnomalySettings(window_s=asked_s / 2.0, changes_per_day=_DAY_S / (_WINDOWS_A_CHANGE * told_s))
+
+
+def rows_apart_s(dataset: Anomaly) -> float:
+    """Return how far rows of a file usually lie apart; 0 where no file has two."""
+    apart = np.diff(dataset.time_ns)[np.diff(dataset.file) == 0]
+    return float(np.median(apart)) / _NS if len(apart) else 0.0
 
 
 def healthy_pieces(dataset: Anomaly) -> tuple[File, ...]:
@@ -473,4 +484,9 @@ def _limits(dataset: Anomaly, told: dict[int, Scored], mean: Mapping[str, float]
             f"{dataset.changepoint_window_s:g} s, whatever the signal, scores {always.standard:.0f} here. The changes "
             "missed and the false ones beside it say more."
         )
+        if (apart_s := rows_apart_s(dataset)) > dataset.changepoint_window_s:
+            sentences.append(
+                f"Rows lie {apart_s:g} s apart, and a change point is to be found within "
+                f"{dataset.changepoint_window_s:g} s: say a longer changepoint_window_s."
+            )
     return tuple(sentences)

@@ -27,6 +27,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_service.errors import EvaluationFailed
 from cloud_service.evaluate.alarms import Alarms, Delays, choose_alarms, judge_alarms
 from cloud_service.evaluate.foretelling import agreement, asked_as_a_gateway, calibration_of, precision_recall
 from cloud_service.evaluate.machine_windows import MachineWindows, slow_inputs
@@ -100,10 +101,18 @@ def evaluate_failure_events(
         seeds: Each is a whole evaluation, with folds of its own.
         progress: Told how far it is.
         settings: None: as the protocol says.
+
+    Raises:
+        EvaluationFailed: If no failure can be judged.
     """
     settings = settings or EventSettings()
     settings = replace(settings, failure=replace(settings.failure, horizon_h=dataset.horizon_h))
     windows = MachineWindows.of(dataset)
+    if not windows.failure_judged.any():
+        raise EvaluationFailed(
+            f"{dataset.name}: none of {len(dataset.failure_mode)} failures can be judged: its machine's record must "
+            f"begin about {2 * dataset.horizon_h:g} h before; give longer records, or a shorter failures.horizon_h"
+        )
     judged: dict[int, JudgedMachines] = {}
     figures: dict[int, dict[str, float]] = {}
     for number, seed in enumerate(seeds):

@@ -68,6 +68,7 @@ def summary(dataset: Dataset) -> dict[str, object]:
             }
         case Anomaly():
             told |= {
+                "settings": list(dataset.settings),
                 "files": len(dataset.file_ids),
                 "files_judged": int(dataset.judged.sum()),
                 "rows": len(dataset.file),

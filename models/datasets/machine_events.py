@@ -137,6 +137,9 @@ def _failures_in(source: Source, rows: Rows, machines: Mapping[str, int]) -> _Ev
     """Return the failures of machines with telemetry, while there is telemetry of them."""
     assert source.told.failures is not None
     found = _events_in(source, EventFile(file=source.told.failures.file, kind=source.told.failures.mode), machines)
+    # A failure that stands twice is one.
+    once = np.unique(np.column_stack([found.machine, found.time_ns, found.kind]), axis=0)
+    found = replace(found, machine=once[:, 0], time_ns=once[:, 1], kind=once[:, 2])
     first, last = rows.time_ns[rows.bounds[:-1]], rows.time_ns[rows.bounds[1:] - 1]
     seen = (found.time_ns >= first[found.machine]) & (found.time_ns <= last[found.machine])
     if not seen.any():

@@ -201,6 +201,9 @@ def test_healthy_files_are_cut_into_pieces_like_the_judged_ones() -> None:
 
 def test_the_window_follows_from_the_data_sets_own_words() -> None:
     assert protocol_settings(plant()).window_s == 10.0
+    assert protocol_settings(replace(plant(), changepoint_window_s=60.0)).changes_per_day == 24.0
+    slow = replace(plant(), time_ns=plant().time_ns * 300, changepoint_window_s=60.0)
+    assert protocol_settings(slow).changes_per_day == 2.4, "not every twelfth row, five minutes apart"
     assert protocol_settings(replace(plant(), changepoint_window_s=float("nan"))).window_s == 30.0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cloud_service.errors import EvaluationFailed
 from cloud_service.evaluate.alarms import Delays, choose_alarms, judge_alarms
 from cloud_service.evaluate.failure_events import EventSettings, evaluate_failure_events
 from cloud_service.evaluate.machine_windows import MachineWindows, slow_inputs
@@ -112,6 +113,13 @@ def test_labels_follow_the_horizon(windows: MachineWindows) -> None:
     hours = [79, 80, 81, 90, 91]
     assert windows.hits[[at(windows, 0, hour) for hour in hours], 0].tolist() == [False, False, True, True, False]
     assert not windows.hits[at(windows, 0, 85), 1]
+
+
+def test_a_horizon_longer_than_the_record_is_refused(dataset: FailureEvents) -> None:
+    with pytest.raises(EvaluationFailed, match=r"none of \d+ failures can be judged: .* shorter failures\.horizon_h"):
+        evaluate_failure_events(
+            replace(dataset, horizon_h=5000.0), seeds=[1], progress=lambda _stage, _share: None, settings=BRIEF
+        )
 
 
 def test_only_what_can_be_known_is_judged(windows: MachineWindows) -> None:

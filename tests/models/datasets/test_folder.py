@@ -260,7 +260,8 @@ FLEET_FILES = {
     "m.csv": "id,model,age\na,X,3\nb,Y,5\nc,X,9\n",
     "errors.csv": "id,time,code\nb,2020-01-01 05:00,e2\na,2020-01-01 03:00,e1\nc,2020-01-01 03:00,e9\n",
     "swaps.csv": "id,time,part\na,2019-12-01 00:00,pump\na,2020-01-01 20:00,pump\n",
-    "failures.csv": "id,time,part\na,2020-01-01 20:00,pump\na,2021-01-01 20:00,pump\nc,2020-01-01 20:00,belt\n",
+    "failures.csv": "id,time,part\n"
+    "a,2020-01-01 20:00,pump\na,2020-01-01 20:00,pump\na,2021-01-01 20:00,pump\nc,2020-01-01 20:00,belt\n",
 }
 FLEET = """
 task = "failure_events"
@@ -292,7 +293,7 @@ age = { role = "static", unit = "a" }
 
 
 def test_telemetry_events_and_failures_meet_by_machine_and_time(tmp_path: Path) -> None:
-    """Machines without telemetry are left out, and so are failures outside of it; earlier events stay."""
+    """Machines without telemetry are left out, and so are failures outside of it or told twice; earlier events stay."""
     dataset = read_folder(folder_of(tmp_path, FLEET, FLEET_FILES))
     assert isinstance(dataset, FailureEvents)
     assert dataset.machine_ids == ("a", "b")
