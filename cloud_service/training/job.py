@@ -58,6 +58,8 @@ from models.features.baseline import encode_baseline
 from models.features.hashing import feature_hash
 from models.features.specification import FeatureError, FeatureSpecification
 from models.features.windows import Windows
+from models.prognosis.prognoses import PrognosisError
+from models.sequence.heads import HeadError
 
 # The first gateway that reads manifest schema 1.
 MINIMUM_GATEWAY_VERSION = "0.1.0"
@@ -97,10 +99,10 @@ class TrainingOutcome:
 
 @contextmanager
 def _told_as_training() -> Iterator[None]:
-    """Tell of features that cannot be learnt from, and of parts that no gateway would take, as `train_class` says."""
+    """Tell as `train_class` says of what cannot be learnt from, and of parts that no gateway would take."""
     try:
         yield
-    except FeatureError as error:
+    except (FeatureError, PrognosisError, HeadError) as error:
         raise TrainingError(f"{error}; nothing is trained") from error
     except BundleError as error:
         raise ExportError(f"no gateway would take the bundle: {error}") from error

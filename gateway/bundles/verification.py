@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 from gateway.errors import BundleRefused
-from models.bundle.errors import GoldenMismatch, ManifestMismatch, VersionNotNewer
+from models.bundle.errors import BundleError, GoldenMismatch, ManifestMismatch, VersionNotNewer
 from models.bundle.manifest import Manifest
 
 GOLDEN_TIMEOUT_S = 120.0
 LAST_VERSION = 999_999
 _NUMBERS = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,2}")
 _LONGEST_REASON = 1000
+_REFUSALS = {kind.__name__: kind for kind in BundleError.__subclasses__()}  # as the process names them
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -57,6 +58,7 @@ def run_golden(folder: Path) -> None:
 
     Raises:
         GoldenMismatch: If an answer differs, or the process fails, takes too long or asks for too much.
+        BundleError: Of another kind, if the bundle does not even load there.
     """
     # -P: nothing is taken for a module that lies in the folder from which somebody installs.
     command = [sys.executable, "-P", "-m", "gateway.bundles.limited", str(folder)]
@@ -66,10 +68,17 @@ def run_golden(folder: Path) -> None:
             command, capture_output=True, errors="replace", timeout=GOLDEN_TIMEOUT_S, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
-        raise GoldenMismatch(f"golden vectors took more than {GOLDEN_TIMEOUT_S:.0f} s; the bundle is refused") from None
+        raise GoldenMismatch(
+            f"golden vectors took more than {GOLDEN_TIMEOUT_S:.0f} s; the bundle is refused, the live one stays"
+        ) from None
     if done.returncode != 0:
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1][:_LONGEST_REASON]
-        raise GoldenMismatch(f"golden vectors failed (exit {done.returncode}): {last}; the bundle is refused")
+        last = (done.stderr.strip() or "no message").splitlines()[-1][:_LONGEST_REASON]
+        kind, _, reason = last.partition(": ")
+        if refused := _REFUSALS.get(kind):
+            raise refused(reason)
+        raise GoldenMismatch(
+            f"golden vectors failed (exit {done.returncode}): {last}; the bundle is refused, the live one stays"
+        )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

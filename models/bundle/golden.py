@@ -157,7 +157,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         run_golden(Path(arguments[0]))
     except BundleError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a program prints
+        # On one line, by which a gateway knows it from what else a process prints; the runtime's own reasons have many.
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201 - a program prints
         return 1
     return 0
 

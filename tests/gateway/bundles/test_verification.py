@@ -7,7 +7,7 @@ import pytest
 from gateway.bundles import verification
 from gateway.bundles.limited import MEMORY_BYTES
 from gateway.bundles.verification import run_golden
-from models.bundle.errors import GoldenMismatch
+from models.bundle.errors import GoldenMismatch, ManifestMismatch
 
 GREEDY = """
 import runpy, sys
@@ -36,7 +36,7 @@ def test_a_folder_that_is_no_bundle_is_refused_with_the_reason(tmp_path: Path, m
     (planted / "__init__.py").write_text("raise SystemExit(0)")
     monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(GoldenMismatch, match="manifest"):
+    with pytest.raises(ManifestMismatch, match=r"^manifest does not decode .* live one stays$"):
         run_golden(tmp_path)
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from onnx import load_model_from_string
+from onnx import TensorProto, helper, load_model_from_string
 
 from models.bundle.archive import pack, unpack_verified
 from models.bundle.contents import GOLDEN, LIFE
 from models.bundle.errors import GoldenMismatch
-from models.bundle.golden import MAX_WINDOWS, check_golden, make_golden, run_golden
+from models.bundle.golden import MAX_WINDOWS, check_golden, main, make_golden, run_golden
 from models.bundle.loaded import LoadedBundle
 from models.bundle.scored import score
-from models.export.graph import sealed
+from models.export.graph import finish, sealed
 from models.export.parity import FAR
 from models.features import extraction, plain
 from models.features.history import Histories
@@ -50,6 +50,24 @@ def test_as_a_program_it_says_why(release: Any, tmp_path: Path) -> None:
     assert (runs[0].returncode, runs[0].stderr) == (0, "")
     assert runs[1].returncode == 1
     assert runs[1].stderr.startswith("GoldenMismatch: test_pump version 7:")
+
+
+def test_a_graph_that_does_not_answer_is_refused_in_one_line(
+    release: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The runtime's own reason has several lines; a gateway reads the last that is printed."""
+    width = len(input_names(release.loaded.specification))
+    sevens = helper.make_tensor("sevens", TensorProto.INT64, [2], [-1, 7])
+    nodes = [
+        helper.make_node("Reshape", ["features", "sevens"], ["rows"]),
+        helper.make_node("ReduceMax", ["rows"], ["score"], axes=[1], keepdims=1),
+    ]
+    wrong = finish("detector", nodes, [sevens], inputs=width, output="score", columns=1)
+
+    assert main([str(unpacked(release, tmp_path / "into", detector=wrong))]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ManifestMismatch: detector.onnx does not answer 6 rows (")
+    assert line.endswith("the bundle is refused, the live one stays")
 
 
 @pytest.mark.parametrize("data", [b"\x81\xa1\xff\x01", b"\x81\xa1x" * 100_000], ids=["other text", "without end"])
