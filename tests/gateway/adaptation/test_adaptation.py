@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -53,16 +54,23 @@ def warm_machine(hours: float = HOURS) -> Observations:
     return replace(machine, value=np.where(machine.stream == 1, machine.value + WARMER_CELSIUS, machine.value))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A gateway's folder with a live bundle, and both machines in its journal."""
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gateway's folder with a live bundle, and both machines in its journal; to be copied."""
+    folder = tmp_path_factory.mktemp("untouched")
     key = Ed25519PrivateKey.generate()
-    (tmp_path / "signing.pub").write_bytes(public_pem(key))
-    (tmp_path / "gateway.toml").write_text(CONFIG)
-    slots = BundleSlots(tmp_path / "state" / "bundles", public_pem(key), software_version="0.1.0")
-    slots.install(make_bundle(tmp_path, version=1, signing_key=key))
-    asyncio.run(_stored(tmp_path / "state"))
-    return tmp_path
+    (folder / "signing.pub").write_bytes(public_pem(key))
+    (folder / "gateway.toml").write_text(CONFIG)
+    slots = BundleSlots(folder / "state" / "bundles", public_pem(key), software_version="0.1.0")
+    slots.install(make_bundle(folder, version=1, signing_key=key))
+    asyncio.run(_stored(folder / "state"))
+    return folder
+
+
+@pytest.fixture
+def folder(untouched: Path, tmp_path: Path) -> Path:
+    """A gateway's folder of one test alone."""
+    return shutil.copytree(untouched, tmp_path / "gateway", symlinks=True)
 
 
 async def _stored(state_dir: Path) -> None:
@@ -215,3 +223,15 @@ def test_an_asset_that_is_not_there_is_told(folder: Path) -> None:
 
     assert said.exit_code != 0
     assert "wram is no asset of this gateway" in said.output
+
+
+def test_who_confirms_must_be_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user may have no name: then it is asked for, and nothing is fitted."""
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+    said = run(folder, "confirm", "warm")
+
+    assert said.exit_code != 0
+    assert "say it with --by" in said.output
+    assert not (folder / "state" / "adaptations").exists()
