@@ -92,7 +92,7 @@ def _samples(number: int) -> Float32Array:
 
 
 def _lives(spec: FeatureSpecification) -> list[FloatArray]:
-    """Return inputs and sequences of two lives of one asset, with holes, a stop, events and changing regimes.
+    """Return inputs and sequences of two lives of one asset, with holes, wild values, a stop, events and regimes.
 
     Features are whole numbers and eighths, so that every processor adds them alike.
     """
@@ -100,6 +100,7 @@ def _lives(spec: FeatureSpecification) -> list[FloatArray]:
     row, column = np.arange(_LIFE)[:, None], np.arange(width)[None]
     features = ((row * 5 + column * 3 + row * column) % 16) / 8.0 + column % 7
     features[5, ::3] = np.nan
+    features[12, 1::5] = 1e9  # beyond what counts in sums, and where deviations end
     means = mean_columns(spec)
     centres = spec.regimes.centres or ((),)
     for number in range(_LIFE):

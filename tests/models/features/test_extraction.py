@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.features import extraction, inputs, plain
+from models.features import baseline, extraction, inputs, plain
 from models.features.extraction import extract
 from models.features.hashing import feature_hash, reference_window
 from models.features.history import Histories, Past
@@ -278,9 +278,10 @@ def test_the_hash_changes_with_what_inputs_are(
 ) -> None:
     """Not only features: what is made of the past of a life is computed for the hash too."""
     before = feature_hash(full_spec)
-    monkeypatch.setattr(inputs, "STOP_WINDOWS", 2)
-
-    assert feature_hash(full_spec) != before
+    for module, name, value in ((inputs, "STOP_WINDOWS", 2), (baseline, "MAX_DEVIATION", 30.0)):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, value)
+            assert feature_hash(full_spec) != before
 
 
 def test_the_hash_changes_with_what_a_life_is(full_spec: FeatureSpecification, monkeypatch: pytest.MonkeyPatch) -> None:
