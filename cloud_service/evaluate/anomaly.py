@@ -438,7 +438,7 @@ def _protocol(dataset: Anomaly, settings: AnomalySettings, seeds: Sequence[int])
         "thresholds": "of each file, from its healthy rows alone, by scores of fits that have not seen them; "
         f"budget {settings.false_alarms_per_day:g} false alarm and {settings.changes_per_day:g} changes a day",
         "selection": _SELECTION.get(
-            dataset.name, "no label takes part in a fit or a limit; the settings are the same for every data set"
+            dataset.name, "no label takes part in a fit or a limit; settings are fixed, or follow from the description"
         ),
         "seeds": list(seeds),
         "window_s": settings.window_s,

@@ -29,7 +29,8 @@ def read_dataset(name: str, data: Path | None) -> Dataset:
         if name not in FOLDERS:
             if not Path(name).is_dir():
                 raise EvaluationFailed(
-                    f"{name} is neither a folder nor one of {', '.join(FOLDERS)}; nothing is evaluated"
+                    f"{name} is neither a folder nor one of {', '.join(FOLDERS)}; describe other data in a folder "
+                    "(docs/reference/dataset-folder.md); nothing is evaluated"
                 )
             return read_folder(Path(name))
         if data is None:

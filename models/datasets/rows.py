@@ -20,6 +20,7 @@ from models.records import BoolArray, Channel, FloatArray, Int64Array
 
 FILES_LIMIT: Final = 10_000
 ROWS_LIMIT: Final = 20_000_000
+SIZE_LIMIT: Final = 4 << 30  # as it is held: a table of numbers takes about half as much more
 LEVELS_LIMIT: Final = 100
 _ANSWERS: Final = ("life", "target", "mode", "anomaly", "changepoint")
 _LATEST_NS: Final = 2**63 - 1
@@ -90,10 +91,15 @@ def read_tables(files: Sequence[Path], told: Description) -> tuple[Table, ...]:
         DatasetError: As `read_table`, and if they hold too many rows altogether.
     """
     tables: list[Table] = []
+    rows = size = 0
     for file in files:
-        tables.append(read_table(file, told.table, told.table.columns))
-        if sum(table.rows for table in tables) > ROWS_LIMIT:
+        table = read_table(file, told.table, told.table.columns)
+        tables.append(table)
+        rows, size = rows + table.rows, size + sum(column.nbytes for column in table.columns)
+        if rows > ROWS_LIMIT:
             raise DatasetError(f"{file}: with it the data set has more than {ROWS_LIMIT} rows; take files out")
+        if size > SIZE_LIMIT:
+            raise DatasetError(f"{file}: with it the data set has more than {SIZE_LIMIT >> 20} MiB; take files out")
     return tuple(tables)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.datasets import rows
 from models.datasets.files import DatasetError
 from models.datasets.folder import Anomaly, Classification, FailureEvents, RemainingLife, Series, read_folder
 from models.datasets.rows import files_of
@@ -408,6 +409,14 @@ def test_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         "a2.csv",
         "a10.csv",
     ]
+
+
+@pytest.mark.parametrize(("limit", "most"), [("ROWS_LIMIT", 150), ("SIZE_LIMIT", 3000)])
+def test_all_files_together_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
+    monkeypatch.setattr(rows, limit, most)
+    folder = folder_of(tmp_path, LIFE + '[files]\ndata = "*.csv"', {f"{n}.csv": run_to_failure(2, 50) for n in (1, 2)})
+    with pytest.raises(DatasetError, match=r"2\.csv: with it the data set has more than"):
+        read_folder(folder)
 
 
 def test_columns_are_ignored_by_pattern_and_settings_must_be_channels(tmp_path: Path) -> None:
