@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -23,6 +24,23 @@ def archives(tmp_path_factory: pytest.TempPathFactory, signing_key: Ed25519Priva
 @pytest.fixture
 def slots(tmp_path: Path, signing_key: Ed25519PrivateKey) -> BundleSlots:
     return BundleSlots(tmp_path / "bundles", public_pem(signing_key), software_version="0.1.0")
+
+
+@pytest.fixture(scope="session")
+def installed(
+    tmp_path_factory: pytest.TempPathFactory, signing_key: Ed25519PrivateKey, archives: dict[int, Path]
+) -> Path:
+    """A gateway's bundles with version 1 live, installed once: each installation answers in a process of its own."""
+    root = tmp_path_factory.mktemp("installed") / "bundles"
+    BundleSlots(root, public_pem(signing_key), software_version="0.1.0").install(archives[1])
+    return root
+
+
+@pytest.fixture
+def live_slots(slots: BundleSlots, installed: Path, tmp_path: Path) -> BundleSlots:
+    """The slots, with version 1 live."""
+    shutil.copytree(installed, tmp_path / "bundles", symlinks=True)
+    return slots
 
 
 @pytest.fixture

@@ -38,10 +38,9 @@ def make_blocks(slots: BundleSlots) -> Blocks:
 
 
 @pytest.fixture
-def blocks(slots: BundleSlots, archives: dict[int, Path]) -> Blocks:
+def blocks(live_slots: BundleSlots) -> Blocks:
     """Blocks that follow bundle version 1."""
-    slots.install(archives[1])
-    blocks = make_blocks(slots)
+    blocks = make_blocks(live_slots)
     assert [e.kind for e in blocks.follow_bundles().events] == ["bundle_activated"]
     return blocks
 

@@ -24,10 +24,9 @@ def make_blocks(slots: BundleSlots) -> Blocks:
 
 
 @pytest.fixture
-def blocks(slots: BundleSlots, archives: dict[int, Path]) -> Blocks:
+def blocks(live_slots: BundleSlots) -> Blocks:
     """Version 1, live since before the fault."""
-    slots.install(archives[1])
-    blocks = make_blocks(slots)
+    blocks = make_blocks(live_slots)
     blocks.follow_bundles()
     blocks.advance(BEFORE)
     return blocks

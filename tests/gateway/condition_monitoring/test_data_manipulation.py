@@ -1,7 +1,6 @@
 """Windows and histories of one class, by its bundle."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +15,8 @@ HOUR_NS = 3600 * 10**9
 
 
 @pytest.fixture
-def bundle(slots: BundleSlots, archives: dict[int, Path]) -> LoadedBundle:
-    slots.install(archives[1])
-    live = slots.live(ASSET_CLASS)
+def bundle(live_slots: BundleSlots) -> LoadedBundle:
+    live = live_slots.live(ASSET_CLASS)
     assert live is not None
     return live
 
