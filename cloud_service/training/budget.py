@@ -30,6 +30,9 @@ TAIL_SHARE: Final = 0.1
 # How unlikely the largest score must be under an exponential tail before a heavier one is fitted.
 UNLIKELY: Final = 0.01
 MOST_SHAPE: Final = 0.5
+# Healthy windows beyond a limit, as a share, above which it is none.
+MOST_PASSING: Final = 0.2
+_BEYOND: Final = 1e-3
 _FOUND: Final[dict[Method, str]] = {
     "exponential": "follows from an exponential tail",
     "generalised_pareto": "follows from a generalised Pareto tail",
@@ -95,7 +98,7 @@ def fit_alarm_limits(
     warning = clear_of(warning, scores)
     # A third of the way further out than the warning lies from the ordinary window.
     alarm = warning + (warning - float(np.median(scores))) / 3.0
-    alarm = clear_of(max(alarm, warning + 1e-3), scores)
+    alarm = clear_of(max(alarm, warning + _BEYOND), scores)
     return AlarmLimits(warning=warning, alarm=alarm, method=method, allowed=allowed)
 
 
@@ -112,13 +115,13 @@ def _counted(scores: FloatArray, lasting: FloatArray, breaks: BoolArray, allowed
     # An alarm begins where the limit is passed and was not passed one window before: those that pass, less the pairs.
     passing = np.sort(lasting)
     pairs = np.sort(np.where(breaks[1:], -np.inf, np.minimum(lasting[1:], lasting[:-1])))
-    warning = float(scores.max())
-    for limit in np.quantile(scores, 1.0 - np.geomspace(1.0 / (len(scores) + 1.0), 0.2, 400)):
-        alarms = (len(passing) - int(np.searchsorted(passing, limit))) - (
-            len(pairs) - int(np.searchsorted(pairs, limit))
-        )
-        # One more alarm than was counted: the next window has the same chance as those that were seen.
-        if 1 + alarms > allowed:
+    warning = float(scores.max()) + _BEYOND
+    for limit in np.quantile(scores, 1.0 - np.geomspace(1.0 / (len(scores) + 1.0), MOST_PASSING, 400)):
+        beyond = len(passing) - int(np.searchsorted(passing, limit))
+        alarms = beyond - (len(pairs) - int(np.searchsorted(pairs, limit)))
+        # One more alarm than was counted: the next window has the same chance as those that were seen. And where many
+        # scores are the same, an alarm that never ends is no single one.
+        if 1 + alarms > allowed or beyond > MOST_PASSING * len(scores):
             break
         warning = float(limit)
     return warning, "counted"

@@ -106,3 +106,11 @@ def test_windows_that_never_stand_in_a_row_have_a_limit_all_the_same() -> None:
     scores = RNG.exponential(size=50)
 
     assert limits(scores, 0.003, on_delay=3, runs=50) == limits(scores, 0.003)
+
+
+def test_a_machine_that_is_always_the_same_is_not_always_in_alarm() -> None:
+    """Where healthy windows all have one score, a single alarm without an end would be within the budget."""
+    told = limits(np.ones(5000), 1.0, on_delay=3)
+
+    assert told.method == "counted"
+    assert told.warning > 1.0
