@@ -16,11 +16,12 @@ _SEQUENCE_ENDINGS = (".mean", ".value", ".residual")
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One feature: its name, its unit (``"1"``: none), and the channel it is of, as an index."""
+    """One feature: its name, its unit (``"1"``: none), the channel it is of, as an index, and whether in its unit."""
 
     name: str
     unit: str
     channel: int
+    in_channel_unit: bool = False
 
 
 @lru_cache(maxsize=64)
@@ -32,9 +33,9 @@ def columns(spec: FeatureSpecification) -> tuple[Column, ...]:
     """
     numbers = {channel.name: number for number, channel in enumerate(spec.channels)}
     of_channels = [
-        Column(name=f"{channel.name}.{name}", unit=unit, channel=number)
+        Column(name=f"{channel.name}.{name}", unit=unit, channel=number, in_channel_unit=in_channel_unit)
         for number, channel in enumerate(spec.channels)
-        for name, unit in _of(spec, channel)
+        for name, unit, in_channel_unit in _of(spec, channel)
     ]
     derived = [
         Column(name=f"{one.name}.value", unit=one.unit or "1", channel=numbers[one.first]) for one in spec.derived
@@ -136,11 +137,12 @@ def revisions(spec: FeatureSpecification) -> dict[str, int]:
     return told
 
 
-def _of(spec: FeatureSpecification, channel: Channel) -> list[tuple[str, str]]:
-    """Return name and unit of each feature of *channel*."""
+def _of(spec: FeatureSpecification, channel: Channel) -> list[tuple[str, str, bool]]:
+    """Return name and unit of each feature of *channel*, and whether that is the channel's."""
     if is_waveform(channel):
-        told = [(feature.name, feature.unit or channel.unit) for feature in waveform_features(spec, channel)]
+        features = waveform_features(spec, channel)
+        told = [(feature.name, feature.unit or channel.unit, not feature.unit) for feature in features]
     else:
         by_name = {feature.name: feature for feature in PLAIN_FEATURES}
-        told = [(name, channel.unit + by_name[name].unit) for name in spec.statistics]
-    return [*told, (GOOD_SHARE, "1")] if spec.quality else told
+        told = [(name, channel.unit + by_name[name].unit, True) for name in spec.statistics]
+    return [*told, (GOOD_SHARE, "1", False)] if spec.quality else told

@@ -88,8 +88,8 @@ def feature_limits(spec: FeatureSpecification) -> FloatArray:
     limits = []
     for column in told[: len(told) - len(physics)]:
         channel = spec.channels[column.channel]
-        by_unit = {channel.unit: 1.0, f"{channel.unit}/h": 3600.0 / spec.window_s}
-        limits.append(reach[channel.name] * by_unit[column.unit] if column.unit in by_unit else _LARGEST)
+        a_unit = 1.0 if column.unit == channel.unit else 3600.0 / spec.window_s  # or else a slope by the hour
+        limits.append(reach[channel.name] * a_unit if column.in_channel_unit else _LARGEST)
     return np.minimum(2.0 * np.array([*limits, *physics]), _LARGEST)
 
 

@@ -113,3 +113,13 @@ def test_sums_over_a_life_have_limits(full_spec: FeatureSpecification) -> None:
     assert limits["flow_m3_h.mean"] == limits["flow_m3_h.roughness"] == limits["flow.residual"] == 600.0
     assert limits["flow_m3_h.slope_per_h"] == 300.0
     assert limits["vibration_m_s2.kurtosis"] == 1e100
+
+
+def test_a_channel_without_a_unit_limits_what_is_in_its_own_numbers_alone(full_spec: FeatureSpecification) -> None:
+    """A waveform in counts of -1 to 1 has a kurtosis of any size."""
+    counts = replace(full_spec.channels[3], unit="1", low=-1.0, high=1.0)
+    spec = replace(full_spec, channels=(*full_spec.channels[:3], counts, full_spec.channels[4]), velocity_zones=None)
+    limits = dict(zip(feature_names(spec), feature_limits(spec).tolist(), strict=True))
+
+    assert limits["vibration_m_s2.peak"] == 6.0
+    assert limits["vibration_m_s2.kurtosis"] == 1e100
