@@ -84,10 +84,13 @@ class Registry:
         """Store a new version, archive first.
 
         Raises:
-            RegistryError: If *version* is not the next one, or *status* not one to begin with.
+            RegistryError: If *version* is not the next one, *status* not one to begin with, or *archive* is missing
+                where it could be asked for; only what is refused needs none.
         """
         if status in {BundleStatus.LIVE, BundleStatus.WITHDRAWN}:
             raise RegistryError(f"{asset_class} version {version} cannot begin as {status}; it is not registered")
+        if archive is None and status != BundleStatus.REFUSED:
+            raise RegistryError(f"{asset_class} version {version} has no archive; it is not registered as {status}")
         digest = self._keep(archive) if archive is not None else ""
         with self._store.writing() as session:
             if version != _newest(session, asset_class) + 1:

@@ -55,8 +55,10 @@ def pack(parts: Mapping[str, bytes], manifest: Manifest, signing_key: Ed25519Pri
 
     Raises:
         ArchiveMalformed: If a name or size is beyond what `unpack_verified` accepts.
+        ManifestMismatch: If what is said is not, such as a figure that is no number.
     """
     body = encode_manifest(replace(manifest, files={name: digest(data) for name, data in parts.items()}))
+    decode_manifest(body)
     members = {MANIFEST: body, SIGNATURE: signing_key.sign(body), **dict(sorted(parts.items()))}
     if any(not _NAME.fullmatch(name) for name in parts) or {MANIFEST, SIGNATURE} & parts.keys():
         raise _malformed("a file has no plain name")

@@ -40,6 +40,8 @@ def test_archives_are_kept_by_their_content(registry: Registry) -> None:
     assert version.archive.read_bytes() == b"content"
     assert version.archive.stem == version.archive_sha256
     assert registry.version(CLASS, add(registry, BundleStatus.REFUSED, None)).archive is None
+    with pytest.raises(RegistryError, match="has no archive"):
+        add(registry, BundleStatus.CANDIDATE, None)
 
 
 def test_going_live_withdraws_the_one_before(registry: Registry) -> None:

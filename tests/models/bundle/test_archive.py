@@ -161,6 +161,12 @@ def test_a_signed_manifest_that_is_none_is_refused(release: Any, tmp_path: Path,
     assert isinstance(refused(data, release, tmp_path / "into"), ManifestMismatch)
 
 
+def test_what_no_gateway_could_read_is_not_signed(release: Any) -> None:
+    """A figure that is no number has no place in JSON."""
+    with pytest.raises(ManifestMismatch, match="metrics"):
+        pack(release.parts, replace(release.manifest, metrics={"auc": math.nan}), release.key)
+
+
 def test_a_bundle_of_an_older_release_says_what_to_do(release: Any, tmp_path: Path) -> None:
     """Its parts are others; nobody guesses at them."""
     files = {name: digest(data) for name, data in release.parts.items()}
