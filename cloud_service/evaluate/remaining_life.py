@@ -467,8 +467,8 @@ def _limits(dataset: RemainingLife, judged: Sequence[Judged], settings: Prognosi
     answered = np.concatenate([np.isfinite(one.told[:, 1]) for one in judged])
     if not answered.all():
         said.append(
-            f"{int((~answered).sum())} of {len(answered)} judged assets have too few records for an answer; they count "
-            "in no figure but the share of assets with an answer."
+            f"Of {int((~answered).sum())} of {len(answered)} judged assets too little is recorded for an answer; they "
+            "count in no figure but the share of assets with an answer."
         )
     if "cut" in least:
         said.append(

@@ -118,16 +118,29 @@ def test_what_is_learnt_does_not_depend_on_the_machines_to_be_judged() -> None:
     assert lesson.prepared.whole.all()
 
 
-def test_a_record_that_does_not_begin_at_the_start_is_a_cut_history() -> None:
+def test_machines_without_an_answer_are_in_no_figure_and_said() -> None:
+    """Of one record nothing can be told; there is no error of an answer that was not given, not even none."""
+    split = plant().splits[0]
+    firsts = np.flatnonzero(np.diff(split.test.asset, prepend=-1))
+    rows = {name: getattr(split.test, name)[firsts] for name in ("asset", "time_ns", "age", "values", "life")}
+    short = replace(split, test=replace(split.test, **rows))
+
+    outcome = evaluate_remaining_life(plant(splits=(short,)), seeds=[1], settings=QUICK)
+
+    assert outcome.metrics["answered_share"] == 0.0
+    assert np.isnan([outcome.metrics[name] for name in ("rmse_capped", "score_capped", "below_p10")]).all()
+    assert any(f"Of {JUDGED} of {JUDGED} judged assets too little is recorded" in one for one in outcome.limits)
+
+
+def test_a_record_that_does_not_begin_at_the_start_is_a_cut_history(outcome: Outcome) -> None:
     """A machine that had run before its first record is told by the models for cut histories."""
     split = plant().splits[0]
     late = replace(split, test=replace(split.test, age=split.test.age + 30.0))
 
     told = evaluate_remaining_life(plant(splits=(late,)), seeds=[1], settings=QUICK)
-    usual = evaluate_remaining_life(plant(), seeds=[1], settings=QUICK)
 
-    assert told.metrics["rmse_capped"] != usual.metrics["rmse_capped"]
-    assert told.metrics["rmse_capped_last_40"] == usual.metrics["rmse_capped_last_40"]
+    assert told.metrics["rmse_capped"] != outcome.metrics["rmse_capped"]
+    assert told.metrics["rmse_capped_last_40"] == outcome.metrics["rmse_capped_last_40"]
 
 
 def test_without_a_cap_in_hours_and_over_folds() -> None:
