@@ -256,7 +256,7 @@ def least_strays(spec: FeatureSpecification, baseline: Baseline, share: float) -
 
     In the units of the inputs, shape ``(i,)``; 0 for counts of windows and hours.
     """
-    own = np.nanmin(share * np.abs(_readings(spec, baseline)) / baseline.scales, axis=0)
+    own = np.fmin.reduce(share * np.abs(_readings(spec, baseline)) / baseline.scales)  # a channel without a value: NaN
     places = {name: place for place, name in enumerate(feature_names(spec))}
     found = [places.get(name.partition(":")[0], -1) for name in input_names(spec)]
     return np.array([np.nan_to_num(own[place]) if place >= 0 else 0.0 for place in found])
@@ -497,7 +497,7 @@ def _calibrated(name: str, unseen: FloatArray) -> Member:
     places = np.quantile(unseen, quantiles)
     excesses = unseen[unseen > places[-1]] - places[-1]
     mean = float(excesses.mean()) if len(excesses) else 0.0
-    slope = 1.0 / (math.log(10.0) * max(mean, 1e-6 * max(abs(places[-1]), 1.0)))
+    slope = 1.0 / (math.log(10.0) * max(mean, 1e-6 * max(abs(float(places[-1])), 1.0)))
     kept = np.append(np.diff(places) > 0.0, True)
     return Member(
         name=name,

@@ -19,7 +19,7 @@ from cloud_service.training.detection import (
 )
 from cloud_service.training.sequence import kernel_features, make_kernels
 from models.bundle.model import Model
-from models.detection.detection import SEQUENCE, change_decades, combine
+from models.detection.detection import SEQUENCE, change_decades, combine, decode_detection, encode_detection
 from models.detection.residual import residual_size
 from models.export.graph import without_missing
 from models.features.baseline import Baseline
@@ -135,6 +135,14 @@ def test_no_input_strays_less_than_its_instrument_can_tell() -> None:
     assert fitted.model.members[0][0].stray == pytest.approx([0.1, 0.5, 0.1, 0.1, 0.1])
 
 
+def test_windows_that_take_few_values_make_a_detector_that_can_be_written() -> None:
+    """Where a tenth of the healthy windows and more share the largest output there is no tail to take a slope of."""
+    fitted = fit_detection(windows(np.sign(correlated())), replace(SETTINGS, members=("largest",)), 1)
+
+    told = decode_detection(encode_detection(fitted.detection))
+    assert told.members == fitted.detection.members
+
+
 def test_a_step_is_told_as_a_change_and_a_level_is_not() -> None:
     """Members of change look at inputs of their own, and have a limit of their own."""
     names = (*NAMES, *(f"{name}:trend10" for name in NAMES))
@@ -210,4 +218,6 @@ def test_scales_are_no_finer_than_instruments() -> None:
     assert rated.class_scale == ((0.2,),)
     assert with_accuracy(spec, baseline, np.array([[38.0], [42.0]]), 0.005).class_scale == ((0.5,),)
     assert least_strays(spec, rated, 0.005).tolist() == [1.0, 1.0, 1.0, 0.0]
+    mute = replace(rated, class_centre=((np.nan,),), class_scale=((np.nan,),))
+    assert least_strays(spec, mute, 0.005).tolist() == [0.0] * 4
     assert len(input_names(spec)) == 4
