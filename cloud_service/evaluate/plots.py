@@ -34,6 +34,7 @@ STYLE: Final[Any] = {
     "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,  # names are a stranger's: $ is no formula
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",

@@ -19,6 +19,7 @@ from models.datasets.files import BOM, DatasetError, read_bytes
 DESCRIPTION_FILE: Final = "dataset.toml"
 DESCRIPTION_LIMIT: Final = 1024 * 1024
 MOST_FOLDS: Final = 100
+LONGEST_NAME: Final = 100
 _YEAR_S: Final = 366 * 86_400.0
 
 Task = Literal["remaining_life", "anomaly", "classification", "failure_events", "series"]
@@ -203,11 +204,17 @@ def _keys_of(table: str) -> tuple[str, ...]:
 
 def _problems(told: Description) -> Iterator[str]:
     """Yield what is wrong, naming the key and what is expected."""
+    yield from _name_problems(told)
     yield from _path_problems(told)
     yield from _unused_problems(told)
     yield from _channel_problems(told)
     yield from _number_problems(told)
     yield from _PROBLEMS[told.task](told)
+
+
+def _name_problems(told: Description) -> Iterator[str]:
+    if len(told.name) > LONGEST_NAME or not told.name.isprintable():
+        yield f"name: {told.name[:20]!r} has not 1 to {LONGEST_NAME} printable characters"
 
 
 def _path_problems(told: Description) -> Iterator[str]:
@@ -223,8 +230,8 @@ def _path_problems(told: Description) -> Iterator[str]:
 
 def _channel_problems(told: Description) -> Iterator[str]:
     for name, channel in told.channels.items():
-        if not 0 < len(name) <= 100 or not name.isprintable():
-            yield f"channels.{name[:20]!r}: a name has 1 to 100 printable characters"
+        if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+            yield f"channels.{name[:20]!r}: a name has 1 to {LONGEST_NAME} printable characters"
         if not math.isfinite(channel.low or 0.0) or not math.isfinite(channel.high or 0.0):
             yield f"channels.{name}: low and high are numbers; leave out what is not known"
         low = -math.inf if channel.low is None else channel.low

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from models.datasets.description import ChannelForm, Description
+from models.datasets.description import LONGEST_NAME, ChannelForm, Description
 from models.datasets.files import DatasetError
 from models.datasets.table import Table, read_table
 from models.datasets.tasks import CYCLE_ZERO_NS, NS_PER_HOUR
@@ -129,6 +129,11 @@ def picked_channels(told: Description, tables: Sequence[Table], *, with_levels: 
         raise DatasetError(f"{tables[0].file}: settings: {lost[0]!r} is no channel; there are {', '.join(listed)}")
     answers = {getattr(told.columns, key) for key in _ANSWERS} | set(told.modes)
     for one in picked:
+        if len(one.name) > LONGEST_NAME or not one.name.isprintable():
+            raise DatasetError(
+                f"{tables[0].file}: column {one.column[:40]!r} is no name of 1 to {LONGEST_NAME} printable characters; "
+                'name it under channels, as flow = { column = "..." }'
+            )
         if one.column in answers:
             raise DatasetError(
                 f"{tables[0].file}: channels.{one.name}: column {one.column!r} is the answer; take the channel out"

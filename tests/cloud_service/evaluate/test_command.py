@@ -128,12 +128,12 @@ def test_out_that_is_a_file_is_refused_before_anything_is_judged(folder: Path, t
 
 
 def test_what_no_model_can_be_made_of_is_told_plainly(tmp_path: Path) -> None:
-    """A column's name may be longer than a channel's; that is only met when there is to be a model."""
-    (tmp_path / "dataset.toml").write_text(
-        'task = "classification"\n[files]\ndata = "a.csv"\n[columns]\ntarget = "bad"'
-    )
-    (tmp_path / "a.csv").write_text("\n".join([f"{'x' * 101},bad", *(f"{row},{row % 2}" for row in range(20))]))
-    assert "is no name of 1 to 100 printable characters; nothing is judged" in told(tmp_path, code=1)["reason"]
+    """There is a limit to the channels of a model; it is only met when there is to be one."""
+    (tmp_path / "dataset.toml").write_text('task = "anomaly"\n[files]\ndata = "a.csv"\n[columns]\nanomaly = "bad"')
+    rows = [",".join([*["1"] * 300, str(row % 2)]) for row in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join([",".join([*(f"c{n}" for n in range(300)), "bad"]), *rows]))
+    reason = told(tmp_path, code=1)["reason"]
+    assert reason.endswith("1 to 256 channels with different names are needed; nothing is judged")
 
 
 def test_a_missing_package_is_told_by_its_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

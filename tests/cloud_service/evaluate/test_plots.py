@@ -70,7 +70,7 @@ def test_each_kind_of_figure_becomes_a_png_of_the_same_bytes_each_time(tmp_path:
 @pytest.mark.parametrize(
     "figure",
     [
-        LeadTimes(lead_h=np.array([np.nan, np.nan]), mode=("x", "y"), horizon_h=24.0),
+        LeadTimes(lead_h=np.array([np.nan, np.nan]), mode=("x", r"$\frac{$"), horizon_h=24.0),
         Calibration(promised=np.empty(0), observed=np.empty(0), count=NONE),
         PrecisionRecall(precision=np.empty(0), recall=np.empty(0), chosen_precision=np.nan, chosen_recall=np.nan),
         ScoredSeries(

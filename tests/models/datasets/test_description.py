@@ -60,6 +60,7 @@ def test_a_minimal_description_has_sensible_defaults(tmp_path: Path) -> None:
         (MINIMAL + "[split]\nhealthy_share = 1.5", "split.healthy_share: 1.5 must lie between"),
         (MINIMAL + "[split]\nfolds = 5", "split.folds: has no meaning for anomaly"),
         (MINIMAL + "[life]\ncap = 3.0", "life: has no meaning for anomaly"),
+        ('name = "\\u001b[31m"\n' + MINIMAL, r"line 1: name: '\\x1b\[31m' has not 1 to 100 printable"),
         ("changepoint_window_s = nan\n" + MINIMAL, "changepoint_window_s: nan must be above 0"),
         ('task = "anomaly"\n[files]\ndata = "a"', r"columns.anomaly: give the column"),
         ("changepoint_window_s = 1e12\n" + MINIMAL, "changepoint_window_s: .* at most"),

@@ -120,6 +120,13 @@ def test_a_column_without_a_name_is_no_channel(tmp_path: Path) -> None:
     assert [channel.name for channel in dataset.channels] == ["heat"]
 
 
+@pytest.mark.parametrize("name", ["heat " * 30, "heat\u200b"])
+def test_a_column_whose_name_no_channel_may_have_is_told(tmp_path: Path, name: str) -> None:
+    files = {"a.csv": run_to_failure(5, 20).replace("heat", name.strip(" "))}
+    with pytest.raises(DatasetError, match=r"is no name of 1 to 100 printable characters; name it under channels"):
+        read_folder(folder_of(tmp_path, LIFE + '[files]\ndata = "a.csv"', files))
+
+
 def test_rows_may_stand_in_any_order(tmp_path: Path) -> None:
     """They are put asset by asset, in order of appearance, and by cycle."""
     header, *rows = run_to_failure(3, 6).splitlines()
