@@ -148,7 +148,7 @@ async def _bounded_body(request: Request) -> bytes:
 def _maintenance_records(data: bytes) -> list[maintenance.MaintenanceRecord]:
     try:
         found = msgspec.json.decode(data, type=maintenance.MaintenanceRecord | list[maintenance.MaintenanceRecord])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordRejected(f"{error}; nothing is stored") from error
     return found if isinstance(found, list) else [found]
 

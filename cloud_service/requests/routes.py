@@ -231,7 +231,7 @@ async def _decoded(request: Request, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         field = re.search(r"\$\.(\w+)|field `(\w+)`", str(error))
         raise RequestRejected(f"{error}; nothing is done", (field and (field[1] or field[2])) or "body") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestRejected(f"{error}; nothing is done", "body") from error
 
 

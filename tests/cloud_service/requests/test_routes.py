@@ -130,10 +130,11 @@ def test_a_wish_that_cannot_be_one_is_refused_by_field(gateway: Gateway, change:
         (b"", 422),
         (b"no JSON", 422),
         (b"[1]", 422),
+        (b'{"asset_id": "\xff"}', 422),
         (b"[" * 100_000, 422),
         (b'{"asset_id": "' + b"x" * 600_000 + b'"}', 413),
     ],
-    ids=["empty", "text", "list", "deep", "long"],
+    ids=["empty", "text", "list", "encoding", "deep", "long"],
 )
 def test_a_body_is_bounded_and_json(gateway: Gateway, body: bytes, status: int) -> None:
     """Whatever comes is answered with a reason."""
