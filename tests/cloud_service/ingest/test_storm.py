@@ -163,19 +163,20 @@ def forget_peak() -> float:
 
 
 @pytest.mark.slow
-async def test_ten_thousand_hostile_uploads_leave_nothing(site: Site) -> None:
+@pytest.mark.parametrize("count", [2_500, pytest.param(10_000, marks=pytest.mark.integration)])
+async def test_thousands_of_hostile_uploads_leave_nothing(site: Site, count: int) -> None:
     """Each is refused by a 4xx that names a field, or changes nothing; the counts agree; memory stays bounded."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - a failure replays from it
     before, at_first = site.rows(), forget_peak()
-    broken, answers = await judged(site, storm(seed, 10_000))
+    broken, answers = await judged(site, storm(seed, count))
 
     assert broken == [], f"seed {seed}"
     assert site.rows() == before, f"seed {seed}"
     received, stored, rejected = site.law()
     assert received == stored + rejected
     assert stored == len(held_segments())
-    assert rejected > 8000
+    assert rejected > 0.8 * count
     assert len({answer.split()[0] for answer in answers}) == 19
     assert peak_mib() - at_first < MEMORY_MIB
 
