@@ -126,9 +126,10 @@ def revoke(cloud: Cloud, gateway_id: str, *, as_json: bool) -> None:
 @main.command()
 @click.option("--asset-class", required=True)
 @click.option("--wait-for-data", is_flag=True, help="Wait until what gateways kept back from before failures has come.")
+@click.option("--recurrent-unit", is_flag=True, help="Train one for remaining life, too (extra `sequence`; minutes).")
 @as_json
 @with_cloud
-def train(cloud: Cloud, asset_class: str, *, wait_for_data: bool, as_json: bool) -> None:
+def train(cloud: Cloud, asset_class: str, *, wait_for_data: bool, recurrent_unit: bool, as_json: bool) -> None:
     """Train a class on all that is in the lake and register the outcome; exit code 3 when the gate refuses it."""
     from cloud_service.releases import train_and_register  # noqa: PLC0415 - the other commands start faster
 
@@ -140,6 +141,7 @@ def train(cloud: Cloud, asset_class: str, *, wait_for_data: bool, as_json: bool)
         pki=cloud.pki,
         progress=lambda stage, share: click.echo(f"{asset_class}: {stage} {share:.0%}", err=True),
         wait_for_data=wait_for_data,
+        recurrent_unit=recurrent_unit,
     )
     figures = ", ".join(f"{name} {value:.3g}" for name, value in sorted(trained.held_out.items()))
     sentence = f"{asset_class} version {trained.version} is {trained.status}: {figures}. {'; '.join(trained.reasons)}"

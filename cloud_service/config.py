@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from cloud_service.errors import ConfigError
+from models.records import UNDECODABLE
 
 SAMPLE = """\
 [ingest]
@@ -147,7 +148,7 @@ def load_config(path: Path) -> CloudConfig:
         config = msgspec.toml.decode(path.read_bytes(), type=CloudConfig, dec_hook=_path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; the service does not start") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise ConfigError(f"{path}: {error}; the service does not start") from error
     try:
         return _checked(_absolute(config, path.resolve().parent))

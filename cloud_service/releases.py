@@ -95,26 +95,35 @@ def train_and_register(
     pki: Pki,
     progress: Progress,
     wait_for_data: bool = False,
+    recurrent_unit: bool = False,
 ) -> Trained:
     """Train the models of *asset_class* on all that is in the lake, and register what came of it.
 
     Before, gateways are asked for what they kept back from before the failures that maintenance wrote down. What has
-    not come then is told, in the outcome and on the model card; with *wait_for_data* it is waited for.
+    not come then is told, in the outcome and on the model card; with *wait_for_data* it is waited for. With
+    *recurrent_unit* the life models are joined by one, where whole histories are known and it makes them better.
 
     A bundle that passes the gate is released; one that does not is registered as refused, with the reasons. Where the
     live bundle cannot be run by this software (its features changed), nothing can be compared: the new one stays a
     candidate until somebody releases it by hand.
 
     Raises:
-        TrainingFailed: If there is nothing to train from.
+        TrainingFailed: If there is nothing to train from, or a recurrent unit is asked for and JAX is not installed.
     """
     from cloud_service.training.dataset import TrainingError  # noqa: PLC0415 - extra `train`, needed here alone
+    from cloud_service.training.gru import GruSettings, SequenceExtraMissing, load_jax  # noqa: PLC0415 - the same
     from cloud_service.training.job import train_class  # noqa: PLC0415 - the same
     from cloud_service.training.specifications import settings_for  # noqa: PLC0415 - the same
     from models.export.graph import ExportError  # noqa: PLC0415 - the same
     from models.export.parity import ParityError  # noqa: PLC0415 - the same
 
     settings = settings_for(asset_class)
+    if recurrent_unit:
+        try:
+            load_jax()
+        except SequenceExtraMissing as error:
+            raise TrainingFailed(f"{asset_class}: {error}; nothing was trained") from error
+        settings = replace(settings, prognosis=replace(settings.prognosis, gru=GruSettings()))
     before = timedelta(hours=settings.horizons.fault_h)
     requested, missing = _raw_data(asset_class, store, before, progress, wait=wait_for_data)
     data = _training_data(asset_class, store, lake)

@@ -30,6 +30,7 @@ from gateway.config import (
 )
 from gateway.errors import ConfigError
 from gateway.tag_list import TagRow, problem_of, read_tags, split_path
+from models.records import UNDECODABLE
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # as bundles.verification wants it for slots
@@ -60,7 +61,7 @@ def load_config(path: Path) -> GatewayConfig:
         config = msgspec.toml.decode(path.read_bytes(), type=GatewayConfig, dec_hook=decode)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; the service does not start") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise ConfigError(f"{path}: {_with_key(str(error))}; the service does not start") from error
     labels = [f"{path}: tag[{i}]." for i in range(len(config.tag))]
     if config.tags_file is not None and config.tags_file.is_file():

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.records import FloatArray, Observations, Results, Stream
+from models.records import UNDECODABLE, FloatArray, Observations, Results, Stream
 
 _OBSERVATIONS, _RESULTS, _PLAIN_OBSERVATIONS = b"P", b"R", b"O"
 _MAX_TABLE_BYTES = 64 * 2**20
@@ -104,7 +104,7 @@ def decode_content(data: bytes) -> Observations | Results:
             return _decode_observations(data)
         if data[:1] == _PLAIN_OBSERVATIONS:
             return _decode_plain_observations(data)
-    except (msgspec.DecodeError, zlib.error, ValueError, OverflowError) as error:
+    except (*UNDECODABLE, zlib.error, ValueError, OverflowError) as error:
         raise PageError(f"page of {len(data)} bytes does not decode ({error}); it is left as it is") from error
     raise PageError(f"page of {len(data)} bytes starts with {data[:1]!r}, not with a known kind; it is left as it is")
 

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import zstandard
 
-from models.records import Int64Array, Observations, Results, Stream, UInt32Array
+from models.records import UNDECODABLE, Int64Array, Observations, Results, Stream, UInt32Array
 from models.segment_columns import (
     pack_by_stream,
     pack_integers,
@@ -225,7 +225,7 @@ def unpack(data: bytes) -> Segment:
         raise
     except StopIteration as error:
         raise SegmentError("segment does not decode (it has too few blocks); it is refused", "lengths") from error
-    except (msgspec.DecodeError, zstandard.ZstdError, ValueError, RuntimeError, TypeError, OverflowError) as error:
+    except (*UNDECODABLE, zstandard.ZstdError, ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise SegmentError(f"segment does not decode ({error}); it is refused", blocks.field) from error
 
 
@@ -251,7 +251,7 @@ def unpack_streams(start: bytes) -> tuple[Stream, ...]:
         head, end = _head_of(start)
         _check_limits(head, MAX_SEGMENT_BYTES)
         return _names(head, start[end : end + head.lengths[0]])  # the block has a checksum of its own
-    except (msgspec.DecodeError, zstandard.ZstdError, ValueError, IndexError) as error:
+    except (*UNDECODABLE, zstandard.ZstdError, ValueError, IndexError) as error:
         raise SegmentError(f"the streams of a segment do not decode ({error})") from error
 
 
@@ -264,7 +264,7 @@ def unpack_size(start: bytes) -> SegmentSize:
     try:
         head, _ = _head_of(start)
         _check_limits(head, MAX_SEGMENT_BYTES)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (*UNDECODABLE, ValueError) as error:
         raise SegmentError(f"the head of a segment does not decode ({error})", "head") from error
     return SegmentSize(
         rows=head.rows,

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from models.records import Int64Array, Observations, Results, Stream
+from models.records import UNDECODABLE, Int64Array, Observations, Results, Stream
 from models.segment_columns import unpack_numbers
 from models.segment_content import (
     MAX_PAGES,
@@ -59,7 +59,7 @@ def unpack(data: bytes) -> Segment:
         raise SegmentError("segment does not match its own digest: it was cut or changed; it is refused")
     try:
         return _unpack(_decoder.decode(memoryview(data)[_BODY:]), data)
-    except (msgspec.DecodeError, ValueError, RuntimeError, TypeError, OverflowError) as error:
+    except (*UNDECODABLE, ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise SegmentError(f"segment does not decode ({error}); it is refused") from error
 
 

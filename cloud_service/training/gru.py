@@ -219,7 +219,7 @@ def _answer(jax: Any, numpy: Any, weights: Any, given: Any) -> Any:
 @cache
 def _compiled_answer() -> Any:
     """Return what answers bounded inputs, compiled once for each number of rows: that takes longer than answering."""
-    jax, numpy = _jax()
+    jax, numpy = load_jax()
     return jax.jit(lambda weights, given: _answer(jax, numpy, weights, given))
 
 
@@ -232,7 +232,7 @@ def _filled_up(given: Float32Array) -> Float32Array:
 @cache
 def _compiled_update(settings: GruSettings) -> Any:
     """Return the compiled step from weights and their moments to the next ones."""
-    jax, numpy = _jax()
+    jax, numpy = load_jax()
 
     def error(weights: Any, given: Any, wanted: Any) -> Any:
         return numpy.mean((_answer(jax, numpy, weights, given) - wanted) ** 2)
@@ -270,7 +270,12 @@ def _constant(name: str, values: FloatArray | Float32Array) -> TensorProto:
     return numpy_helper.from_array(np.asarray(values, np.float32), name)
 
 
-def _jax() -> tuple[Any, Any]:
+def load_jax() -> tuple[Any, Any]:
+    """Return the modules ``jax`` and ``jax.numpy``.
+
+    Raises:
+        SequenceExtraMissing: If they are not installed.
+    """
     try:
         return importlib.import_module("jax"), importlib.import_module("jax.numpy")
     except ImportError as error:

@@ -95,7 +95,9 @@ class _Look:
 
 
 _LOOKS = {
-    "": _Look(window_s=2 * _HOUR_S, step_s=_HOUR_S, late_s=_HOUR_S, history=History(rolling=(24,))),
+    "": _Look(
+        window_s=2 * _HOUR_S, step_s=_HOUR_S, late_s=_HOUR_S, history=History(rolling=(24,), sequence_windows=24)
+    ),
     # One flight cycle is told as one hour, and has one value of each channel.
     "turbofan": _Look(
         window_s=_HOUR_S,

@@ -34,10 +34,11 @@ from gateway.bundles.shadow import ShadowReport, compare
 from gateway.bundles.verification import check_newer, check_release, run_golden
 from gateway.errors import BundleRefused
 from models.bundle.archive import unpack_verified
-from models.bundle.contents import MANIFEST, UNDECODABLE, decode_manifest
+from models.bundle.contents import MANIFEST, decode_manifest
 from models.bundle.errors import BundleError
 from models.bundle.loaded import LoadedBundle
 from models.bundle.manifest import Manifest
+from models.records import UNDECODABLE
 
 log = structlog.get_logger()
 

@@ -24,6 +24,7 @@ from gateway.data_acquisition.columns import Columns
 from gateway.data_acquisition.profiles import chunks
 from gateway.errors import GatewayError
 from gateway.tag_list import parse_node
+from models.records import UNDECODABLE
 
 T = TypeVar("T")
 
@@ -321,7 +322,7 @@ def _most(kind: bytes) -> int:
 def _decoded(path: Path, content: bytes, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(content, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise SnapshotError(f"{path}: is damaged ({error})") from error
 
 

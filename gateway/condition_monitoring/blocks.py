@@ -18,9 +18,9 @@ from gateway.errors import ModelError
 from models.bundle.errors import BundleError
 from models.bundle.loaded import LoadedBundle
 from models.detection.adaptation import Adaptations
-from models.features.specification import UNDECODABLE
 from models.records import (
     OPEN_STATES,
+    UNDECODABLE,
     Advisory,
     AssetDescription,
     Channel,

@@ -9,10 +9,10 @@ import msgspec
 
 from models.bundle.loaded import LoadedBundle
 from models.features.history import Histories
-from models.features.specification import UNDECODABLE, FeatureError
+from models.features.specification import FeatureError
 from models.features.windower import Windower
 from models.features.windows import Windows
-from models.records import Observations
+from models.records import UNDECODABLE, Observations
 from models.scoring import Prepared, prepare
 
 

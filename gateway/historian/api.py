@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from gateway.errors import HistorianError
+from models.records import UNDECODABLE
 
 _TIMEOUT_S = 30.0
 _MOST_BYTES = 16 * 2**20
@@ -49,7 +50,7 @@ class InfluxApi:
                 if answer.status >= 400:
                     raise HistorianError(f"{self._url}: {method} {path} answers HTTP {answer.status}: {_said(content)}")
                 return dict(msgspec.json.decode(content)) if content else {}
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, TypeError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, *UNDECODABLE, TypeError) as error:
             raise HistorianError(f"{self._url}: {method} {path} failed ({type(error).__name__}: {error})") from error
 
     async def every(self, path: str, key: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -81,5 +82,5 @@ async def _bounded(content: aiohttp.StreamReader) -> bytes:
 def _said(content: bytes) -> str:
     try:
         return str(msgspec.json.decode(content)["message"])
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (*UNDECODABLE, KeyError, TypeError):
         return content[:300].decode("utf-8", "replace")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from models.records import Observations, Page, Stream
+from models.records import UNDECODABLE, Observations, Page, Stream
 
 _MOST = 32
 _KEPT_S = 7 * 86400.0
@@ -39,7 +39,7 @@ class Marks:
         """Return what `to_bytes` made; none of what is not understood."""
         try:
             return cls(msgspec.msgpack.decode(data or b"", type=list[Mark]))
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             return cls()
 
     def to_bytes(self) -> bytes:

@@ -19,7 +19,7 @@ from gateway.config import HistorianConfig
 from gateway.errors import HistorianError
 from gateway.historian.lines import Form, name_of_tag, tag_name
 from gateway.historian.writing import read_token
-from models.records import Observations, Stream
+from models.records import UNDECODABLE, Observations, Stream
 
 _PIECE_ROWS = 10_000
 _MOST_PIECE_BYTES = 64 * 2**20
@@ -29,7 +29,7 @@ _LONG_S = 300.0
 _SILENCE_S = 60.0
 _BY_STREAM = 'GROUP BY "asset_id", "channel"'
 _TEXT = str.maketrans({"\\": "\\\\", "'": "\\'"})
-_FAILURES = (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError)
+_FAILURES = (aiohttp.ClientError, TimeoutError, OSError, *UNDECODABLE)
 
 
 class _Series(msgspec.Struct):

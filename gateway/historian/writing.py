@@ -23,6 +23,7 @@ from gateway.config import HistorianConfig
 from gateway.errors import HistorianError
 from gateway.historian.condition import HistorianCondition
 from gateway.historian.lines import Points
+from models.records import UNDECODABLE
 
 MOST_LINES, _LEAST_LINES = 10_000, 500  # of one request; slow servers get smaller ones
 _MOST_BYTES = 1_000_000  # aiohttp warns of more in one piece
@@ -212,7 +213,7 @@ def _words(error: ApiException) -> str:
     """Return what InfluxDB says, empty when it is not InfluxDB that speaks."""
     try:
         answer = msgspec.json.decode(error.body or b"", type=_Answer)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return ""
     return answer.message or answer.error
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.records import BoolArray, Int64Array, Observations, Stream
+from models.records import UNDECODABLE, BoolArray, Int64Array, Observations, Stream
 
 Indices = NDArray[np.intp]
 
@@ -184,7 +184,7 @@ class Newest:
                 raise ValueError("the checksum of the newest rows differs")
         try:
             snapshot = msgspec.msgpack.decode(packed, type=_Snapshot)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise ValueError(f"the newest rows do not decode ({error})") from error
         newest = cls()
         places = newest._places(tuple(Stream(*names) for names in snapshot.streams))

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.journal.pages import PageRow
+from models.records import UNDECODABLE
 
 _MAGIC: Final = b"WSJL1\n"
 _HEAD: Final = struct.Struct("<6sII")
@@ -123,6 +124,6 @@ def _head(data: bytes) -> Head | None:
     packed = data[_HEAD.size : _HEAD.size + length]
     if magic != _MAGIC or zlib.crc32(packed) != checksum:
         return None
-    with suppress(msgspec.DecodeError):
+    with suppress(*UNDECODABLE):
         return msgspec.msgpack.decode(packed, type=Head)
     return None

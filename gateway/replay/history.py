@@ -21,7 +21,7 @@ from gateway.journal_commands.export import whole_file
 from gateway.journal_commands.reading import Lost, Stretch, read_pages
 from gateway.journal_commands.view import JournalView
 from gateway.progress import Progress, silent
-from models.records import Observations, Page
+from models.records import UNDECODABLE, Observations, Page
 
 _BATCH_ROWS = 20_000
 _BATCH_PAGES = 1000
@@ -157,7 +157,7 @@ async def _watch(historian: InfluxHistorian, trouble: Callable[[str], None]) -> 
 
 def _read_place(path: Path, task: Task) -> Place | None:
     """Return how far *task* came, None when *path* tells nothing of it."""
-    with suppress(OSError, msgspec.DecodeError):
+    with suppress(OSError, *UNDECODABLE):
         place = msgspec.json.decode(path.read_bytes(), type=Place)
         if place.task == task:
             return place

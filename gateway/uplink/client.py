@@ -29,6 +29,7 @@ from gateway.config import UplinkConfig, read_secret
 from gateway.errors import ConfigError, UploadDeferred, UploadRefused
 from gateway.uplink.pacing import Pacer, Priority
 from gateway.uplink.tls import Credentials
+from models.records import UNDECODABLE
 
 Range = tuple[int, int]
 
@@ -252,13 +253,13 @@ def _told(error: Exception) -> str:
 def _decoded(body: bytes, url: URL, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise UploadDeferred(f"{url.host}: the answer is not the cloud's ({error}); sent again later", 0.0) from error
 
 
 def _refusal(body: bytes) -> _Refusal:
     try:
         found = msgspec.json.decode(body, type=_Refusal)
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         return _Refusal(detail=body[:200].decode("utf-8", "replace"))
     return _Refusal(reason=found.reason[:40], field=found.field[:40], detail=found.detail[:500])

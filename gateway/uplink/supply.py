@@ -28,7 +28,7 @@ from gateway.historian.historian import by_stream_and_time
 from gateway.journal import Journal
 from gateway.uplink.client import CloudClient, Range
 from gateway.uplink.pacing import Priority
-from models.records import OPEN_STATES, Advisory, Observations, Page, Stream, to_ns
+from models.records import OPEN_STATES, UNDECODABLE, Advisory, Observations, Page, Stream, to_ns
 from models.segment import SegmentTooLarge, encode_segment, segment_digest
 
 log = structlog.get_logger()
@@ -209,7 +209,7 @@ class Supply:
         for raw in told.requests:
             try:
                 found.append(msgspec.json.decode(raw, type=DataRequest))
-            except msgspec.DecodeError as error:
+            except UNDECODABLE as error:
                 self._tell_once(f"a data request cannot be one ({error}); it is passed over")
         self._watched = {r.request_id: self._watched[r.request_id] for r in found if r.request_id in self._watched}
         return found

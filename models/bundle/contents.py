@@ -11,6 +11,7 @@ import msgspec
 from models.bundle.errors import DigestMismatch, ManifestMismatch
 from models.bundle.manifest import SCHEMA_VERSION, Manifest
 from models.features.specification import FeatureSpecification
+from models.records import UNDECODABLE
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
@@ -43,9 +44,6 @@ LIFE_GRAPHS = (LIFE, LIFE_CUT, GRU, GRU_CUT)
 # Parts that a gateway keeps on disk and does not read into memory when it loads a bundle.
 ON_DISK_ONLY = frozenset({STATISTICS, GOLDEN, MODEL_CARD})
 
-
-UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises at bytes that are not what they should be; other text than UTF-8 and deep nesting among them."""
 
 _VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,2}(?![0-9]).{0,64}")
 

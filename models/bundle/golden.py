@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from models.bundle.contents import GOLDEN, UNDECODABLE
+from models.bundle.contents import GOLDEN
 from models.bundle.decisions import horizons, named_modes, zones
 from models.bundle.errors import BundleError, GoldenMismatch
 from models.bundle.loaded import LoadedBundle
@@ -31,7 +31,7 @@ from models.failure.modes import foretold
 from models.features.history import Histories
 from models.features.names import feature_names, input_names, sequence_names
 from models.features.windows import Windows
-from models.records import BoolArray, Float32Array, FloatArray, Int64Array
+from models.records import UNDECODABLE, BoolArray, Float32Array, FloatArray, Int64Array
 from models.scoring import Prepared, prepare
 
 MAX_WINDOWS = 256

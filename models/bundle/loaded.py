@@ -31,7 +31,6 @@ from models.bundle.contents import (
     SIGNATURE,
     STATISTICS,
     TOGETHER,
-    UNDECODABLE,
     check_digests,
     decode_manifest,
     digest,
@@ -47,6 +46,7 @@ from models.features.names import feature_names, input_names, sequence_names
 from models.features.specification import FeatureSpecification
 from models.prognosis.life import LIFE_CUT_HEAD, LIFE_HEAD, check_life_models
 from models.prognosis.prognoses import Prognoses, decode_prognoses
+from models.records import UNDECODABLE
 from models.sequence.encoding import decode_heads, decode_statistics
 from models.sequence.heads import MAX_COLUMNS, Head, HeadStatistics
 

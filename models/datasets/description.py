@@ -15,6 +15,7 @@ from typing import Final, Literal, get_args
 import msgspec
 
 from models.datasets.files import BOM, DatasetError, read_bytes
+from models.records import UNDECODABLE
 
 DESCRIPTION_FILE: Final = "dataset.toml"
 DESCRIPTION_LIMIT: Final = 1024 * 1024
@@ -143,7 +144,7 @@ def read_description(file: Path) -> Description:
     content = read_bytes(file, DESCRIPTION_LIMIT).removeprefix(BOM)
     try:
         description = msgspec.toml.decode(content, type=Description)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise DatasetError(_refusal(file, content, _with_key(str(error)))) from error
     for problem in _problems(description):
         raise DatasetError(_refusal(file, content, problem))

@@ -14,7 +14,7 @@ from models.datasets.description import TableForm
 from models.datasets.files import DatasetError, read_bytes
 from models.datasets.rows import file_id
 from models.datasets.table import parse_times, read_table
-from models.records import Int64Array
+from models.records import UNDECODABLE, Int64Array
 
 LABELS_LIMIT: Final = 16 * 1024 * 1024
 
@@ -70,7 +70,7 @@ def _rows_of_json(file: Path, series: Sequence[str]) -> list[tuple[str, str, str
                 raise DatasetError(f"{file}: has windows of no named file, and there are {len(series)} series")
             content = {series[0]: content}
         by_file = msgspec.convert(content, dict[str, list[tuple[str, str]]])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise DatasetError(f"{file}: {error}; needs pairs of times, or such a list for each file") from error
     return [(name, start, end) for name, pairs in by_file.items() for start, end in pairs]
 

@@ -25,7 +25,7 @@ from models.features.baseline import Baseline, ByRegime, ordinary
 from models.features.names import feature_names
 from models.features.regimes import regimes_of
 from models.features.specification import FeatureSpecification
-from models.records import FloatArray, Int64Array
+from models.records import UNDECODABLE, FloatArray, Int64Array
 
 MAX_ASSETS: Final = 10_000
 MAX_BYTES: Final = 64 * 2**20
@@ -317,7 +317,7 @@ def decode_adaptations(data: bytes) -> Adaptations:
         raise AdaptationError(f"{len(data)} bytes are more than {MAX_BYTES}; assets are judged without adaptation")
     try:
         told = msgspec.json.decode(data, type=list[Adaptation])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # also what an adaptation refuses
+    except UNDECODABLE as error:  # also what an adaptation refuses
         raise AdaptationError(f"does not decode ({error}); assets are judged without adaptation") from error
     if len(told) > MAX_ASSETS or len({one.asset_id for one in told}) != len(told):
         raise AdaptationError("holds too many assets, or one twice; assets are judged without adaptation")

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from models.records import FloatArray
+from models.records import UNDECODABLE, FloatArray
 
 MAX_MEMBERS: Final = 16
 MAX_KNOTS: Final = 64
@@ -214,7 +214,7 @@ def decode_detection(data: bytes) -> Detection:
         raise DetectionError(f"{len(data)} bytes are more than {MAX_BYTES}; the bundle is refused, the live one stays")
     try:
         told = msgspec.json.decode(data, type=_Told)
-    except msgspec.DecodeError as error:  # also what __post_init__ of a part refuses
+    except UNDECODABLE as error:  # also what __post_init__ of a part refuses
         raise DetectionError(f"does not decode ({error}); the bundle is refused, the live one stays") from error
     return Detection(
         members=told.members,

@@ -11,7 +11,7 @@ import numpy as np
 
 from models.features.names import input_names
 from models.features.specification import FeatureSpecification
-from models.records import BoolArray, FloatArray
+from models.records import UNDECODABLE, BoolArray, FloatArray
 
 MAX_MODES = 64
 MAX_HORIZON_H = 10.0 * 366 * 24
@@ -87,7 +87,7 @@ def decode_failure_modes(data: bytes, spec: FeatureSpecification) -> FailureMode
         raise FailureError(f"{spec.asset_class}: failure modes of {len(data)} bytes are more than {MAX_BYTES}")
     try:
         told = msgspec.json.decode(data, type=_Told)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise FailureError(f"{spec.asset_class}: failure modes do not decode ({error})") from error
     modes = FailureModes(
         names=told.names,

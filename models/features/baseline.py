@@ -13,8 +13,8 @@ import numpy as np
 
 from models.features.names import columns, feature_names
 from models.features.regimes import regimes_of
-from models.features.specification import UNDECODABLE, FeatureError, FeatureSpecification
-from models.records import Float32Array, FloatArray, Int64Array
+from models.features.specification import FeatureError, FeatureSpecification
+from models.records import UNDECODABLE, Float32Array, FloatArray, Int64Array
 
 MAX_DEVIATION = 50.0
 # Fewer windows than this do not say what is ordinary for an asset in a regime, nor how much a regime scatters.

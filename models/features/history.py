@@ -19,9 +19,9 @@ from models.features.memory import Memory, Rows, Sums, remembered_columns
 from models.features.names import mean_columns, quality_columns
 from models.features.plain import NS_PER_HOUR
 from models.features.regimes import regimes_of
-from models.features.specification import UNDECODABLE, FeatureError, FeatureSpecification, specification_digest
+from models.features.specification import FeatureError, FeatureSpecification, specification_digest
 from models.features.standing import LATEST, NEVER
-from models.records import BoolArray, FloatArray, Int64Array
+from models.records import UNDECODABLE, BoolArray, FloatArray, Int64Array
 
 MAX_ASSETS = 100_000
 MAX_STARTS = 1000

@@ -45,8 +45,6 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _LONGEST_CHANNEL = 100
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1e-3, 1e7
 
-UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises at hostile bytes: other text than UTF-8, and deep nesting, have errors of their own."""
 
 PlainStatistic = Literal[
     "mean", "std", "min", "max", "slope_per_h", "median", "rms", "peak_to_peak", "roughness", "last"

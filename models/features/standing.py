@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.buffer import Rows
-from models.features.specification import UNDECODABLE, FeatureError, FeatureSpecification, is_waveform
-from models.records import Int64Array
+from models.features.specification import FeatureError, FeatureSpecification, is_waveform
+from models.records import UNDECODABLE, Int64Array
 
 NEVER = int(np.iinfo(np.int64).min)
 FAR = int(np.iinfo(np.int64).max) // 2

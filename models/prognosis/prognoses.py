@@ -24,7 +24,7 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from models.records import FloatArray, Int64Array
+from models.records import UNDECODABLE, FloatArray, Int64Array
 
 MAX_KNOTS: Final = 64
 MAX_BYTES: Final = 64 * 1024
@@ -182,5 +182,5 @@ def decode_prognoses(data: bytes) -> Prognoses:
         raise PrognosisError(f"{len(data)} bytes are more than {MAX_BYTES}; the bundle is refused, the live one stays")
     try:
         return msgspec.json.decode(data, type=Prognoses)
-    except msgspec.DecodeError as error:  # also what __post_init__ of a part refuses
+    except UNDECODABLE as error:  # also what __post_init__ of a part refuses
         raise PrognosisError(f"does not decode ({error}); the bundle is refused, the live one stays") from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from models.prognosis.life import Life
 from models.prognosis.prognoses import PrognosisError
-from models.records import FloatArray, Int64Array
+from models.records import UNDECODABLE, FloatArray, Int64Array
 
 _NS_PER_S = 1e9
 _MOST_ASSETS = 100_000
@@ -81,7 +81,7 @@ class Smoother:
         """
         try:
             self._last = msgspec.msgpack.decode(state, type=dict[str, _Told])
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise PrognosisError(f"told lives do not decode ({error}); start anew") from error
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
-from models.records import FloatArray
+from models.records import UNDECODABLE, FloatArray
 from models.sequence.heads import MAX_COLUMNS, MAX_OUTPUTS, Head, HeadError, HeadStatistics
 
 MAX_HEADS = 16
@@ -81,7 +81,7 @@ def decode_heads(data: bytes) -> dict[str, Head]:
     try:
         _check_size(data, MAX_HEADS_BYTES)
         stored = msgspec.msgpack.decode(data, type=_StoredHeads)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise HeadError(f"heads do not decode ({error})") from error
     _check_names(stored.schema, list(stored.heads))
     heads = {}
@@ -126,7 +126,7 @@ def decode_statistics(data: bytes) -> dict[str, HeadStatistics]:
     try:
         _check_size(data, MAX_STATISTICS_BYTES)
         stored = msgspec.msgpack.decode(data, type=_StoredSums)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise HeadError(f"statistics do not decode ({error})") from error
     _check_names(stored.schema, list(stored.statistics))
     return {name: _statistics(name, one) for name, one in stored.statistics.items()}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -69,7 +70,7 @@ class Site:
         with self.store.writing() as session:
             maintenance.add_record(session, record)
 
-    def train(self) -> Trained:
+    def train(self, *, recurrent_unit: bool = False) -> Trained:
         """Train the class on what is there."""
         return train_and_register(
             CLASS,
@@ -78,6 +79,7 @@ class Site:
             registry=self.registry,
             pki=self.pki,
             progress=lambda *_: None,
+            recurrent_unit=recurrent_unit,
         )
 
 
@@ -166,6 +168,16 @@ def test_without_observations_there_is_no_training(site: Site) -> None:
     site.put(1, described("pump-01", "speed_rpm"))
     with pytest.raises(TrainingFailed, match=CLASS):
         site.train()
+    assert site.registry.versions() == []
+
+
+def test_without_jax_a_recurrent_unit_is_refused_before_anything_is_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason names the extra; no version is used up."""
+    monkeypatch.setitem(sys.modules, "jax", None)
+    with pytest.raises(TrainingFailed, match=r"wearsight\[sequence\]"):
+        site.train(recurrent_unit=True)
     assert site.registry.versions() == []
 
 
