@@ -161,13 +161,19 @@ class Live:
                     continue
                 ready = self._ready.get_nowait()
                 if isinstance(ready, Exception):
-                    raise ready
+                    failure = ready
+                    break
                 self._room.release()
                 yield ready
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        # What came behind the failure before anybody saw it counts as passed on: it is stored like what came before.
+        while not self._ready.empty():
+            if isinstance(behind := self._ready.get_nowait(), Batch):
+                yield behind
+        raise failure
 
     async def _anything_ready(self) -> bool:
         """Wait for a batch; return False when none is ready after a while."""

@@ -374,6 +374,36 @@ async def test_values_in_hand_when_the_link_breaks_come_from_history(
         assert store.repeats == 0
 
 
+async def test_what_is_ready_behind_a_failure_is_stored_too(
+    without_history: SmallPlant, source_of: MakeSource, store: Store
+) -> None:
+    """It is noted as the tag's last: if the server were asked anew for the tag, nobody would look for it any more."""
+    plant = without_history
+    gateway = source_of(plant, channels=(A,))
+    async with aclosing(gateway.batches()) as batches:
+
+        async def store_next() -> None:
+            store.append(batch := await anext(batches))
+            await batch.acknowledge()
+
+        while gateway._live is None or not gateway._live._first_stored.is_set():
+            await store_next()
+        await store_next()  # that there is no hole to fill
+        opened = gateway._live
+        opened._put(SourceUnavailable("the link is lost"))
+        await plant.write(A, 1, 1.0)
+        await until(lambda: opened._ready.qsize() == 2)
+        while 1 not in store.seconds(A):
+            await store_next()
+        assert gateway.counters.reconnects == 0  # it was not had again over the next connection
+        await plant.write(A, 2, 1.0)
+        while 2 not in store.seconds(A):
+            await store_next()
+        assert gateway.counters.resumed == 1
+    assert store.seconds(A) == [0, 1, 2]
+    assert store.repeats == 0
+
+
 async def test_a_session_whose_subscriptions_are_gone_begins_anew(
     plant: SmallPlant, source_of: MakeSource, store: Store
 ) -> None:
