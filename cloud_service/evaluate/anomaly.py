@@ -90,7 +90,7 @@ class AnomalySettings:
     horizon: float = 1.75
     false_alarms_per_day: float = 1.0
     changes_per_day: float = 24.0
-    detection: DetectionSettings = field(default_factory=DetectionSettings)
+    detection: DetectionSettings = field(default_factory=lambda: DetectionSettings(tail_confidence=None))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 Where the budget allows several alarms among the healthy windows, they are counted. Where it allows fewer than that (a
 budget of one a day, and seven minutes of healthy running), the tail beyond what was seen has to be told: exponential,
 as scores in decades have by their making, or a generalised Pareto tail where the largest score is too far out for that.
+A few runs of windows do not tell how wide a tail is: it is taken as wide as they allow, with the confidence asked.
 
 Source:
     S. Coles, *An Introduction to Statistical Modeling of Extreme Values*, Springer, 2001, chapter 4.
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+from scipy.stats import chi2
 
 from models.export.parity import clear_of
 from models.records import BoolArray, FloatArray
@@ -74,6 +76,7 @@ def fit_alarm_limits(
     step_h: float,
     on_delay_windows: int,
     false_alarms_per_asset_day: float,
+    tail_confidence: float | None = None,
 ) -> AlarmLimits:
     """Return the lowest warning limit that stays within the budget on healthy windows, and the alarm limit above it.
 
@@ -86,6 +89,8 @@ def fit_alarm_limits(
         step_h: Hours from one window to the next.
         on_delay_windows: Windows in a row above the limit that make one alarm, 1 or more.
         false_alarms_per_asset_day: The budget, above 0.
+        tail_confidence: With which a tail that is told is no wider than taken, between 0 and 1; None: it is taken to be
+            as wide as it is likeliest to be.
     """
     lasting = _least_of_last(scores, breaks, on_delay_windows)
     allowed = false_alarms_per_asset_day * len(scores) * step_h / HOURS_PER_DAY
@@ -93,7 +98,7 @@ def fit_alarm_limits(
         _counted(scores, lasting, breaks, allowed)
         if allowed >= LEAST_COUNTED
         # Where no run is as long as an alarm takes, each window counts as one.
-        else _extrapolated(known if len(known := lasting[np.isfinite(lasting)]) else scores, allowed)
+        else _extrapolated(known if len(known := lasting[np.isfinite(lasting)]) else scores, allowed, tail_confidence)
     )
     warning = clear_of(warning, scores)
     # A third of the way further out than the warning lies from the ordinary window.
@@ -127,7 +132,7 @@ def _counted(scores: FloatArray, lasting: FloatArray, breaks: BoolArray, allowed
     return warning, "counted"
 
 
-def _extrapolated(lasting: FloatArray, allowed: float) -> tuple[float, Method]:
+def _extrapolated(lasting: FloatArray, allowed: float, confidence: float | None) -> tuple[float, Method]:
     largest = float(lasting.max())
     threshold = float(np.quantile(lasting, 1.0 - TAIL_SHARE))
     excesses = lasting[lasting > threshold] - threshold
@@ -135,11 +140,18 @@ def _extrapolated(lasting: FloatArray, allowed: float) -> tuple[float, Method]:
         return largest + max(largest - float(np.median(lasting)), 0.05 * abs(largest), 1e-3), "largest"
     rarer = len(excesses) / max(allowed, 1e-12)
     scale = float(excesses.mean())
+    wider = 1.0 if confidence is None else _widening(lasting > threshold, confidence)
     if excesses.max() <= scale * np.log(len(excesses) / UNLIKELY):
-        return max(threshold + scale * float(np.log(max(rarer, 1.0))), largest), "exponential"
+        return max(threshold + wider * scale * float(np.log(max(rarer, 1.0))), largest), "exponential"
     shape, scale = _pareto(excesses)
-    beyond = scale * (float(np.expm1(shape * np.log(max(rarer, 1.0)))) / shape)
+    beyond = wider * scale * (float(np.expm1(shape * np.log(max(rarer, 1.0)))) / shape)
     return max(threshold + beyond, largest), "generalised_pareto"
+
+
+def _widening(beyond: BoolArray, confidence: float) -> float:
+    """Return by how much an exponential tail may be wider than its mean excess; windows in a row count as one draw."""
+    runs = int(np.count_nonzero(np.diff(beyond.astype(np.int8), prepend=0) == 1))
+    return float(2 * runs / chi2.ppf(1.0 - confidence, 2 * runs))
 
 
 def _pareto(excesses: FloatArray) -> tuple[float, float]:

@@ -83,6 +83,8 @@ class DetectionSettings:
         horizon_windows: For how many windows after those learnt from the ordinary must hold; what has strayed with
             time by then is told from how it strays within the healthy windows. 0: the healthy windows span as much.
         false_alarms_per_asset_day: Budget of the warning limit.
+        tail_confidence: With which the warning limit keeps to the budget where healthy windows are too few to count
+            false alarms, between 0 and 1; None: the limit is the likeliest, and passed as often as not.
         changes_per_asset_day: Budget of changes told in good health.
         on_delay_windows: Windows in a row beyond the limit that make an alarm.
         ridge: Of the forecast of member ``sequence``.
@@ -100,6 +102,7 @@ class DetectionSettings:
     folds: int = 4
     horizon_windows: int = 0
     false_alarms_per_asset_day: float = 0.003
+    tail_confidence: float | None = 0.9
     changes_per_asset_day: float = 1.0
     on_delay_windows: int = 1
     ridge: float = 10.0
@@ -212,6 +215,7 @@ def fit_detection(
         step_h=step_h,
         on_delay_windows=settings.on_delay_windows,
         false_alarms_per_asset_day=settings.false_alarms_per_asset_day,
+        tail_confidence=settings.tail_confidence,
     )
     detection = replace(
         detection,
@@ -519,4 +523,5 @@ def _change_limit(
         step_h=step_h,
         on_delay_windows=1,
         false_alarms_per_asset_day=settings.changes_per_asset_day,
+        tail_confidence=settings.tail_confidence,
     ).warning

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -12,11 +14,20 @@ from models.records import FloatArray
 RNG = np.random.default_rng(11)
 
 
-def limits(scores: FloatArray, budget: float, *, on_delay: int = 1, runs: int = 1) -> AlarmLimits:
+def limits(
+    scores: FloatArray, budget: float, *, on_delay: int = 1, runs: int = 1, confidence: float | None = None
+) -> AlarmLimits:
     """Return limits of hourly windows of *runs* assets."""
     breaks = np.zeros(len(scores), np.bool_)
     breaks[:: -(-len(scores) // runs)] = True
-    return fit_alarm_limits(scores, breaks, step_h=1.0, on_delay_windows=on_delay, false_alarms_per_asset_day=budget)
+    return fit_alarm_limits(
+        scores,
+        breaks,
+        step_h=1.0,
+        on_delay_windows=on_delay,
+        false_alarms_per_asset_day=budget,
+        tail_confidence=confidence,
+    )
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.2])
@@ -46,6 +57,30 @@ def test_an_exponential_tail_is_told_from_few_windows() -> None:
     assert np.mean([one.method == "exponential" for one in draws]) > 0.8
     # One window in ten thousand: minus the logarithm of that.
     assert np.median([one.warning for one in draws]) == pytest.approx(-np.log(1e-4), rel=0.1)
+
+
+def in_spells(seed: int, count: int) -> FloatArray:
+    """Return scores that stay alike for hours: an exponential of a sum that forgets a fifth each window."""
+    draws, found = np.random.default_rng(seed).normal(size=count), np.empty(count)
+    level = 0.0
+    for place, draw in enumerate(draws):
+        found[place] = level = 0.8 * level + 0.6 * draw
+    return np.asarray(-np.log1p(-np.clip([0.5 * math.erfc(-one / math.sqrt(2.0)) for one in found], 0.0, 1.0 - 1e-12)))
+
+
+def test_a_careful_limit_keeps_to_the_budget_that_a_likely_one_passes_as_often_as_not() -> None:
+    """Twenty days of windows in spells, forty times: of the careful limits nine in ten are within the budget."""
+    budget, later = 0.01, in_spells(999, 40_000)
+
+    def passed(confidence: float | None) -> float:
+        """Return the share of trainings whose limit costs more than the budget."""
+        told = [limits(in_spells(seed, 480), budget, confidence=confidence) for seed in range(40)]
+        assert {one.method for one in told} <= {"exponential", "generalised_pareto"}
+        counted = [alarm_onsets(later >= one.warning, 1).sum() for one in told]
+        return float(np.mean(np.array(counted) > budget * len(later) / 24.0))
+
+    assert passed(None) > 0.3
+    assert passed(0.9) < 0.15
 
 
 def test_a_heavy_tail_is_told_as_one() -> None:
