@@ -447,6 +447,7 @@ def _protocol(dataset: Anomaly, settings: AnomalySettings, seeds: Sequence[int])
         **({"settings": list(dataset.settings)} if dataset.settings else {}),
         "members": list(detection.members),
         "combination": detection.combination,
+        "tail_confidence": detection.tail_confidence or "none: the likeliest tail",
         "trees": detection.trees,
         "folds": detection.folds,
     }

@@ -187,4 +187,5 @@ def _protocol(dataset: Series, settings: SeriesSettings, seeds: Sequence[int]) -
         "horizon": settings.file.horizon,
         "members": list(settings.file.detection.members),
         "combination": settings.file.detection.combination,
+        "tail_confidence": settings.file.detection.tail_confidence or "none: the likeliest tail",
     }
