@@ -475,7 +475,7 @@ def _limits(dataset: Anomaly, told: dict[int, Scored], mean: Mapping[str, float]
         strays = np.concatenate([one.channel for one in told.values()])[false]
         often = int(np.bincount(strays).argmax())
         sentences.append(
-            f"Of the rows that are flagged and not labelled, {np.mean(strays == often):.0%} stray furthest in "
+            "Of the rows that are flagged and not labelled, the largest part strays furthest in "
             f"{dataset.channels[often].name}."
         )
     if "nab_standard" in mean:
