@@ -33,14 +33,13 @@ from cloud_service.evaluate.outcome import (
     named_plots,
     over_seeds,
 )
+from cloud_service.training.accuracy import least_strays, with_accuracy
 from cloud_service.training.detection import (
     DetectionSettings,
     FittedDetection,
     HealthyWindows,
     decisions,
     fit_detection,
-    least_strays,
-    with_accuracy,
 )
 from models.bundle.model import Model
 from models.datasets.tasks import Anomaly

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cloud_service.training.accuracy import least_strays
 from cloud_service.training.budget import AlarmLimits
 from cloud_service.training.dataset import TrainingError
-from cloud_service.training.detection import HealthyWindows, fit_detection, least_strays
+from cloud_service.training.detection import HealthyWindows, fit_detection
 from cloud_service.training.failure import fit_failure
 from cloud_service.training.lesson import Lesson
 from cloud_service.training.prognosis import fit_prognosis

@@ -14,18 +14,13 @@ from cloud_service.training.detection import (
     FittedDetection,
     HealthyWindows,
     fit_detection,
-    least_strays,
-    with_accuracy,
 )
 from cloud_service.training.sequence import kernel_features, make_kernels
 from models.bundle.model import Model
 from models.detection.detection import SEQUENCE, change_decades, combine, decode_detection, encode_detection
 from models.detection.residual import residual_size
 from models.export.graph import without_missing
-from models.features.baseline import Baseline
-from models.features.names import input_names
-from models.features.specification import FeatureSpecification, History
-from models.records import Channel, Float32Array, FloatArray
+from models.records import Float32Array, FloatArray
 from models.sequence.forecast import forecast_residuals, past_of, present_of
 
 CHANNELS = 5
@@ -199,25 +194,3 @@ def test_the_sequence_models_residual_is_a_member_where_there_are_kernels() -> N
 def test_what_cannot_be_learnt_from_is_refused(healthy: HealthyWindows, settings: DetectionSettings, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         fit_detection(healthy, settings, 1)
-
-
-def test_scales_are_no_finer_than_instruments() -> None:
-    """Half a percent of the reading, for a channel's mean and for what its mean does in time."""
-    spec = FeatureSpecification(
-        asset_class="pump",
-        channels=(Channel(name="flow", unit="l/min", low=0.0, high=100.0),),
-        window_s=1.0,
-        step_s=1.0,
-        late_s=0.0,
-        statistics=("mean",),
-        history=History(rolling=(5,), statistics=("mean", "std"), cycles=True),
-    )
-    baseline = Baseline(centre={}, class_centre=((40.0,),), class_scale=((0.01,),))
-    rated = with_accuracy(spec, baseline, np.full((10, 1), 40.0), 0.005)
-
-    assert rated.class_scale == ((0.2,),)
-    assert with_accuracy(spec, baseline, np.array([[38.0], [42.0]]), 0.005).class_scale == ((0.5,),)
-    assert least_strays(spec, rated, 0.005).tolist() == [1.0, 1.0, 1.0, 0.0]
-    mute = replace(rated, class_centre=((np.nan,),), class_scale=((np.nan,),))
-    assert least_strays(spec, mute, 0.005).tolist() == [0.0] * 4
-    assert len(input_names(spec)) == 4
