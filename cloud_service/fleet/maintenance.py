@@ -69,11 +69,13 @@ def read_records(path: Path) -> list[MaintenanceRecord]:
         RecordRejected: If a line does not hold a record; it names file and line, and nothing of the file is used.
     """
     found = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            filled = {key: text for key, text in row.items() if text}
-            try:
-                found.append(msgspec.convert(filled, MaintenanceRecord))
-            except msgspec.ValidationError as error:
-                raise RecordRejected(f"{path} line {line}: {error}; nothing of the file is stored") from error
+    line = 1
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for line, row in enumerate(csv.DictReader(file), start=2):  # noqa: B007 - named in the refusal
+                found.append(msgspec.convert({key: text for key, text in row.items() if text}, MaintenanceRecord))
+    except UnicodeDecodeError as error:
+        raise RecordRejected(f"{path}: is no UTF-8 text ({error}); nothing of the file is stored") from error
+    except (msgspec.ValidationError, csv.Error) as error:
+        raise RecordRejected(f"{path} line {line}: {error}; nothing of the file is stored") from error
     return found

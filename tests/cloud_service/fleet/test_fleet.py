@@ -122,3 +122,6 @@ def test_records_are_read_from_csv(tmp_path: Path) -> None:
     path.write_text(f"{head}pump-01,2026-03-05T12:00:00Z,seal_leak,,\npump-02,yesterday,seal_leak,,\n")
     with pytest.raises(RecordRejected, match="line 3"):
         maintenance.read_records(path)
+    path.write_bytes(f"{head}pump-01,2026-03-05T12:00:00Z,".encode() + b"L\xe4ckage,,\n")
+    with pytest.raises(RecordRejected, match="no UTF-8 text"):
+        maintenance.read_records(path)
