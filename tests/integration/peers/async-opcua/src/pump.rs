@@ -145,6 +145,10 @@ pub async fn pump(port: u16, folder: &str) {
     let book = format!("{folder}/measured.csv");
     let mut k = remember(&book, plant.inner().space, &past);
     let subscriptions = handle.subscriptions().clone();
+    // What was measured last is shown until it is measured anew: nothing is ever shown that is not in the book.
+    let last: Vec<(NodeId, DataValue)> =
+        past.read().iter().filter_map(|(id, values)| Some((id.clone(), values.last()?.clone()))).collect();
+    plant.set_values(&subscriptions, last.iter().map(|(id, value)| (id, None, value.clone()))).expect("they are there");
     let mut measure = move || {
         let time_ns = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_nanos() as i64 / 100 * 100;
         let space = plant.inner().space;
